@@ -15,7 +15,7 @@ use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
 
 use action::Tenant;
-use ledger::{Head, LogOf, Sequencer, hashes};
+use ledger::{Head, Log, LogOf, Sequencer, hashes};
 use receipt::Promise;
 use receipt::log::{
     Bundle, Checkpoint, Leaf, Note, Place, Plan, Proof, RefKey, Resource, Signer, Tile, bundled, empty_root,
@@ -78,7 +78,7 @@ impl Logs {
     }
 
     /// What a receipt says of its log: the newest checkpoint there is, and that it will be in one soon.
-    pub(crate) fn mention(&self, tenant: &Tenant) -> Result<receipt::Checkpoint<'static>, Error> {
+    fn mention(&self, tenant: &Tenant) -> Result<receipt::Checkpoint<'static>, Error> {
         let Signed { checkpoint, .. } = self.last(tenant)?;
         let nonce: [u8; 32] = clock::random()?;
         let promise = Promise {
@@ -140,8 +140,20 @@ fn file_of(tenant: &Tenant) -> String {
 }
 
 impl Gateway {
+    /// What a receipt says of its log; nothing where the store keeps none.
+    pub(crate) fn mention(&self, tenant: &Tenant) -> Result<Option<receipt::Checkpoint<'static>>, Error> {
+        self.ledger.logs().map(|_| self.logs.mention(tenant)).transpose()
+    }
+
+    fn log(&self) -> Result<&dyn Log, Error> {
+        self.ledger.logs().ok_or_else(|| not_found("log: this store keeps none"))
+    }
+
     /// Logs what is on record and is not logged yet, now and soon after more is.
     pub(crate) async fn keep_logging(&self) {
+        if self.ledger.logs().is_none() {
+            return;
+        }
         let mut sequencer = Sequencer::default();
         let mut told = String::new();
         loop {
@@ -168,7 +180,7 @@ impl Gateway {
     async fn log_some(&self, sequencer: &mut Sequencer) -> Result<bool, Error> {
         let mut nonces = || clock::random().ok();
         for _ in 0..ROUNDS {
-            let round = sequencer.round(&*self.ledger, &self.logs.of, &mut nonces, MOST).await;
+            let round = sequencer.round(self.log()?, &self.logs.of, &mut nonces, MOST).await;
             if round.map_err(unavailable)?.entries < usize::try_from(MOST).unwrap_or(usize::MAX) {
                 return Ok(false);
             }
@@ -188,7 +200,7 @@ impl Gateway {
 
     /// Signs how far a log has grown, if that is more than was signed and begins with all of it.
     async fn sign_newest(&self, tenant: &Tenant) -> Result<(), Error> {
-        let Head { size, root } = self.ledger.log_head(tenant).await.map_err(unavailable)?;
+        let Head { size, root } = self.log()?.log_head(tenant).await.map_err(unavailable)?;
         let last = self.logs.last(tenant)?.checkpoint;
         let newest = Checkpoint { origin: last.origin.clone(), size, root };
         if newest == last {
@@ -210,7 +222,7 @@ impl Gateway {
     }
 
     async fn log_hashes(&self, tenant: &Tenant, plan: &Plan) -> Result<Vec<receipt::log::Hash>, Error> {
-        hashes(&*self.ledger, tenant, plan).await.map_err(unavailable)
+        hashes(self.log()?, tenant, plan).await.map_err(unavailable)
     }
 
     /// The newest checkpoint of the caller's tenant, a signed note.
@@ -253,13 +265,13 @@ impl Gateway {
         }
         let width = usize::from(tile.width);
         if let Resource::Tile(_) = resource {
-            let found = self.ledger.log_tiles(&caller.tenant, vec![tile]).await.map_err(unavailable)?;
+            let found = self.log()?.log_tiles(&caller.tenant, vec![tile]).await.map_err(unavailable)?;
             let hashes = found.into_iter().next().map(|(_, hashes)| hashes);
             let hashes = hashes.and_then(|hashes| Some(hashes.get(..width * 32)?.to_vec()));
             return hashes.ok_or_else(|| internal("a tile of the log is missing"));
         }
         let first = tile.index * u64::from(receipt::log::TILE_WIDTH);
-        let leaves = self.ledger.log_leaves(&caller.tenant, first, u32::from(tile.width)).await;
+        let leaves = self.log()?.log_leaves(&caller.tenant, first, u32::from(tile.width)).await;
         let leaves = leaves.map_err(unavailable)?;
         if leaves.len() != width {
             return Err(internal("leaves of the log are missing"));
@@ -309,7 +321,7 @@ impl Gateway {
             Error::new(Code::NotFound, "the receipt is not in the log yet")
                 .hint("ask again in a second; it is promised until `metadata.log.mergeBy`")
         };
-        let leafed = self.ledger.leaf_of(tenant, entry).await.map_err(unavailable)?.ok_or_else(not_yet)?;
+        let leafed = self.log()?.leaf_of(tenant, entry).await.map_err(unavailable)?.ok_or_else(not_yet)?;
         let (checkpoint, note) = self.newest(tenant)?;
         if leafed.number >= checkpoint.size {
             return Err(not_yet());

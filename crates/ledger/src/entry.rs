@@ -76,6 +76,16 @@ impl Chain {
         Chain { id: id.into(), seq: 0, head, at_ms: 0 }
     }
 
+    /// A chain that goes on where it was left.
+    pub(crate) fn at(id: &str, seq: u64, head: Option<[u8; 32]>, at_ms: i64) -> Chain {
+        Chain { id: id.into(), seq, head, at_ms }
+    }
+
+    /// Where it is left: number of the next entry, hash and time of the last.
+    pub(crate) fn end(&self) -> (u64, Option<[u8; 32]>, i64) {
+        (self.seq, self.head, self.at_ms)
+    }
+
     /// The id of the entry that comes next.
     pub(crate) fn next_id(&self) -> String {
         record_id(&self.id, self.seq)

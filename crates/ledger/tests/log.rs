@@ -43,7 +43,7 @@ fn nonces() -> impl FnMut() -> Option<Nonce> + Send {
 }
 
 fn round(sequencer: &mut Sequencer, ledger: &dyn Ledger, limit: u32) -> Result<Round, Error> {
-    wait(sequencer.round(ledger, &logs(), &mut nonces(), limit))
+    wait(sequencer.round(ledger.logs().unwrap(), &logs(), &mut nonces(), limit))
 }
 
 /// Grows until nothing is left.
@@ -57,11 +57,11 @@ fn default_log() -> Tenant {
 }
 
 fn head(ledger: &dyn Ledger) -> Head {
-    wait(ledger.log_head(&default_log())).unwrap()
+    wait(ledger.logs().unwrap().log_head(&default_log())).unwrap()
 }
 
 fn leaves(ledger: &dyn Ledger) -> Vec<(Leafed, Leaf)> {
-    let leaves = wait(ledger.log_leaves(&default_log(), 0, u32::MAX)).unwrap();
+    let leaves = wait(ledger.logs().unwrap().log_leaves(&default_log(), 0, u32::MAX)).unwrap();
     leaves.into_iter().map(|leafed| (leafed, Leaf::parse(&leafed.leaf).unwrap())).collect()
 }
 
@@ -69,7 +69,7 @@ fn leaves(ledger: &dyn Ledger) -> Vec<(Leafed, Leaf)> {
 fn check(ledger: &dyn Ledger) {
     let Head { size, root } = head(ledger);
     let wanted: Vec<Tile> = Tile::all(size).collect();
-    let found = wait(ledger.log_tiles(&default_log(), wanted.clone())).unwrap();
+    let found = wait(ledger.logs().unwrap().log_tiles(&default_log(), wanted.clone())).unwrap();
     assert_eq!(found.iter().map(|(tile, _)| *tile).collect::<Vec<_>>(), wanted);
     let mut tiles = Tiles::default();
     found.iter().for_each(|(tile, bytes)| tiles.insert(*tile, bytes).unwrap());
@@ -81,7 +81,7 @@ fn check(ledger: &dyn Ledger) {
     for (number, (leafed, _)) in leaves.iter().enumerate() {
         assert_eq!(leafed.number, number as u64);
         assert_eq!(leaf_hash(&leafed.leaf), row[number * 32..][..32]);
-        let found = wait(ledger.leaf_of(&default_log(), leafed.entry)).unwrap();
+        let found = wait(ledger.logs().unwrap().leaf_of(&default_log(), leafed.entry)).unwrap();
         assert_eq!(found, Some(*leafed));
     }
     assert!(leaves.windows(2).all(|pair| pair[0].0.entry < pair[1].0.entry), "each entry once, in order");
@@ -142,7 +142,8 @@ fn entries_become_leaves_of_their_kind_and_of_their_tenants_log() {
             ]
         );
         // What is about all of them is in each log, and what is one tenant's in no other.
-        let others = wait(ledger.log_leaves(&Tenant::parse("other").unwrap(), 0, 100)).unwrap();
+        let others =
+            wait(ledger.logs().unwrap().log_leaves(&Tenant::parse("other").unwrap(), 0, 100)).unwrap();
         let others: Vec<LeafKind> =
             others.iter().map(|leafed| Leaf::parse(&leafed.leaf).unwrap().kind).collect();
         assert_eq!(others, [PolicyChange, KeyEvent, KeyEvent]);
@@ -195,7 +196,7 @@ fn any_leaf_is_proven_in_any_tree_that_has_it() {
         }
         check(&*ledger);
         let (log, leaves) = (default_log(), leaves(&*ledger));
-        let proof = |plan: &Plan| wait(hashes(&*ledger, &log, plan)).unwrap();
+        let proof = |plan: &Plan| wait(hashes(ledger.logs().unwrap(), &log, plan)).unwrap();
         for (place, to) in seen.iter().enumerate() {
             for from in &seen[..=place] {
                 let proof = proof(&Plan::consistency(from.size, to.size).unwrap());
@@ -236,7 +237,7 @@ fn consistent<'a>(ledger: &dyn Ledger, told: impl IntoIterator<Item = &'a Head>)
     let now = head(ledger);
     for told in told {
         let plan = Plan::consistency(told.size, now.size).unwrap();
-        let proof = wait(hashes(ledger, &default_log(), &plan)).unwrap();
+        let proof = wait(hashes(ledger.logs().unwrap(), &default_log(), &plan)).unwrap();
         verify_consistency(told.size, &told.root, now.size, &now.root, &proof).unwrap();
     }
 }
@@ -252,14 +253,14 @@ fn a_growth_of_what_is_not_so_any_more_changes_nothing() {
         let growth = slow.grown.lock().unwrap().take().unwrap();
         grow(&*ledger);
         let before = head(&*ledger);
-        assert!(!wait(ledger.grow(growth.clone())).unwrap());
+        assert!(!wait(ledger.logs().unwrap().grow(growth.clone())).unwrap());
         // Nor does it if the mark alone is the same, or the head alone.
         let mut stale = growth;
-        stale.after = wait(ledger.fresh(1)).unwrap().after;
-        assert!(!wait(ledger.grow(stale.clone())).unwrap());
+        stale.after = wait(ledger.logs().unwrap().fresh(1)).unwrap().after;
+        assert!(!wait(ledger.logs().unwrap().grow(stale.clone())).unwrap());
         stale.logs[0].from = before;
         stale.after -= 1;
-        assert!(!wait(ledger.grow(stale)).unwrap());
+        assert!(!wait(ledger.logs().unwrap().grow(stale)).unwrap());
         assert_eq!(head(&*ledger), before);
         check(&*ledger);
     });
@@ -273,7 +274,7 @@ struct Slow<'a> {
 
 impl Log for Slow<'_> {
     fn fresh(&self, limit: u32) -> ledger::Answer<'_, ledger::Fresh> {
-        self.ledger.fresh(limit)
+        self.ledger.logs().unwrap().fresh(limit)
     }
 
     fn grow(&self, growth: ledger::Growth) -> ledger::Answer<'_, bool> {
@@ -282,7 +283,7 @@ impl Log for Slow<'_> {
     }
 
     fn log_head<'a>(&'a self, tenant: &'a Tenant) -> ledger::Answer<'a, Head> {
-        self.ledger.log_head(tenant)
+        self.ledger.logs().unwrap().log_head(tenant)
     }
 
     fn log_tiles<'a>(
@@ -290,7 +291,7 @@ impl Log for Slow<'_> {
         tenant: &'a Tenant,
         tiles: Vec<Tile>,
     ) -> ledger::Answer<'a, Vec<(Tile, Vec<u8>)>> {
-        self.ledger.log_tiles(tenant, tiles)
+        self.ledger.logs().unwrap().log_tiles(tenant, tiles)
     }
 
     fn log_leaves<'a>(
@@ -299,11 +300,11 @@ impl Log for Slow<'_> {
         from: u64,
         limit: u32,
     ) -> ledger::Answer<'a, Vec<Leafed>> {
-        self.ledger.log_leaves(tenant, from, limit)
+        self.ledger.logs().unwrap().log_leaves(tenant, from, limit)
     }
 
     fn leaf_of<'a>(&'a self, tenant: &'a Tenant, entry: i64) -> ledger::Answer<'a, Option<Leafed>> {
-        self.ledger.leaf_of(tenant, entry)
+        self.ledger.logs().unwrap().leaf_of(tenant, entry)
     }
 }
 
@@ -314,7 +315,10 @@ fn nothing_is_taken_if_it_could_not_be_logged() {
         wait(ledger.record(of("t-3", "rules_reloaded"))).unwrap();
         let refused = round(&mut Sequencer::default(), &*ledger, 100).unwrap_err();
         assert!(refused.to_string().contains("is of a tenant that is not configured (`t-3`)"), "{refused}");
-        assert_eq!((head(&*ledger), wait(ledger.fresh(1)).unwrap().after), (Head::default(), 0));
+        assert_eq!(
+            (head(&*ledger), wait(ledger.logs().unwrap().fresh(1)).unwrap().after),
+            (Head::default(), 0)
+        );
     });
 }
 

@@ -8,7 +8,6 @@ use rusqlite::{Connection, Row, params};
 
 use super::Sqlite;
 use super::batch::Batch;
-use super::packed;
 use super::read::{self, Sql, many, one};
 use crate::Answer;
 use crate::entry::{Heading, event_of};
@@ -128,7 +127,7 @@ fn fresh(db: &Connection, limit: u32) -> Sql<Fresh> {
 fn receipts(db: &Connection, first: i64, last: i64) -> Sql<HashMap<i64, Vec<u8>>> {
     let rows = read::rows_of(db, "outcome", first, Some(last + 1))?;
     let sql = "SELECT entry, document FROM outcome WHERE row >= ?1 AND row < ?2 AND document IS NOT NULL";
-    let receipts = many(db, sql, [rows.start, rows.end], |row| Ok((row.get(0)?, packed::get(row, 1)?)))?;
+    let receipts = many(db, sql, [rows.start, rows.end], |row| Ok((row.get(0)?, read::unpacked(row, 1)?)))?;
     Ok(receipts.into_iter().collect())
 }
 
