@@ -32,6 +32,7 @@ impl Resting {
         config.alerts.clear();
         config.transmitters.clear();
         config.token_issuers.clear();
+        config.log.witnesses.clear();
         config.sandbox.enabled = sandbox;
         let tenant = config.tenants.first().and_then(|name| Tenant::parse(name).ok()).unwrap_or_default();
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build();

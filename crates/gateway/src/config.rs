@@ -2,6 +2,7 @@
 
 mod alerts;
 mod disclosure;
+mod log;
 mod mcp;
 mod token_issuers;
 
@@ -22,6 +23,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 pub use self::alerts::{Alerts, Means, Smtp, SmtpTls, Webhook};
 pub use self::disclosure::Withheld;
+pub use self::log::{Log, Witness};
 pub use self::mcp::{Mcp, McpServer};
 pub use self::token_issuers::{SubjectClaim, TokenIssuer};
 
@@ -68,6 +70,8 @@ pub struct Config {
     pub grants: Grants,
     /// Servers of the Model Context Protocol.
     pub mcp: Mcp,
+    /// The transparency logs.
+    pub log: Log,
     /// What roles are not told of the policies, by role.
     #[serde(deserialize_with = "disclosure::by_role")]
     pub disclosure: BTreeMap<String, Withheld>,
@@ -354,6 +358,7 @@ impl Default for Config {
             token_issuers: Vec::new(),
             grants: Grants::default(),
             mcp: Mcp::default(),
+            log: Log::default(),
             disclosure: BTreeMap::new(),
             limits: Limits::default(),
             sandbox: Sandbox::default(),

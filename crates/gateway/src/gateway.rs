@@ -21,7 +21,7 @@ use crate::caller::Caller;
 use crate::config::Config;
 use crate::events::Transmitter;
 use crate::keys::Keys;
-use crate::log::Logs;
+use crate::log::{Logs, Witness};
 use crate::mcp::Alike;
 use crate::metrics::Metrics;
 use crate::notices::Destination;
@@ -55,6 +55,8 @@ pub struct Gateway {
     pub(crate) transmitters: Vec<Transmitter>,
     /// Whose access tokens are taken.
     pub(crate) token_issuers: Vec<TokenIssuer>,
+    /// Who cosigns the logs.
+    pub(crate) witnesses: Vec<Witness>,
     pub(crate) render: Render,
     pub(crate) limits: Rates,
     pub(crate) metrics: Metrics,
@@ -131,6 +133,7 @@ pub(crate) struct Opening<'a> {
     pub destinations: Vec<Destination>,
     pub transmitters: Vec<Transmitter>,
     pub token_issuers: Vec<TokenIssuer>,
+    pub witnesses: Vec<Witness>,
     pub ledger: Arc<dyn Ledger>,
     pub chain_id: String,
     pub keys: Arc<Keys>,
@@ -150,6 +153,7 @@ impl Gateway {
             destinations,
             transmitters,
             token_issuers,
+            witnesses,
             ledger,
             chain_id,
             keys,
@@ -172,7 +176,8 @@ impl Gateway {
             let hmac = tenant_key(ledger.as_ref(), vault, &tenant).await?;
             states.insert(tenant.clone(), Arc::new(TenantState::new(tenant, hmac, rules)));
         }
-        let logs = Logs::open(keys_folder, &issuer, states.values().map(|state| &**state))?;
+        let logs =
+            Logs::open(keys_folder, &config, environment, states.values().map(|it| &**it), &*ledger).await?;
         let gateway = Gateway {
             environment,
             issuer,
@@ -196,6 +201,7 @@ impl Gateway {
             destinations,
             transmitters,
             token_issuers,
+            witnesses,
             render,
             metrics: Metrics::new(environment.as_str()),
             places_taken: AtomicUsize::new(0),

@@ -16,6 +16,7 @@ use crate::events::Transmitter;
 use crate::files;
 use crate::gateway::{Doors, Gateway, Opening, listed};
 use crate::keys::{Keys, open_private};
+use crate::log::Witness;
 use crate::notices::Destination;
 use crate::outcome::Render;
 use crate::tenants::{self, Rules};
@@ -184,6 +185,7 @@ struct Ground {
     destinations: Vec<Destination>,
     transmitters: Vec<Transmitter>,
     token_issuers: Vec<TokenIssuer>,
+    witnesses: Vec<Witness>,
     rules: Vec<(Tenant, Rules)>,
 }
 
@@ -201,6 +203,10 @@ impl Ground {
             Environment::Production => Destination::all(config, tenants, doors.outside())?,
             Environment::Sandbox => Vec::new(),
         };
+        let witnesses = match environment {
+            Environment::Production => Witness::all(&config.log, &doors.egress)?,
+            Environment::Sandbox => Vec::new(),
+        };
         let rules = |tenant: &Tenant| {
             let rules = tenants::load(config, tenant, environment, &doors);
             rules.map(|rules| (tenant.clone(), rules)).map_err(|found| listed(&found))
@@ -212,7 +218,7 @@ impl Ground {
             // Callers of both are known in production.
             Environment::Sandbox => Vec::new(),
         };
-        Ok(Ground { doors, destinations, transmitters, token_issuers, rules })
+        Ok(Ground { doors, destinations, transmitters, token_issuers, witnesses, rules })
     }
 }
 
@@ -254,6 +260,7 @@ async fn open_one(
         destinations: ground.destinations,
         transmitters: ground.transmitters,
         token_issuers: ground.token_issuers,
+        witnesses: ground.witnesses,
         ledger,
         chain_id,
         keys,

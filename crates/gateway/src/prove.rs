@@ -358,7 +358,7 @@ impl Gateway {
                     would_be: Cow::Borrowed(&it.would_be),
                     code: Some(Cow::Borrowed(&it.code)),
                 }),
-                log: self.mention(&pending.tenant)?,
+                log: Some(self.logs.mention(&pending.tenant)?),
             },
         };
         let chain = &mut ending.chain;

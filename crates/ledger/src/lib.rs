@@ -113,8 +113,8 @@ pub type Answer<'a, T> = BoxFuture<'a, Result<T, Error>>;
 /// Every write is durable when its future resolves with `Ok`, and linearised with every other. A write whose future
 /// is dropped may still happen.
 pub trait Ledger: Outbox {
-    /// Its transparency logs; nothing where it keeps none.
-    fn logs(&self) -> Option<&dyn Log>;
+    /// Its transparency logs.
+    fn logs(&self) -> &dyn Log;
 
     /// What the judge is told of the past.
     fn facts<'a>(&'a self, query: FactsQuery<'a>) -> Answer<'a, Facts>;

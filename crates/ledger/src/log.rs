@@ -22,9 +22,9 @@ use receipt::log::{Edge, Hash, Leaf, LeafKind, Nonce, Plan, RefKey, Tile, Tiles,
 use receipt::{Document, Event};
 
 use crate::entry::{
-    ADMITTED, APPROVED, CHALLENGED, CHARGING, EXTENDED, HELD, INFO_GIVEN, INFO_REQUESTED, OPENED,
+    ADMITTED, APPROVED, CHALLENGED, CHARGING, EXTENDED, HELD, Heading, INFO_GIVEN, INFO_REQUESTED, OPENED,
     PASSKEY_ENROLLED, PASSKEY_REGISTERED, PASSKEY_REVOKED, REJECTED, RESERVED, RESOLVED, Reading, SENT_AGAIN,
-    WAITING,
+    WAITING, event_of,
 };
 use crate::erasure::ERASED;
 use crate::pruned::PRUNED;
@@ -33,6 +33,10 @@ use crate::{Answer, Error};
 
 /// The part of a ledger that keeps the transparency logs.
 pub trait Log: Send + Sync {
+    /// What a tenant's log is called and by what key it is signed: the verifier key that was offered first. All who sign it
+    /// must have that one.
+    fn log_name<'a>(&'a self, tenant: &'a Tenant, offered: &'a str) -> Answer<'a, Box<str>>;
+
     /// Entries that were not taken yet, in the order of their rows: at most so many.
     fn fresh(&self, limit: u32) -> Answer<'_, Fresh>;
 
@@ -99,6 +103,8 @@ pub struct Growth {
     pub upto: i64,
     /// Each log that grows.
     pub logs: Vec<Grown>,
+    /// Actions that were erased by one of the entries: no leaf of theirs keeps its nonce, whenever it was logged.
+    pub erased: Vec<ActionId>,
 }
 
 /// What one log is to grow by.
@@ -194,7 +200,8 @@ impl Sequencer {
                 leaves.entry(log).or_default().push(leaf);
             }
         }
-        let mut growth = Growth { after: fresh.after, upto, logs: Vec::with_capacity(leaves.len()) };
+        let erased = fresh.entries.iter().filter_map(|entry| erased(&entry.bytes)).collect();
+        let mut growth = Growth { after: fresh.after, upto, logs: Vec::with_capacity(leaves.len()), erased };
         let mut edges = Vec::with_capacity(leaves.len());
         for (log, leaves) in leaves {
             let tenant = &logs[log].tenant;
@@ -285,7 +292,9 @@ fn leaves_of(
         let hour = Leaf::hour_of_millis(at);
         let leaf = Leaf { kind, action_ref, hour, due_by, commitment: Leaf::commit(&nonce, record) };
         let nonce = Some(nonce).filter(|_| brought.is_none());
-        Ok((log, NewLeaf { entry: entry.row, action: said.action, leaf: leaf.to_bytes(), nonce }))
+        // That it was erased may be shown for ever.
+        let action = said.action.filter(|_| kind != LeafKind::Erasure);
+        Ok((log, NewLeaf { entry: entry.row, action, leaf: leaf.to_bytes(), nonce }))
     });
     leaves.collect()
 }
@@ -312,6 +321,12 @@ fn kind_of(said: &Reading<'_>, amends: bool) -> Option<LeafKind> {
             (!step).then_some(LeafKind::PolicyChange)
         }
     }
+}
+
+/// The action that an entry says was erased.
+fn erased(entry: &[u8]) -> Option<ActionId> {
+    event_of(entry).filter(|event| *event == ERASED)?;
+    Heading::of(entry)?.action
 }
 
 /// Whether leaves of these entries tell until when their action rests.
@@ -358,6 +373,7 @@ fn broken(tenant: &Tenant, why: &str) -> Error {
 #[derive(Default)]
 pub(crate) struct InMemory {
     pub(crate) mark: i64,
+    names: BTreeMap<Tenant, Box<str>>,
     logs: BTreeMap<Tenant, InMemoryLog>,
 }
 
@@ -383,7 +399,12 @@ impl InMemory {
             }
             log.tiles.extend(grown.tiles.into_iter().map(|(tile, bytes)| ((tile.level, tile.index), bytes)));
         }
+        growth.erased.into_iter().for_each(|action| self.erase(action));
         true
+    }
+
+    pub(crate) fn name(&mut self, tenant: &Tenant, offered: &str) -> Box<str> {
+        self.names.entry(tenant.clone()).or_insert_with(|| offered.into()).clone()
     }
 
     pub(crate) fn head(&self, tenant: &Tenant) -> Head {

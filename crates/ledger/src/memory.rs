@@ -343,6 +343,10 @@ impl Outbox for Memory {
 }
 
 impl Log for Memory {
+    fn log_name<'a>(&'a self, tenant: &'a Tenant, offered: &'a str) -> Answer<'a, Box<str>> {
+        self.now(move |world| Ok(world.logs.name(tenant, offered)))
+    }
+
     fn fresh(&self, limit: u32) -> Answer<'_, Fresh> {
         self.now(move |world| {
             let after = world.logs.mark;
@@ -381,8 +385,8 @@ impl Log for Memory {
 }
 
 impl Ledger for Memory {
-    fn logs(&self) -> Option<&dyn Log> {
-        Some(self)
+    fn logs(&self) -> &dyn Log {
+        self
     }
 
     fn facts<'a>(&'a self, query: FactsQuery<'a>) -> Answer<'a, Facts> {

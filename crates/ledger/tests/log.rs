@@ -8,13 +8,13 @@ mod common;
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use action::Tenant;
 use common::*;
 use ledger::{
-    COMMIT_STEPS, Erasure, Error, Event, FailPoints, Head, Leafed, Ledger, Log, LogOf, Options,
-    PASSKEY_REGISTERED, Round, Sequencer, Sqlite, State, hashes,
+    Access, COMMIT_STEPS, Erasure, Error, Event, FailPoints, Head, Leafed, Ledger, Log, LogOf, Options,
+    PASSKEY_REGISTERED, Postgres, Round, Sequencer, Sqlite, State, hashes,
 };
 use proptest::prelude::*;
 use receipt::log::{
@@ -43,7 +43,7 @@ fn nonces() -> impl FnMut() -> Option<Nonce> + Send {
 }
 
 fn round(sequencer: &mut Sequencer, ledger: &dyn Ledger, limit: u32) -> Result<Round, Error> {
-    wait(sequencer.round(ledger.logs().unwrap(), &logs(), &mut nonces(), limit))
+    wait(sequencer.round(ledger.logs(), &logs(), &mut nonces(), limit))
 }
 
 /// Grows until nothing is left.
@@ -57,11 +57,11 @@ fn default_log() -> Tenant {
 }
 
 fn head(ledger: &dyn Ledger) -> Head {
-    wait(ledger.logs().unwrap().log_head(&default_log())).unwrap()
+    wait(ledger.logs().log_head(&default_log())).unwrap()
 }
 
 fn leaves(ledger: &dyn Ledger) -> Vec<(Leafed, Leaf)> {
-    let leaves = wait(ledger.logs().unwrap().log_leaves(&default_log(), 0, u32::MAX)).unwrap();
+    let leaves = wait(ledger.logs().log_leaves(&default_log(), 0, u32::MAX)).unwrap();
     leaves.into_iter().map(|leafed| (leafed, Leaf::parse(&leafed.leaf).unwrap())).collect()
 }
 
@@ -69,7 +69,7 @@ fn leaves(ledger: &dyn Ledger) -> Vec<(Leafed, Leaf)> {
 fn check(ledger: &dyn Ledger) {
     let Head { size, root } = head(ledger);
     let wanted: Vec<Tile> = Tile::all(size).collect();
-    let found = wait(ledger.logs().unwrap().log_tiles(&default_log(), wanted.clone())).unwrap();
+    let found = wait(ledger.logs().log_tiles(&default_log(), wanted.clone())).unwrap();
     assert_eq!(found.iter().map(|(tile, _)| *tile).collect::<Vec<_>>(), wanted);
     let mut tiles = Tiles::default();
     found.iter().for_each(|(tile, bytes)| tiles.insert(*tile, bytes).unwrap());
@@ -81,7 +81,7 @@ fn check(ledger: &dyn Ledger) {
     for (number, (leafed, _)) in leaves.iter().enumerate() {
         assert_eq!(leafed.number, number as u64);
         assert_eq!(leaf_hash(&leafed.leaf), row[number * 32..][..32]);
-        let found = wait(ledger.logs().unwrap().leaf_of(&default_log(), leafed.entry)).unwrap();
+        let found = wait(ledger.logs().leaf_of(&default_log(), leafed.entry)).unwrap();
         assert_eq!(found, Some(*leafed));
     }
     assert!(leaves.windows(2).all(|pair| pair[0].0.entry < pair[1].0.entry), "each entry once, in order");
@@ -142,8 +142,7 @@ fn entries_become_leaves_of_their_kind_and_of_their_tenants_log() {
             ]
         );
         // What is about all of them is in each log, and what is one tenant's in no other.
-        let others =
-            wait(ledger.logs().unwrap().log_leaves(&Tenant::parse("other").unwrap(), 0, 100)).unwrap();
+        let others = wait(ledger.logs().log_leaves(&Tenant::parse("other").unwrap(), 0, 100)).unwrap();
         let others: Vec<LeafKind> =
             others.iter().map(|leafed| Leaf::parse(&leafed.leaf).unwrap().kind).collect();
         assert_eq!(others, [PolicyChange, KeyEvent, KeyEvent]);
@@ -196,7 +195,7 @@ fn any_leaf_is_proven_in_any_tree_that_has_it() {
         }
         check(&*ledger);
         let (log, leaves) = (default_log(), leaves(&*ledger));
-        let proof = |plan: &Plan| wait(hashes(ledger.logs().unwrap(), &log, plan)).unwrap();
+        let proof = |plan: &Plan| wait(hashes(ledger.logs(), &log, plan)).unwrap();
         for (place, to) in seen.iter().enumerate() {
             for from in &seen[..=place] {
                 let proof = proof(&Plan::consistency(from.size, to.size).unwrap());
@@ -237,7 +236,7 @@ fn consistent<'a>(ledger: &dyn Ledger, told: impl IntoIterator<Item = &'a Head>)
     let now = head(ledger);
     for told in told {
         let plan = Plan::consistency(told.size, now.size).unwrap();
-        let proof = wait(hashes(ledger.logs().unwrap(), &default_log(), &plan)).unwrap();
+        let proof = wait(hashes(ledger.logs(), &default_log(), &plan)).unwrap();
         verify_consistency(told.size, &told.root, now.size, &now.root, &proof).unwrap();
     }
 }
@@ -253,14 +252,14 @@ fn a_growth_of_what_is_not_so_any_more_changes_nothing() {
         let growth = slow.grown.lock().unwrap().take().unwrap();
         grow(&*ledger);
         let before = head(&*ledger);
-        assert!(!wait(ledger.logs().unwrap().grow(growth.clone())).unwrap());
+        assert!(!wait(ledger.logs().grow(growth.clone())).unwrap());
         // Nor does it if the mark alone is the same, or the head alone.
         let mut stale = growth;
-        stale.after = wait(ledger.logs().unwrap().fresh(1)).unwrap().after;
-        assert!(!wait(ledger.logs().unwrap().grow(stale.clone())).unwrap());
+        stale.after = wait(ledger.logs().fresh(1)).unwrap().after;
+        assert!(!wait(ledger.logs().grow(stale.clone())).unwrap());
         stale.logs[0].from = before;
         stale.after -= 1;
-        assert!(!wait(ledger.logs().unwrap().grow(stale)).unwrap());
+        assert!(!wait(ledger.logs().grow(stale)).unwrap());
         assert_eq!(head(&*ledger), before);
         check(&*ledger);
     });
@@ -273,8 +272,12 @@ struct Slow<'a> {
 }
 
 impl Log for Slow<'_> {
+    fn log_name<'a>(&'a self, tenant: &'a Tenant, offered: &'a str) -> ledger::Answer<'a, Box<str>> {
+        self.ledger.logs().log_name(tenant, offered)
+    }
+
     fn fresh(&self, limit: u32) -> ledger::Answer<'_, ledger::Fresh> {
-        self.ledger.logs().unwrap().fresh(limit)
+        self.ledger.logs().fresh(limit)
     }
 
     fn grow(&self, growth: ledger::Growth) -> ledger::Answer<'_, bool> {
@@ -283,7 +286,7 @@ impl Log for Slow<'_> {
     }
 
     fn log_head<'a>(&'a self, tenant: &'a Tenant) -> ledger::Answer<'a, Head> {
-        self.ledger.logs().unwrap().log_head(tenant)
+        self.ledger.logs().log_head(tenant)
     }
 
     fn log_tiles<'a>(
@@ -291,7 +294,7 @@ impl Log for Slow<'_> {
         tenant: &'a Tenant,
         tiles: Vec<Tile>,
     ) -> ledger::Answer<'a, Vec<(Tile, Vec<u8>)>> {
-        self.ledger.logs().unwrap().log_tiles(tenant, tiles)
+        self.ledger.logs().log_tiles(tenant, tiles)
     }
 
     fn log_leaves<'a>(
@@ -300,11 +303,11 @@ impl Log for Slow<'_> {
         from: u64,
         limit: u32,
     ) -> ledger::Answer<'a, Vec<Leafed>> {
-        self.ledger.logs().unwrap().log_leaves(tenant, from, limit)
+        self.ledger.logs().log_leaves(tenant, from, limit)
     }
 
     fn leaf_of<'a>(&'a self, tenant: &'a Tenant, entry: i64) -> ledger::Answer<'a, Option<Leafed>> {
-        self.ledger.logs().unwrap().leaf_of(tenant, entry)
+        self.ledger.logs().leaf_of(tenant, entry)
     }
 }
 
@@ -315,10 +318,7 @@ fn nothing_is_taken_if_it_could_not_be_logged() {
         wait(ledger.record(of("t-3", "rules_reloaded"))).unwrap();
         let refused = round(&mut Sequencer::default(), &*ledger, 100).unwrap_err();
         assert!(refused.to_string().contains("is of a tenant that is not configured (`t-3`)"), "{refused}");
-        assert_eq!(
-            (head(&*ledger), wait(ledger.logs().unwrap().fresh(1)).unwrap().after),
-            (Head::default(), 0)
-        );
+        assert_eq!((head(&*ledger), wait(ledger.logs().fresh(1)).unwrap().after), (Head::default(), 0));
     });
 }
 
@@ -357,6 +357,79 @@ fn erasing_an_action_takes_the_nonces_of_its_leaves_and_no_leaf() {
         let same = |(a, b): (&(Leafed, Leaf), &(Leafed, Leaf))| a.0.leaf == b.0.leaf;
         assert!(before.iter().zip(&after).all(same));
     });
+}
+
+#[test]
+fn what_was_erased_before_it_was_logged_keeps_no_nonce_either() {
+    on_every_ledger(|ledger| {
+        let id = admitted(&*ledger, admission("erased"));
+        wait(ledger.settle(settlement(id, State::Executed, "erased"))).unwrap();
+        let mut sequencer = Sequencer::default();
+        // One leaf is there when it is erased, one is not.
+        while leaves(&*ledger).is_empty() {
+            round(&mut sequencer, &*ledger, 1).unwrap();
+        }
+        wait(ledger.erase(erasure(id))).unwrap();
+        grow(&*ledger);
+        check(&*ledger);
+        let kept: Vec<bool> = leaves(&*ledger).iter().map(|(leafed, _)| leafed.nonce.is_some()).collect();
+        assert_eq!(kept, [false, false, true]);
+    });
+}
+
+#[test]
+fn a_log_keeps_the_name_and_key_that_it_got_first() {
+    on_every_ledger(|ledger| {
+        let name = |tenant: &str, offered| {
+            wait(ledger.logs().log_name(&Tenant::parse(tenant).unwrap(), offered)).unwrap()
+        };
+        assert_eq!(&*name("default", "a+1"), "a+1");
+        assert_eq!(&*name("default", "b+2"), "a+1");
+        assert_eq!(&*name("other", "b+2"), "b+2");
+    });
+}
+
+/// Two gateways on one database, each with a sequencer that never rests, while both act.
+#[test]
+fn two_gateways_on_one_database_never_have_two_roots_of_one_size() {
+    let Some(server) = common::postgres::server() else { return };
+    let url = server.database();
+    let open = |name| Postgres::open(Access::new(&url, name, name, NOW)).unwrap();
+    let gateways = [open("replica-a"), open("replica-b")];
+    let told: std::sync::Mutex<Vec<Head>> = std::sync::Mutex::default();
+    let (acted, wanted) = (AtomicU64::new(0), 2 * 60 * 2);
+    std::thread::scope(|scope| {
+        for (place, gateway) in gateways.iter().enumerate() {
+            let (acted, told) = (&acted, &told);
+            scope.spawn(move || {
+                for number in 0..60 {
+                    let name = format!("{place}-{number}");
+                    let id = admitted(gateway, admission(&name));
+                    wait(gateway.settle(settlement(id, State::Executed, &name))).unwrap();
+                    acted.fetch_add(2, Ordering::SeqCst);
+                }
+            });
+            scope.spawn(move || {
+                let mut sequencer = Sequencer::default();
+                while head(gateway).size < wanted {
+                    let round = round(&mut sequencer, gateway, 5).unwrap();
+                    // Whoever signs reads what was committed, by whomever.
+                    let heads = round.heads.into_iter().map(|(_, head)| head).chain([head(gateway)]);
+                    told.lock().unwrap().extend(heads.filter(|head| head.size > 0));
+                }
+            });
+        }
+    });
+    assert_eq!(acted.load(Ordering::SeqCst), wanted);
+    let told = told.into_inner().unwrap();
+    let mut roots: BTreeMap<u64, Head> = BTreeMap::new();
+    for head in &told {
+        assert_eq!(roots.entry(head.size).or_insert(*head), head, "two roots of one size");
+    }
+    assert!(roots.len() > 10, "they took turns: {}", roots.len());
+    check(&gateways[0]);
+    consistent(&gateways[1], roots.values());
+    assert_eq!(head(&gateways[0]).size, wanted);
 }
 
 /// The disk fails once, at a step.

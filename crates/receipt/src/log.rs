@@ -38,9 +38,11 @@ mod merkle;
 mod note;
 mod path;
 mod plan;
+mod survey;
 mod tile;
+mod witness;
 
-pub use bundle::{Bundle, Compromise, Logged, Place, Proof, promised_nonce};
+pub use bundle::{Bundle, Compromise, Logged, Place, Proof, believed, promised_nonce};
 pub use checkpoint::Checkpoint;
 pub use error::Error;
 pub use leaf::{ActionRef, Leaf, LeafKind, Nonce, RefKey};
@@ -48,4 +50,6 @@ pub use merkle::{Hash, empty_root, leaf_hash, node_hash, verify_consistency, ver
 pub use note::{MOST_SIGNATURES, Note, Signer, Verifier};
 pub use path::Resource;
 pub use plan::Plan;
+pub use survey::{Completeness, Counts, Due, Survey};
 pub use tile::{Edge, TILE_WIDTH, Tile, Tiles, bundled, entries_of};
+pub use witness::{AddCheckpoint, Unwitnessed};

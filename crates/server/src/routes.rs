@@ -928,6 +928,21 @@ pub static ROUTES: &[Route] = &[
         handler: by!(log::consistency),
     },
     Route {
+        method: Method::GET,
+        path: "/v1/log/completeness",
+        place: Place::Both,
+        who: Who::May(Deed::Audit),
+        summary: "How many intents and receipts the tenant's transparency log has of a period, a signed note",
+        body: None,
+        answers: &[Answer::note(200, "The note")],
+        query: &[
+            ("from", "From this full hour on, such as 2026-05-01T00:00:00Z"),
+            ("until", "Before this full hour, which is over"),
+        ],
+        codes: &[Code::ValidationFailed, Code::NotFound],
+        handler: by!(log::completeness),
+    },
+    Route {
         method: Method::POST,
         path: "/v1/mandates",
         place: Place::Both,

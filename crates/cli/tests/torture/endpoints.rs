@@ -94,6 +94,8 @@ const TABLE: &str = "
     GET  /log/checkpoint                                401 401 403 403 403 200 200 200 own
     GET  /log/tile/{path}                               401 401 403 403 403 200 200 200 own
     GET  /log/consistency                               401 401 403 403 403 422 422 422 own
+    GET  /v1/log/completeness                           401 401 403 403 403 422 422 422 own
+    GET  /sandbox/v1/log/completeness                   401 401 403 403 403 422 422 422 own
     GET  /sandbox/log/checkpoint                        401 401 403 403 403 200 200 200 404
     GET  /sandbox/log/tile/{path}                       401 401 403 403 403 200 200 200 404
     GET  /sandbox/log/consistency                       401 401 403 403 403 422 422 422 own

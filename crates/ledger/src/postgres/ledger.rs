@@ -12,7 +12,7 @@ use super::replica::horizon;
 use super::rules::{self, legible, scope_key};
 use super::sql::{Db, Done, Values, get, id, many, most, one, write};
 use super::writer::Batch;
-use super::{Counts, Postgres, audit, sessions, verify};
+use super::{Counts, Postgres, audit, log, sessions, verify};
 use crate::intake::Close;
 use crate::packed;
 use crate::pruned::Pruned;
@@ -53,8 +53,8 @@ async fn thawed(batch: &mut Batch<'_>) -> Done<()> {
 }
 
 impl Ledger for Postgres {
-    fn logs(&self) -> Option<&dyn Log> {
-        None
+    fn logs(&self) -> &dyn Log {
+        self
     }
 
     fn facts<'a>(&'a self, query: FactsQuery<'a>) -> Answer<'a, Facts> {
@@ -766,7 +766,8 @@ async fn empty(db: &Db, action: ActionId) -> Done<()> {
                WHERE action = $1";
     write(db, sql, &[&id]).await?;
     let sql = "UPDATE approval SET record = ''::bytea, approver = entry::text WHERE action = $1";
-    write(db, sql, &[&id]).await.map(drop)
+    write(db, sql, &[&id]).await?;
+    log::forget_nonces(db, &[action]).await
 }
 
 /// Deletes old actions that nobody waits for, with everything that became of them. `apart`: those that the same transaction is

@@ -26,6 +26,7 @@ mod connect;
 mod flush;
 mod ledger;
 mod load;
+mod log;
 mod migrate;
 mod needs;
 mod outbox;

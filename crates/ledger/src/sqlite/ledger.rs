@@ -62,8 +62,8 @@ impl Sqlite {
 }
 
 impl Ledger for Sqlite {
-    fn logs(&self) -> Option<&dyn Log> {
-        Some(self)
+    fn logs(&self) -> &dyn Log {
+        self
     }
 
     fn facts<'a>(&'a self, query: FactsQuery<'a>) -> Answer<'a, Facts> {

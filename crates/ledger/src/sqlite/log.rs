@@ -17,6 +17,11 @@ use crate::log::{Fresh, Grown, Growth, Head, Leafed, Log, Unlogged, rests};
 const LOGGED: &str = "logged";
 
 impl Log for Sqlite {
+    fn log_name<'a>(&'a self, tenant: &'a Tenant, offered: &'a str) -> Answer<'a, Box<str>> {
+        let (tenant, offered): (Tenant, Box<str>) = (tenant.clone(), offered.into());
+        self.perform(move |batch| batch.log_name(&tenant, &offered).map(Ok))
+    }
+
     fn fresh(&self, limit: u32) -> Answer<'_, Fresh> {
         self.look(move |db| fresh(db, limit))
     }
@@ -59,6 +64,14 @@ impl Log for Sqlite {
 }
 
 impl Batch<'_> {
+    fn log_name(&self, tenant: &Tenant, offered: &str) -> Sql<Box<str>> {
+        let sql = "INSERT OR IGNORE INTO log_name VALUES (?1, ?2)";
+        self.db.prepare_cached(sql)?.execute([tenant.as_str(), offered])?;
+        let name =
+            one(self.db, "SELECT name FROM log_name WHERE tenant = ?1", [tenant.as_str()], |row| row.get(0))?;
+        Ok(name.unwrap_or_else(|| offered.into()))
+    }
+
     /// Keeps (one root): everything is looked at before anything is written, in the transaction that writes it.
     fn grow(&self, growth: &Growth) -> Sql<bool> {
         if read::meta(self.db, LOGGED)?.unwrap_or(0) != growth.after {
@@ -71,6 +84,9 @@ impl Batch<'_> {
         }
         for grown in &growth.logs {
             write(self.db, grown)?;
+        }
+        for action in &growth.erased {
+            self.forget_nonces(*action)?;
         }
         let sql = "INSERT OR REPLACE INTO meta VALUES (?1, ?2)";
         self.db.prepare_cached(sql)?.execute(params![LOGGED, growth.upto])?;

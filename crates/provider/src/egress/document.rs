@@ -1,9 +1,9 @@
-//! Documents that anybody may read, such as the keys of somebody outside.
+//! Documents that anybody may read, such as the keys of somebody outside, and texts that anybody may be shown.
 
 use std::time::Duration;
 
 use reqwest::Method;
-use reqwest::header::{ACCEPT, HeaderMap, HeaderValue};
+use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use url::Url;
 
 use super::client::{BodyFault, Egress, Exchange, Request};
@@ -34,14 +34,42 @@ impl Egress {
         timeout: Duration,
         most_bytes: usize,
     ) -> Result<Vec<u8>, NoDocument> {
+        let about = (ACCEPT, "application/json");
+        let (status, body) = self.ask(Method::GET, url, about, None, timeout, most_bytes).await?;
+        if status == 200 { Ok(body) } else { Err(NoDocument::Status(status)) }
+    }
+
+    /// Posts a text and answers with status and body, of at most `most_bytes`. Nothing else goes along.
+    ///
+    /// # Errors
+    /// Why there is no answer.
+    pub async fn post_text(
+        &self,
+        url: &Url,
+        text: String,
+        timeout: Duration,
+        most_bytes: usize,
+    ) -> Result<(u16, Vec<u8>), NoDocument> {
+        let about = (CONTENT_TYPE, "text/plain; charset=utf-8");
+        self.ask(Method::POST, url, about, Some(text.into_bytes()), timeout, most_bytes).await
+    }
+
+    async fn ask(
+        &self,
+        method: Method,
+        url: &Url,
+        (name, value): (HeaderName, &'static str),
+        body: Option<Vec<u8>>,
+        timeout: Duration,
+        most_bytes: usize,
+    ) -> Result<(u16, Vec<u8>), NoDocument> {
         let mut headers = HeaderMap::new();
-        headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+        headers.insert(name, HeaderValue::from_static(value));
         let query = url.query().map(|query| format!("?{query}")).unwrap_or_default();
         let path_and_query = format!("{}{query}", url.path());
-        let request = Request { method: Method::GET, path_and_query, headers, body: None, most_bytes };
+        let request = Request { method, path_and_query, headers, body, most_bytes };
         match self.destination(url, timeout)?.exchange(request).await {
-            Exchange::Answered { status: 200, body } => Ok(body?),
-            Exchange::Answered { status, .. } => Err(NoDocument::Status(status)),
+            Exchange::Answered { status, body } => Ok((status, body?)),
             Exchange::NotSent(why) | Exchange::Lost(_, why) => Err(NoDocument::Unanswered(why)),
         }
     }

@@ -98,8 +98,7 @@ impl Proof {
     /// # Errors
     /// The first thing that speaks against it.
     pub fn shows(&self, document: &Document<'_>, pin: &Pin) -> Result<Logged, Failure> {
-        let checkpoint = self.checkpoint(pin)?;
-        let witnessed = self.witnessed(pin)?;
+        let (checkpoint, witnessed) = believed(&self.note, pin)?;
         let content = &document.content;
         let (Some(log), Some(nonce)) = (&content.metadata.log, promised_nonce(document)) else {
             return Err(Failure::member("metadata.log", "promises no place in a log"));
@@ -120,29 +119,29 @@ impl Proof {
         };
         Ok(Logged { index: *index, checkpoint, witnessed, compromised_later })
     }
+}
 
-    /// What the log says, if it is one that the pin names.
-    fn checkpoint(&self, pin: &Pin) -> Result<Checkpoint, Failure> {
-        let origin = self.note.text().lines().next().unwrap_or_default();
-        let log = pin.logs().iter().find(|log| log.name() == origin);
-        let log = log.ok_or_else(|| Failure::document(format!("the pin names no log `{origin}`")))?;
-        Checkpoint::of(&self.note, log).map_err(|error| document_fault(&error))
+/// What a note says of a log, if the pin names that log and as many witnesses as it demands cosigned; and those that did, and
+/// when, in seconds since 1970.
+///
+/// # Errors
+/// Why it is not believed.
+pub fn believed(note: &Note, pin: &Pin) -> Result<(Checkpoint, Vec<(String, u64)>), Failure> {
+    let origin = note.text().lines().next().unwrap_or_default();
+    let log = pin.logs().iter().find(|log| log.name() == origin);
+    let log = log.ok_or_else(|| Failure::document(format!("the pin names no log `{origin}`")))?;
+    let checkpoint = Checkpoint::of(note, log).map_err(|error| document_fault(&error))?;
+    let mut witnessed = Vec::new();
+    for witness in pin.witnesses() {
+        let at = note.signed_by(witness).map_err(|error| document_fault(&error))?;
+        witnessed.extend(at.map(|at| (witness.name().to_owned(), at)));
     }
-
-    fn witnessed(&self, pin: &Pin) -> Result<Vec<(String, u64)>, Failure> {
-        let mut witnessed = Vec::new();
-        for witness in pin.witnesses() {
-            let at = self.note.signed_by(witness).map_err(|error| document_fault(&error))?;
-            witnessed.extend(at.map(|at| (witness.name().to_owned(), at)));
-        }
-        let (seen, need) = (witnessed.len(), pin.witnesses_needed());
-        if seen < need {
-            let why =
-                format!("{seen} of the witnesses pinned cosigned its checkpoint, but {need} are needed");
-            return Err(Failure::document(why));
-        }
-        Ok(witnessed)
+    let (seen, need) = (witnessed.len(), pin.witnesses_needed());
+    if seen < need {
+        let why = format!("{seen} of the witnesses pinned cosigned its checkpoint, but {need} are needed");
+        return Err(Failure::document(why));
     }
+    Ok((checkpoint, witnessed))
 }
 
 impl Logged {

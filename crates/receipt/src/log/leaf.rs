@@ -141,6 +141,20 @@ impl LeafKind {
         LeafKind::Erasure,
     ];
 
+    /// The kind in a word.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            LeafKind::Intent => "intent",
+            LeafKind::Terminal => "terminal",
+            LeafKind::Amendment => "amendment",
+            LeafKind::Approval => "approval",
+            LeafKind::KeyEvent => "key-event",
+            LeafKind::PolicyChange => "policy-change",
+            LeafKind::Erasure => "erasure",
+        }
+    }
+
     fn from_number(number: u8) -> Option<LeafKind> {
         LeafKind::ALL.into_iter().find(|kind| *kind as u8 == number)
     }

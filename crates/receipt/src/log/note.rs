@@ -7,7 +7,7 @@ use base64::prelude::BASE64_STANDARD;
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
-use super::{Checkpoint, Error};
+use super::{Checkpoint, Completeness, Error};
 
 /// More signatures than a checkpoint gets; a note with more is not read.
 pub const MOST_SIGNATURES: usize = 64;
@@ -275,8 +275,19 @@ impl Signer {
     /// # Errors
     /// [`Error::Key`] if the origin is none that a key may have.
     pub fn sign(&self, checkpoint: &Checkpoint) -> Result<Note, Error> {
-        let verifier = self.log(&checkpoint.origin)?;
-        let text = checkpoint.to_string();
+        self.note(&checkpoint.origin, checkpoint.to_string())
+    }
+
+    /// Signs a completeness statement as the log.
+    ///
+    /// # Errors
+    /// As [`Signer::sign`].
+    pub fn state(&self, said: &Completeness) -> Result<Note, Error> {
+        self.note(&said.checkpoint.origin, said.to_string())
+    }
+
+    fn note(&self, origin: &str, text: String) -> Result<Note, Error> {
+        let verifier = self.log(origin)?;
         let bytes = self.bytes(text.as_bytes())?;
         Ok(Note { text, signatures: vec![Line { id: verifier.id(), name: verifier.name, bytes }] })
     }

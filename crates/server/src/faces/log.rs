@@ -49,6 +49,17 @@ fn size(value: Option<String>, name: &str) -> Result<u64, Error> {
     })
 }
 
+/// What the log says of a period.
+pub(crate) async fn completeness(request: Request) -> Result<Response, Error> {
+    let gateway = request.gateway()?;
+    let caller = who::caller(&request).await?;
+    caller.must(Deed::Audit)?;
+    let [from, until] = request.query(["from", "until"])?;
+    let (from, until) = (from.unwrap_or_default(), until.unwrap_or_default());
+    let note = gateway.log_completeness(&caller, &from, &until).await?;
+    Ok(reply::bytes_of(StatusCode::OK, "text/plain; charset=utf-8", note))
+}
+
 /// By what checkpoints of the log are verified.
 pub(crate) async fn key(request: Request) -> Result<Response, Error> {
     let gateway = request.gateway()?;

@@ -400,3 +400,43 @@ CREATE TABLE notice (
     PRIMARY KEY (destination, entry)
 );
 CREATE INDEX notice_about ON notice (destination, about, entry);
+
+-- The transparency logs. They grow by entries behind the mark; whoever grows one locks that first.
+CREATE TABLE logged (
+    name TEXT PRIMARY KEY,
+    upto BIGINT NOT NULL
+) WITH (fillfactor = 20);
+INSERT INTO logged VALUES ('entries', 0);
+
+CREATE TABLE log (
+    tenant TEXT PRIMARY KEY,
+    size BIGINT NOT NULL,
+    root BYTEA NOT NULL
+) WITH (fillfactor = 20);
+
+-- What a log is called and by what key it is signed, as whoever signed it first had it.
+CREATE TABLE log_name (
+    tenant TEXT PRIMARY KEY,
+    name TEXT NOT NULL
+);
+
+-- Hashes of the tree: of leaves (level 0), and of whole tiles of the level below.
+CREATE TABLE log_tile (
+    tenant TEXT NOT NULL,
+    level SMALLINT NOT NULL,
+    number BIGINT NOT NULL,
+    hashes BYTEA NOT NULL,
+    PRIMARY KEY (tenant, level, number)
+) WITH (fillfactor = 70);
+
+CREATE TABLE log_leaf (
+    tenant TEXT NOT NULL,
+    number BIGINT NOT NULL,
+    entry BIGINT NOT NULL,
+    action BYTEA,                   -- its id; of what has a nonce here
+    leaf BYTEA NOT NULL,
+    nonce BYTEA,                    -- null if the receipt brings it, or it was erased
+    PRIMARY KEY (tenant, number)
+);
+CREATE UNIQUE INDEX log_leaf_entry ON log_leaf (tenant, entry);
+CREATE INDEX log_leaf_action ON log_leaf (action) WHERE action IS NOT NULL;

@@ -6,6 +6,12 @@ CREATE TABLE log (
     root BLOB NOT NULL
 ) STRICT, WITHOUT ROWID;
 
+-- What a log is called and by what key it is signed, as whoever signed it first had it.
+CREATE TABLE log_name (
+    tenant TEXT PRIMARY KEY,
+    name TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+
 -- Hashes of the tree: of leaves (level 0), and of whole tiles of the level below.
 CREATE TABLE log_tile (
     tenant TEXT NOT NULL,

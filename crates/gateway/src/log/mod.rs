@@ -9,20 +9,25 @@
 //! was put back, or that somebody altered, does not lead there: then nothing is signed, rather than a second root of one size.
 //! The file must therefore not be put back with the store; it lies in the folder of the keys for that reason.
 
+mod completeness;
+mod witnesses;
+
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
 
-use action::Tenant;
-use ledger::{Head, Log, LogOf, Sequencer, hashes};
+use action::{Environment, Tenant};
+use ledger::{Head, Ledger, Log, LogOf, Sequencer, hashes};
 use receipt::Promise;
 use receipt::log::{
-    Bundle, Checkpoint, Leaf, Note, Place, Plan, Proof, RefKey, Resource, Signer, Tile, bundled, empty_root,
-    verify_inclusion,
+    Bundle, Checkpoint, Leaf, Note, Place, Plan, Proof, RefKey, Resource, Signer, Tile, Verifier, bundled,
+    empty_root, verify_inclusion,
 };
 
+pub(crate) use self::witnesses::Witness;
 use crate::caller::{Caller, Deed};
+use crate::config::Config;
 use crate::gateway::Gateway;
 use crate::keys::open_private;
 use crate::remember::unavailable;
@@ -46,14 +51,27 @@ struct Signed {
     checkpoint: Checkpoint,
     /// Nothing is signed of a log without leaves.
     note: Option<Note>,
+    /// The newest that witnesses cosigned.
+    cosigned: Option<Cosigned>,
+}
+
+/// A checkpoint as witnesses cosigned it.
+#[derive(Clone)]
+struct Cosigned {
+    checkpoint: Checkpoint,
+    note: Note,
+    /// All that are asked did.
+    by_all: bool,
 }
 
 impl Logs {
     /// Opens the key in this folder, made if there is none, and what it signed last of each tenant's log.
-    pub(crate) fn open<'a>(
+    pub(crate) async fn open(
         folder: &Path,
-        issuer: &str,
-        tenants: impl Iterator<Item = &'a TenantState>,
+        config: &Config,
+        environment: Environment,
+        tenants: impl Iterator<Item = &TenantState>,
+        ledger: &dyn Ledger,
     ) -> Result<Logs, String> {
         let make = || Signer::generate().and_then(|key| key.to_pkcs8()).map_err(|error| error.to_string());
         let path = folder.join(KEY);
@@ -62,8 +80,19 @@ impl Logs {
         let (mut of, mut signed) = (Vec::new(), HashMap::new());
         for state in tenants {
             let tenant = state.tenant.clone();
-            let origin = origin(issuer, &tenant);
-            signed.insert(tenant.clone(), last_signed(folder, &signer, &tenant, origin)?);
+            let last = last_signed(folder, &signer, &tenant)?;
+            let name = match &last {
+                Some((checkpoint, _)) => checkpoint.origin.clone(),
+                None => origin(config, environment, &tenant),
+            };
+            let key = signer.log(&name).map_err(|error| format!("`log.origin`: {error}"))?.to_string();
+            let kept = ledger.logs().log_name(&tenant, &key).await.map_err(|error| error.to_string())?;
+            let origin = ours(&kept, &signer, &tenant, &path)?;
+            must_be(config, environment, &tenant, &origin)?;
+            let nothing = || Checkpoint { origin: origin.clone(), size: 0, root: empty_root() };
+            let of_this = last.filter(|(checkpoint, _)| checkpoint.origin == origin);
+            let (checkpoint, note) = of_this.map_or((nothing(), None), |(last, note)| (last, Some(note)));
+            signed.insert(tenant.clone(), Signed { checkpoint, note, cosigned: None });
             let key = RefKey::new(&state.hmac.sign(b"countersign/log/1"));
             of.push(LogOf { tenant, reference: state.reference.clone(), key });
         }
@@ -78,7 +107,7 @@ impl Logs {
     }
 
     /// What a receipt says of its log: the newest checkpoint there is, and that it will be in one soon.
-    fn mention(&self, tenant: &Tenant) -> Result<receipt::Checkpoint<'static>, Error> {
+    pub(crate) fn mention(&self, tenant: &Tenant) -> Result<receipt::Checkpoint<'static>, Error> {
         let Signed { checkpoint, .. } = self.last(tenant)?;
         let nonce: [u8; 32] = clock::random()?;
         let promise = Promise {
@@ -103,36 +132,83 @@ impl Logs {
             Error::new(Code::Unavailable, "the checkpoint could not be written")
         })?;
         let mut signed = self.signed.write().unwrap_or_else(PoisonError::into_inner);
-        signed.insert(tenant.clone(), Signed { checkpoint, note: Some(note) });
+        let cosigned = signed.remove(tenant).and_then(|before| before.cosigned);
+        signed.insert(tenant.clone(), Signed { checkpoint, note: Some(note), cosigned });
         Ok(())
+    }
+
+    fn is_cosigned(&self, tenant: &Tenant, checkpoint: &Checkpoint) -> bool {
+        let cosigned = self.last(tenant).ok().and_then(|last| last.cosigned);
+        cosigned.is_some_and(|cosigned| cosigned.by_all && cosigned.checkpoint == *checkpoint)
+    }
+
+    fn cosign(&self, tenant: &Tenant, checkpoint: Checkpoint, note: Note, by_all: bool) {
+        let mut signed = self.signed.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(signed) = signed.get_mut(tenant) {
+            if signed.checkpoint == checkpoint {
+                signed.note = Some(note.clone());
+            }
+            signed.cosigned = Some(Cosigned { checkpoint, note, by_all });
+        }
     }
 }
 
 /// Nobody else can have signed it, but somebody may have altered the file: then it is not believed. A log keeps the name under
 /// which it was signed first, by whatever address we are reached later.
-fn last_signed(folder: &Path, signer: &Signer, tenant: &Tenant, origin: String) -> Result<Signed, String> {
+fn last_signed(
+    folder: &Path,
+    signer: &Signer,
+    tenant: &Tenant,
+) -> Result<Option<(Checkpoint, Note)>, String> {
     let path = folder.join(file_of(tenant));
     let wrong = |why: &dyn std::fmt::Display| format!("`{}`: {why}", path.display());
     let text = match std::fs::read_to_string(&path) {
         Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            signer.log(&origin).map_err(|error| wrong(&error))?;
-            let checkpoint = Checkpoint { origin, size: 0, root: empty_root() };
-            return Ok(Signed { checkpoint, note: None });
-        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(wrong(&error)),
     };
     let note = Note::parse(&text).map_err(|error| wrong(&error))?;
     let origin = note.text().lines().next().unwrap_or_default();
     let log = signer.log(origin).map_err(|error| wrong(&error))?;
     let checkpoint = Checkpoint::of(&note, &log).map_err(|error| wrong(&error))?;
-    Ok(Signed { checkpoint, note: Some(note) })
+    Ok(Some((checkpoint, note)))
 }
 
-/// The name of a tenant's log: the issuer's address without its scheme.
-fn origin(issuer: &str, tenant: &Tenant) -> String {
-    let address = issuer.split_once("://").map_or(issuer, |(_, address)| address);
-    format!("{address}/log/{tenant}")
+/// The name of the log that the store knows by this key, if the key is ours: of many gateways on one store all sign with one.
+fn ours(kept: &str, signer: &Signer, tenant: &Tenant, path: &Path) -> Result<String, String> {
+    let unreadable = |_| format!("the store does not tell what the log of tenant `{tenant}` is called");
+    let kept: Verifier = kept.parse().map_err(unreadable)?;
+    match signer.log(kept.name()) {
+        Ok(ours) if ours == kept => Ok(kept.name().to_owned()),
+        _ => Err(format!(
+            "`{}` is not the key that the log of tenant `{tenant}` is signed with (`{kept}`): all gateways on a store need \
+             the same one; copy the folder of the keys from the first of them",
+            path.display()
+        )),
+    }
+}
+
+/// The name of a tenant's log, unless it has one already.
+fn origin(config: &Config, environment: Environment, tenant: &Tenant) -> String {
+    let url = config.public_url();
+    let address = url.split_once("://").map_or(&*url, |(_, address)| address);
+    match (&config.log.origin, environment) {
+        (Some(origin), Environment::Production) => format!("{origin}/{tenant}"),
+        (Some(origin), Environment::Sandbox) => format!("{origin}/sandbox/{tenant}"),
+        (None, Environment::Production) => format!("{address}/log/{tenant}"),
+        (None, Environment::Sandbox) => format!("{address}/sandbox/log/{tenant}"),
+    }
+}
+
+/// What is configured does not name a log anew that has a name.
+fn must_be(config: &Config, environment: Environment, tenant: &Tenant, has: &str) -> Result<(), String> {
+    if config.log.origin.is_none() || origin(config, environment, tenant) == has {
+        return Ok(());
+    }
+    Err(format!(
+        "`log.origin`: the log of tenant `{tenant}` is called `{has}` already, and keeps that name; leave the key out, or \
+         put it back as it was"
+    ))
 }
 
 fn file_of(tenant: &Tenant) -> String {
@@ -140,20 +216,12 @@ fn file_of(tenant: &Tenant) -> String {
 }
 
 impl Gateway {
-    /// What a receipt says of its log; nothing where the store keeps none.
-    pub(crate) fn mention(&self, tenant: &Tenant) -> Result<Option<receipt::Checkpoint<'static>>, Error> {
-        self.ledger.logs().map(|_| self.logs.mention(tenant)).transpose()
-    }
-
-    fn log(&self) -> Result<&dyn Log, Error> {
-        self.ledger.logs().ok_or_else(|| not_found("log: this store keeps none"))
+    fn log(&self) -> &dyn Log {
+        self.ledger.logs()
     }
 
     /// Logs what is on record and is not logged yet, now and soon after more is.
     pub(crate) async fn keep_logging(&self) {
-        if self.ledger.logs().is_none() {
-            return;
-        }
         let mut sequencer = Sequencer::default();
         let mut told = String::new();
         loop {
@@ -180,7 +248,7 @@ impl Gateway {
     async fn log_some(&self, sequencer: &mut Sequencer) -> Result<bool, Error> {
         let mut nonces = || clock::random().ok();
         for _ in 0..ROUNDS {
-            let round = sequencer.round(self.log()?, &self.logs.of, &mut nonces, MOST).await;
+            let round = sequencer.round(self.log(), &self.logs.of, &mut nonces, MOST).await;
             if round.map_err(unavailable)?.entries < usize::try_from(MOST).unwrap_or(usize::MAX) {
                 return Ok(false);
             }
@@ -200,7 +268,7 @@ impl Gateway {
 
     /// Signs how far a log has grown, if that is more than was signed and begins with all of it.
     async fn sign_newest(&self, tenant: &Tenant) -> Result<(), Error> {
-        let Head { size, root } = self.log()?.log_head(tenant).await.map_err(unavailable)?;
+        let Head { size, root } = self.log().log_head(tenant).await.map_err(unavailable)?;
         let last = self.logs.last(tenant)?.checkpoint;
         let newest = Checkpoint { origin: last.origin.clone(), size, root };
         if newest == last {
@@ -222,7 +290,7 @@ impl Gateway {
     }
 
     async fn log_hashes(&self, tenant: &Tenant, plan: &Plan) -> Result<Vec<receipt::log::Hash>, Error> {
-        hashes(self.log()?, tenant, plan).await.map_err(unavailable)
+        hashes(self.log(), tenant, plan).await.map_err(unavailable)
     }
 
     /// The newest checkpoint of the caller's tenant, a signed note.
@@ -235,8 +303,17 @@ impl Gateway {
     }
 
     fn newest(&self, tenant: &Tenant) -> Result<(Checkpoint, Note), Error> {
-        let Signed { checkpoint, note } = self.logs.last(tenant)?;
+        let Signed { checkpoint, note, .. } = self.logs.last(tenant)?;
         note.map(|note| (checkpoint, note)).ok_or_else(|| not_found("checkpoint: nothing is logged yet"))
+    }
+
+    /// The newest checkpoint that has this leaf; one that was cosigned rather than a newer one.
+    fn newest_with(&self, tenant: &Tenant, leaf: u64) -> Result<(Checkpoint, Note), Error> {
+        let cosigned = self.logs.last(tenant)?.cosigned.filter(|cosigned| leaf < cosigned.checkpoint.size);
+        match cosigned {
+            Some(Cosigned { checkpoint, note, .. }) => Ok((checkpoint, note)),
+            None => self.newest(tenant),
+        }
     }
 
     /// The verifier key of the log of the caller's tenant, for pins.
@@ -265,13 +342,13 @@ impl Gateway {
         }
         let width = usize::from(tile.width);
         if let Resource::Tile(_) = resource {
-            let found = self.log()?.log_tiles(&caller.tenant, vec![tile]).await.map_err(unavailable)?;
+            let found = self.log().log_tiles(&caller.tenant, vec![tile]).await.map_err(unavailable)?;
             let hashes = found.into_iter().next().map(|(_, hashes)| hashes);
             let hashes = hashes.and_then(|hashes| Some(hashes.get(..width * 32)?.to_vec()));
             return hashes.ok_or_else(|| internal("a tile of the log is missing"));
         }
         let first = tile.index * u64::from(receipt::log::TILE_WIDTH);
-        let leaves = self.log()?.log_leaves(&caller.tenant, first, u32::from(tile.width)).await;
+        let leaves = self.log().log_leaves(&caller.tenant, first, u32::from(tile.width)).await;
         let leaves = leaves.map_err(unavailable)?;
         if leaves.len() != width {
             return Err(internal("leaves of the log are missing"));
@@ -321,8 +398,8 @@ impl Gateway {
             Error::new(Code::NotFound, "the receipt is not in the log yet")
                 .hint("ask again in a second; it is promised until `metadata.log.mergeBy`")
         };
-        let leafed = self.log()?.leaf_of(tenant, entry).await.map_err(unavailable)?.ok_or_else(not_yet)?;
-        let (checkpoint, note) = self.newest(tenant)?;
+        let leafed = self.log().leaf_of(tenant, entry).await.map_err(unavailable)?.ok_or_else(not_yet)?;
+        let (checkpoint, note) = self.newest_with(tenant, leafed.number)?;
         if leafed.number >= checkpoint.size {
             return Err(not_yet());
         }
@@ -336,6 +413,12 @@ impl Gateway {
         let place = Place { index, leaf, path };
         Ok(Proof { place, note, compromise: None })
     }
+}
+
+/// Something of what is asked about is on record, and will be in the log soon.
+fn not_yet_logged() -> Error {
+    Error::new(Code::Unavailable, "not everything of that time is in the log yet")
+        .hint("ask again in a few seconds")
 }
 
 /// Has a tree of that size this tile, in this width or a larger one?

@@ -1,0 +1,209 @@
+//! The [`Log`] of a database. It is grown in a transaction of its own, on a connection of the pool: those who act wait neither
+//! for a sequencer nor for the one of another gateway.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use action::{ActionId, Tenant};
+use receipt::log::Tile;
+use tokio_postgres::Row;
+
+use super::replica::horizon;
+use super::sql::{
+    Db, Done, Failure, Values, bytes, get, id, many, maybe_bytes, most, number, one, text, unpacked, write,
+};
+use super::{Postgres, read};
+use crate::Answer;
+use crate::entry::{Heading, event_of};
+use crate::log::{Fresh, Grown, Growth, Head, Leafed, Log, Unlogged, rests};
+
+impl Log for Postgres {
+    fn log_name<'a>(&'a self, tenant: &'a Tenant, offered: &'a str) -> Answer<'a, Box<str>> {
+        let (tenant, offered): (Tenant, Box<str>) = (tenant.clone(), offered.into());
+        self.look(move |db| async move {
+            let sql = "INSERT INTO log_name (tenant, name) VALUES ($1, $2) ON CONFLICT DO NOTHING";
+            write(&db, sql, &[&tenant.as_str(), &&*offered]).await?;
+            let sql = "SELECT name FROM log_name WHERE tenant = $1";
+            let row = one(&db, sql, &[&tenant.as_str()]).await?;
+            row.map_or(Ok(offered), |row| text(&row, 0))
+        })
+    }
+
+    fn fresh(&self, limit: u32) -> Answer<'_, Fresh> {
+        self.look(move |db| async move { fresh(&db, limit).await })
+    }
+
+    fn grow(&self, growth: Growth) -> Answer<'_, bool> {
+        self.look(move |db| async move { grow(&db, &growth).await })
+    }
+
+    fn log_head<'a>(&'a self, tenant: &'a Tenant) -> Answer<'a, Head> {
+        let tenant = tenant.clone();
+        self.look(move |db| async move { head(&db, &tenant).await })
+    }
+
+    fn log_tiles<'a>(&'a self, tenant: &'a Tenant, tiles: Vec<Tile>) -> Answer<'a, Vec<(Tile, Vec<u8>)>> {
+        let tenant = tenant.clone();
+        self.look(move |db| async move { log_tiles(&db, &tenant, &tiles).await })
+    }
+
+    fn log_leaves<'a>(&'a self, tenant: &'a Tenant, from: u64, limit: u32) -> Answer<'a, Vec<Leafed>> {
+        let tenant = tenant.clone();
+        self.look(move |db| async move {
+            let sql = "SELECT number, entry, leaf, nonce FROM log_leaf WHERE tenant = $1 AND number >= $2
+                       ORDER BY number LIMIT $3";
+            let rows = many(&db, sql, &[&tenant.as_str(), &from.cast_signed(), &most(limit)]).await?;
+            rows.iter().map(leafed).collect()
+        })
+    }
+
+    fn leaf_of<'a>(&'a self, tenant: &'a Tenant, entry: i64) -> Answer<'a, Option<Leafed>> {
+        let tenant = tenant.clone();
+        self.look(move |db| async move {
+            let sql = "SELECT number, entry, leaf, nonce FROM log_leaf WHERE tenant = $1 AND entry = $2";
+            one(&db, sql, &[&tenant.as_str(), &entry]).await?.as_ref().map(leafed).transpose()
+        })
+    }
+}
+
+/// What an action's leaves commit to cannot be told from anything else any more.
+pub(super) async fn forget_nonces(db: &Db, actions: &[ActionId]) -> Done<()> {
+    let actions: Vec<&[u8]> = actions.iter().map(|action| &action.as_bytes()[..]).collect();
+    let sql = "UPDATE log_leaf SET nonce = NULL, action = NULL WHERE action = ANY($1::bytea[])";
+    write(db, sql, &[&actions]).await.map(drop)
+}
+
+/// Keeps (one root): the mark stays locked until all is committed, and nobody grows any log without it.
+async fn grow(db: &Db, growth: &Growth) -> Done<bool> {
+    db.batch_execute("BEGIN").await?;
+    let grown = try_grow(db, growth).await;
+    db.batch_execute(if matches!(grown, Ok(true)) { "COMMIT" } else { "ROLLBACK" }).await?;
+    grown
+}
+
+async fn try_grow(db: &Db, growth: &Growth) -> Done<bool> {
+    // Whoever holds it takes these entries: there is nothing to wait for.
+    let sql = "SELECT upto FROM logged WHERE name = $1 FOR UPDATE SKIP LOCKED";
+    let mark = one(db, sql, &[&ENTRIES]).await?.map(|row| get::<i64>(&row, 0)).transpose()?;
+    if mark != Some(growth.after) {
+        return Ok(false);
+    }
+    for grown in &growth.logs {
+        if head(db, &grown.tenant).await? != grown.from {
+            return Ok(false);
+        }
+    }
+    for grown in &growth.logs {
+        put(db, grown).await?;
+    }
+    forget_nonces(db, &growth.erased).await?;
+    write(db, "UPDATE logged SET upto = $2 WHERE name = $1", &[&ENTRIES, &growth.upto]).await?;
+    Ok(true)
+}
+
+async fn put(db: &Db, grown: &Grown) -> Done<()> {
+    let tenant = grown.tenant.as_str();
+    let sql = "INSERT INTO log (tenant, size, root) VALUES ($1, $2, $3)
+               ON CONFLICT (tenant) DO UPDATE SET size = excluded.size, root = excluded.root";
+    write(db, sql, &[&tenant, &grown.to.size.cast_signed(), &&grown.to.root[..]]).await?;
+    let (mut levels, mut numbers, mut hashes) = (Vec::new(), Vec::new(), Vec::new());
+    for (tile, bytes) in &grown.tiles {
+        levels.push(i16::from(tile.level));
+        numbers.push(tile.index.cast_signed());
+        hashes.push(bytes.as_slice());
+    }
+    let sql = "INSERT INTO log_tile (tenant, level, number, hashes)
+               SELECT $1, * FROM unnest($2::smallint[], $3::bigint[], $4::bytea[])
+               ON CONFLICT (tenant, level, number) DO UPDATE SET hashes = excluded.hashes";
+    write(db, sql, &[&tenant, &levels, &numbers, &hashes]).await?;
+    let (mut numbers, mut entries) = (Vec::new(), Vec::new());
+    let (mut actions, mut leaves, mut nonces): (Vec<Option<&[u8]>>, Vec<&[u8]>, Vec<Option<&[u8]>>) =
+        Default::default();
+    for (number, leaf) in (grown.from.size..).zip(&grown.leaves) {
+        numbers.push(number.cast_signed());
+        entries.push(leaf.entry);
+        let action = leaf.action.as_ref().filter(|_| leaf.nonce.is_some());
+        actions.push(action.map(|action| &action.as_bytes()[..]));
+        leaves.push(&leaf.leaf);
+        nonces.push(leaf.nonce.as_ref().map(|nonce| &nonce[..]));
+    }
+    let sql = "INSERT INTO log_leaf (tenant, number, entry, action, leaf, nonce)
+               SELECT $1, * FROM unnest($2::bigint[], $3::bigint[], $4::bytea[], $5::bytea[], $6::bytea[])";
+    let values: Values<'_> = &[&tenant, &numbers, &entries, &actions, &leaves, &nonces];
+    write(db, sql, values).await.map(drop)
+}
+
+async fn head(db: &Db, tenant: &Tenant) -> Done<Head> {
+    let row = one(db, "SELECT size, root FROM log WHERE tenant = $1", &[&tenant.as_str()]).await?;
+    row.map_or(Ok(Head::default()), |row| Ok(Head { size: number(&row, 0)?, root: bytes(&row, 1)? }))
+}
+
+async fn log_tiles(db: &Db, tenant: &Tenant, tiles: &[Tile]) -> Done<Vec<(Tile, Vec<u8>)>> {
+    let levels: Vec<i16> = tiles.iter().map(|tile| tile.level.into()).collect();
+    let numbers: Vec<i64> = tiles.iter().map(|tile| tile.index.cast_signed()).collect();
+    let sql = "SELECT w.place, t.hashes FROM unnest($2::smallint[], $3::bigint[]) WITH ORDINALITY AS w (level, number, place)
+               JOIN log_tile t ON t.tenant = $1 AND t.level = w.level AND t.number = w.number ORDER BY w.place";
+    let rows = many(db, sql, &[&tenant.as_str(), &levels, &numbers]).await?;
+    let mut found = Vec::with_capacity(rows.len());
+    for row in &rows {
+        let place = usize::try_from(get::<i64>(row, 0)? - 1).ok();
+        let tile = place.and_then(|place| tiles.get(place));
+        let tile = tile.ok_or_else(|| Failure::Corrupt("a tile that was not asked for".to_owned()))?;
+        found.push((*tile, get(row, 1)?));
+    }
+    Ok(found)
+}
+
+/// No further than up to where nothing is added any more: an entry that came in behind would be left out for ever.
+async fn fresh(db: &Arc<Db>, limit: u32) -> Done<Fresh> {
+    let row = one(db, "SELECT upto FROM logged WHERE name = $1", &[&ENTRIES]).await?;
+    let after: i64 = row.map_or(Ok(0), |row| get(&row, 0))?;
+    let upto = horizon(db).await?;
+    let entries = read::entries(db, after, upto, limit).await?;
+    let Some((last, _)) = entries.last() else { return Ok(Fresh { after, entries: Vec::new() }) };
+    let mut receipts = receipts(db, after, *last).await?;
+    let resting = entries.iter().map(|(_, bytes)| resting(bytes)).collect::<Vec<_>>();
+    let rests = ends_of_rest(db, resting.iter().flatten()).await?;
+    let unlogged = entries.into_iter().zip(resting).map(|((row, bytes), action)| {
+        let rests_ms = action.and_then(|action| rests.get(&action).copied());
+        Unlogged { row, bytes, receipt: receipts.remove(&row), rests_ms }
+    });
+    Ok(Fresh { after, entries: unlogged.collect() })
+}
+
+/// The receipts that entries of this stretch name, by entry.
+async fn receipts(db: &Db, after: i64, last: i64) -> Done<HashMap<i64, Vec<u8>>> {
+    let sql = "SELECT entry, document FROM outcome WHERE entry > $1 AND entry <= $2 AND document IS NOT NULL";
+    let rows = many(db, sql, &[&after, &last]).await?;
+    rows.iter().map(|row| Ok((get(row, 0)?, unpacked(row, 1)?))).collect()
+}
+
+/// The action of an entry with which it rests.
+fn resting(entry: &[u8]) -> Option<ActionId> {
+    event_of(entry).filter(|event| rests(event))?;
+    Heading::of(entry)?.action
+}
+
+/// Until when these actions rest.
+async fn ends_of_rest(db: &Db, actions: impl Iterator<Item = &ActionId>) -> Done<HashMap<ActionId, i64>> {
+    let actions: Vec<&[u8]> = actions.map(|action| &action.as_bytes()[..]).collect();
+    if actions.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let sql = "SELECT a.id, greatest(coalesce(a.expires, 0), coalesce(f.until, 0)) FROM action a
+               JOIN fate f ON f.id = a.id WHERE a.id = ANY($1::bytea[])";
+    let rows = many(db, sql, &[&actions]).await?;
+    rows.iter().map(|row| Ok((id(row, 0)?, get(row, 1)?))).collect()
+}
+
+fn leafed(row: &Row) -> Done<Leafed> {
+    Ok(Leafed {
+        number: number(row, 0)?,
+        entry: get(row, 1)?,
+        leaf: bytes(row, 2)?,
+        nonce: maybe_bytes(row, 3)?,
+    })
+}
+
+/// Name in `logged`: the row of the last entry that was taken.
+const ENTRIES: &str = "entries";
