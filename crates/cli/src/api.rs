@@ -123,6 +123,16 @@ impl Client {
         Ok((response.text().while_we(|| "the gateway's answer broke off".to_owned())?, next))
     }
 
+    /// What stands there, as it is.
+    pub(crate) fn bytes(&self, path: &str) -> Result<Vec<u8>> {
+        let response = self.send(Method::GET, path, None)?;
+        if !response.status().is_success() {
+            return answer(response).map(|_| Vec::new());
+        }
+        let bytes = response.bytes().while_we(|| "the gateway's answer broke off".to_owned())?;
+        Ok(bytes.to_vec())
+    }
+
     /// One request and its answer, whatever that is; an error if there is none.
     pub(crate) fn exchange(
         &self,

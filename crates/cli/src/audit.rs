@@ -16,8 +16,8 @@ use serde_json::{Value, json};
 
 use crate::api::{Api, Client, encoded};
 use crate::error::{Context, Error, Result};
-use crate::out;
 use crate::resting::Resting;
+use crate::{monitor, out};
 
 /// Read the audit trail, and prove that it is whole
 #[derive(clap::Args)]
@@ -54,11 +54,23 @@ enum Command {
         #[command(flatten)]
         filter: Filter,
     },
-    /// Walk the whole chain and compare it with rows and receipts
+    /// Walk the whole chain and compare it with rows and receipts; or, with --log, a transparency log from the outside
     ///
     /// Asks the running gateway, or works on a data directory that no gateway holds. Says what is missing or altered, and
-    /// where. Exit code: 0 all is there, 1 something is not.
-    Verify(Verify),
+    /// where. With --log it reads all of a log and checks that it is as it was signed, begins with what was seen before, and
+    /// leaves no action without its end beyond its time. Exit code: 0 all is there, 1 something is not.
+    Verify(Box<Verify>),
+    /// Have the gateway sign how many intents and receipts its transparency log has of a period
+    ///
+    /// `audit verify --log … --statement FILE` checks it against the log.
+    Statement {
+        /// From this full hour on, such as 2026-05-01T00:00:00Z
+        #[arg(long, value_name = "TIME")]
+        from: String,
+        /// Before this full hour
+        #[arg(long, value_name = "TIME")]
+        until: String,
+    },
 }
 
 #[derive(clap::Args)]
@@ -125,6 +137,8 @@ struct Verify {
     /// Of a data directory, the sandbox's store
     #[arg(long)]
     sandbox: bool,
+    #[command(flatten)]
+    monitor: monitor::Args,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -136,6 +150,10 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         Command::Tail { filter, lines, jsonl } => tail(&args.api.client()?, filter, *lines, *jsonl)?,
         Command::Export { file, force, filter } => export(&args.api.client()?, filter, file, *force)?,
         Command::Verify(verify) => return verify.run(&args.api),
+        Command::Statement { from, until } => {
+            let path = format!("/v1/log/completeness?from={}&until={}", encoded(from), encoded(until));
+            out::line(args.api.client()?.page(&path)?.0.trim_end())?;
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -245,6 +263,9 @@ fn export(client: &Client, filter: &Filter, file: &Path, force: bool) -> Result<
 
 impl Verify {
     fn run(&self, api: &Api) -> Result<ExitCode> {
+        if let Some(log) = &self.monitor.log {
+            return monitor::run(&self.monitor, log, api, self.json);
+        }
         let keeper = match (&self.config, &self.data_dir) {
             (None, None) if self.sandbox => {
                 return Err(Error::new("`--sandbox` is for a data directory")

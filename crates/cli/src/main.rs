@@ -14,6 +14,7 @@
 //!   actions, approvals, approvers, freeze, thaw, observe,
 //!   reload, replay, erase
 //!   audit, report                     read the trail of a running gateway, and prove it whole
+//!   witness                           cosign other gateways' transparency logs
 //!   bench                             measure this machine and a gateway on it
 //!   selftest                          prove what is promised, on this machine
 //! ```
@@ -40,6 +41,7 @@ mod keys;
 mod mandate;
 mod mcp;
 mod mistakes;
+mod monitor;
 mod out;
 mod policy;
 mod principals;
@@ -52,6 +54,7 @@ mod selftest;
 mod serve;
 mod session;
 mod verify;
+mod witness;
 
 use std::process::ExitCode;
 
@@ -98,6 +101,7 @@ enum Command {
     Report(report::Args),
     Bench(bench::Args),
     Selftest(selftest::Args),
+    Witness(witness::Args),
     DemoBank(demo::BankArgs),
 }
 
@@ -140,6 +144,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Report(args) => report::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Selftest(args) => selftest::run(&args),
+        Command::Witness(args) => witness::run(&args),
         Command::DemoBank(args) => demo::bank(&args),
     }
 }

@@ -14,7 +14,8 @@ use receipt::{Report, Trust, Verdict};
 use crate::error::{Context, Error, Result};
 use tell::Finding;
 
-pub(crate) use trust::{Belief, Named};
+pub(crate) use sources::documents;
+pub(crate) use trust::{Belief, Named, read_pin};
 
 /// Verify receipts, without a gateway and without trusting whoever handed them over
 ///

@@ -64,7 +64,7 @@ fn read<T: Default>(
 }
 
 /// A digest as it stands, or a file that holds a pin.
-fn read_pin(issuer: &str) -> Result<(Pin, Option<PathBuf>)> {
+pub(crate) fn read_pin(issuer: &str) -> Result<(Pin, Option<PathBuf>)> {
     let (text, file) = if issuer.starts_with("sha256:") || issuer.trim_start().starts_with('{') {
         (issuer.to_owned(), None)
     } else {

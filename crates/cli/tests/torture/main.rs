@@ -24,6 +24,7 @@ mod house;
 mod json_suite;
 mod kill;
 mod lifecycle;
+mod logs;
 mod oidc;
 mod passkey;
 mod races;

@@ -1,0 +1,350 @@
+//! Transparency logs between strangers: gateways and witnesses as processes of their own, and a monitor from the outside.
+
+use std::fs;
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Output;
+use std::time::Duration;
+
+use receipt::log::{Bundle, Note, Signer, Verifier};
+use receipt::{Pin, Trust, Verdict};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::house::{House, ISSUER, Plan, Process, countersign};
+
+/// A witness before it runs: its folder with its key, and where it will listen.
+struct Chair {
+    folder: TempDir,
+    name: &'static str,
+    key: Verifier,
+    port: u16,
+}
+
+impl Chair {
+    fn new(name: &'static str) -> Chair {
+        let folder = tempfile::tempdir().unwrap();
+        let signer = Signer::generate().unwrap();
+        let file = folder.path().join("witness.pkcs8");
+        fs::write(&file, signer.to_pkcs8().unwrap()).unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+        // Nobody else is given it as long as it was taken of late.
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        Chair { folder, name, key: signer.witness(name).unwrap(), port }
+    }
+
+    fn at(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    fn taken(&self, log: &str) -> Process {
+        let mut command = countersign();
+        command.args(["witness", "--name", self.name, "--log", log, "--listen", &self.at(), "--data-dir"]);
+        command.arg(self.folder.path().join("state"));
+        fs::create_dir_all(self.folder.path().join("state")).unwrap();
+        let key = self.folder.path().join("state/witness.pkcs8");
+        if !key.exists() {
+            fs::copy(self.folder.path().join("witness.pkcs8"), key).unwrap();
+        }
+        Process::start(command, &self.folder.path().join("witness.log"))
+    }
+}
+
+/// A gateway whose log is called after it and cosigned by that witness.
+async fn watched_by(origin: &str, chair: &Chair) -> House {
+    let config = format!(
+        "[log]\norigin = \"{origin}\"\n[[log.witnesses]]\nurl = \"http://{}/\"\nkey = \"{}\"\n",
+        chair.at(),
+        chair.key
+    );
+    House::with(Plan { config, reach: vec![chair.at()], ..Plan::default() }).await
+}
+
+async fn log_key(house: &House) -> Verifier {
+    let said = house.agent().get("/v1/log").await;
+    said.body["key"].as_str().unwrap().parse().unwrap()
+}
+
+async fn paid(house: &House, key: &str) -> String {
+    let said = house.agent().execute(key, &house.payment(&format!("acct-{key}"), "10.00")).await;
+    assert_eq!(said.kind(), "executed", "{}", said.text());
+    said.body["receipt_id"].as_str().unwrap().to_owned()
+}
+
+/// The bundle of a receipt, as soon as it is there and good enough.
+async fn bundle(house: &House, receipt: &str, good: impl Fn(&Bundle) -> bool) -> Bundle {
+    for _ in 0..1200 {
+        let said = house.agent().get(&format!("/v1/receipts/{receipt}/bundle")).await;
+        if said.status == 200 {
+            let bundle = Bundle::parse(&said.bytes).unwrap();
+            if good(&bundle) {
+                return bundle;
+            }
+        } else {
+            assert!(matches!(said.status, 404 | 503), "{}", said.text());
+        }
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    }
+    panic!("`{receipt}` never got there: {}", house.log());
+}
+
+async fn pin(house: &House, witness: &Verifier) -> Pin {
+    let jwks = house.jwks().await;
+    let pin = Pin::new(ISSUER, &jwks).and_log(log_key(house).await);
+    pin.witnessed(vec![witness.clone()], 1).unwrap()
+}
+
+fn verdict(bundle: &Bundle, pin: &Pin) -> Verdict {
+    let trust =
+        Trust { proof: Some(&bundle.proof), require_inclusion: true, ..Trust::new(pin, &bundle.jwks) };
+    receipt::verify(&bundle.receipt, &trust).verdict
+}
+
+fn is_cosigned(bundle: &Bundle, witness: &Verifier) -> bool {
+    bundle.proof.note.signed_by(witness).unwrap().is_some()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_operators_watch_each_other_and_a_forked_log_gets_no_cosignature() {
+    let (of_a, of_b) = (Chair::new("witness-a.example"), Chair::new("witness-b.example"));
+    // The witness that B runs cosigns A's log, and the other way round.
+    let (mut a, b) = (watched_by("a.example", &of_b).await, watched_by("b.example", &of_a).await);
+    let (key_a, key_b) = (log_key(&a).await, log_key(&b).await);
+    assert_eq!((key_a.name(), key_b.name()), ("a.example/default", "b.example/default"));
+    let mut at_b = of_b.taken(&key_a.to_string());
+    let _at_a = of_a.taken(&key_b.to_string());
+    for (house, chair) in [(&a, &of_b), (&b, &of_a)] {
+        let receipt = paid(house, "first").await;
+        let bundle = bundle(house, &receipt, |bundle| is_cosigned(bundle, &chair.key)).await;
+        assert_eq!(verdict(&bundle, &pin(house, &chair.key).await), Verdict::Valid);
+        // One that trusts the other operator's witness only believes nothing of it.
+        let other = if chair.name == of_a.name { &of_b } else { &of_a };
+        assert!(matches!(verdict(&bundle, &pin(house, &other.key).await), Verdict::Invalid(_)));
+    }
+
+    // A's operator puts store and marks back, and lets the log go another way.
+    a.gateway.stop();
+    let data = a.path().join("data");
+    let backup = a.path().join("backup");
+    copy(&data, &backup);
+    a.start();
+    let lost = paid(&a, "lost").await;
+    bundle(&a, &lost, |bundle| is_cosigned(bundle, &of_b.key)).await;
+    a.gateway.stop();
+    fs::remove_dir_all(&data).unwrap();
+    copy(&backup, &data);
+    at_b.kill();
+    let _at_b = of_b.taken(&key_a.to_string());
+    a.start();
+    let mut forked = Vec::new();
+    for number in 0..3 {
+        forked.push(paid(&a, &format!("other-{number}")).await);
+    }
+    let pin = pin(&a, &of_b.key).await;
+    for receipt in forked {
+        let bundle = bundle(&a, &receipt, |_| true).await;
+        assert!(!is_cosigned(&bundle, &of_b.key));
+        assert!(matches!(verdict(&bundle, &pin), Verdict::Invalid(_)));
+    }
+    a.until_logged("it saw another log of this name").await;
+}
+
+fn copy(from: &Path, to: &Path) {
+    assert!(std::process::Command::new("cp").arg("-a").arg(from).arg(to).status().unwrap().success());
+}
+
+/// `countersign audit verify --log`, with more words.
+fn monitor(house: &House, pin: &Path, more: &[&str]) -> Output {
+    let auditor = house.voice("default", "auditor");
+    let mut command = countersign();
+    command.env("COUNTERSIGN_API_KEY", auditor.key.unwrap());
+    command
+        .args(["audit", "verify", "--json", "--log", &format!("{}/log", auditor.url), "--issuer"])
+        .arg(pin);
+    command.args(more).output().unwrap()
+}
+
+/// What it found, if it got as far as that.
+fn found(output: &Output) -> Vec<String> {
+    let said: Value = serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&output.stderr)));
+    let found = said["findings"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|it| it.as_str().unwrap().to_owned())
+        .collect::<Vec<_>>();
+    assert_eq!(output.status.success(), found.is_empty());
+    found
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_monitor_reads_the_log_and_names_what_is_not_as_it_was_told() {
+    let mut house = House::new().await;
+    let mut files = Vec::new();
+    let folder = house.path().to_owned();
+    let file = |name: &str| folder.join(name).to_str().unwrap().to_owned();
+    for number in 0..3 {
+        let receipt = paid(&house, &format!("k-{number}")).await;
+        let bundle = bundle(&house, &receipt, |_| true).await;
+        files.push(file(&format!("receipt-{number}.json")));
+        fs::write(files.last().unwrap(), &bundle.receipt).unwrap();
+    }
+    let jwks = house.jwks().await;
+    fs::write(folder.join("jwks.json"), house.nobody().get("/.well-known/jwks.json").await.bytes).unwrap();
+    let pin = folder.join("pin.json");
+    fs::write(&pin, Pin::new(ISSUER, &jwks).and_log(log_key(&house).await).to_text()).unwrap();
+    let (checkpoint, jwks) = (file("log.checkpoint"), file("jwks.json"));
+
+    let mut all = vec!["--keep", &checkpoint, "--jwks", &jwks, "--receipts"];
+    all.extend(files.iter().map(String::as_str));
+    assert_eq!(found(&monitor(&house, &pin, &all)), [""; 0]);
+    let before = Note::parse(&fs::read_to_string(&checkpoint).unwrap()).unwrap();
+    let later = paid(&house, "later").await;
+    bundle(&house, &later, |_| true).await;
+    assert_eq!(found(&monitor(&house, &pin, &["--from", &checkpoint, "--keep", &checkpoint])), [""; 0]);
+    assert_ne!(Note::parse(&fs::read_to_string(&checkpoint).unwrap()).unwrap().text(), before.text());
+
+    // A pin without the log, and a checkpoint that is nobody's, are refused.
+    let bare = folder.join("bare.json");
+    fs::write(&bare, Pin::new(ISSUER, &house.jwks().await).to_text()).unwrap();
+    assert!(monitor(&house, &bare, &[]).stdout.is_empty());
+    let forged = file("forged.checkpoint");
+    fs::write(&forged, fs::read_to_string(&checkpoint).unwrap().replacen("gw.example", "gx.example", 1))
+        .unwrap();
+    assert!(monitor(&house, &pin, &["--from", &forged]).stdout.is_empty());
+    // Agents read no log.
+    let agent = house.agent();
+    let mut command = countersign();
+    command.env("COUNTERSIGN_API_KEY", agent.key.unwrap()).args(["audit", "verify", "--log"]);
+    let refused = command.arg(format!("{}/log", agent.url)).arg("--issuer").arg(&pin).output().unwrap();
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("EP_FORBIDDEN"));
+
+    // Whoever has the store alters a leaf, a hash, or a time.
+    house.gateway.stop();
+    let store = folder.join("data/production.db");
+    let good = fs::read(&store).unwrap();
+    for (sql, what) in [
+        ("UPDATE log_leaf SET leaf = zeroblob(74) WHERE number = 2", "is not whole"),
+        (
+            "UPDATE log_leaf SET leaf = CAST(substr(leaf, 1, 73) || x'00' AS BLOB) WHERE number = 4",
+            "is not whole",
+        ),
+        (
+            "UPDATE log_tile SET hashes = CAST(x'00' || substr(hashes, 2) AS BLOB) WHERE level = 0",
+            "is not whole",
+        ),
+        ("DELETE FROM log_leaf WHERE number = 1", "EP_UNAVAILABLE"),
+    ] {
+        rusqlite::Connection::open(&store).unwrap().execute_batch(sql).unwrap();
+        house.start();
+        let refused = monitor(&house, &pin, &[]);
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(!refused.status.success() && said.contains(what), "{sql}: {said}");
+        house.gateway.kill();
+        for end in ["-wal", "-shm"] {
+            let _ = fs::remove_file(folder.join(format!("data/production.db{end}")));
+        }
+        fs::write(&store, &good).unwrap();
+    }
+    house.start();
+    assert_eq!(found(&monitor(&house, &pin, &["--from", &checkpoint])), [""; 0]);
+}
+
+/// Nobody waits a day in a test: what is due is said by leaves, so a log is made whose leaves say so.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_action_without_its_end_is_found_and_so_is_a_receipt_that_was_left_out() {
+    let mut house = House::new().await;
+    let first = paid(&house, "first").await;
+    bundle(&house, &first, |_| true).await;
+    let left_out = paid(&house, "left-out").await;
+    let kept = bundle(&house, &left_out, |_| true).await;
+    let folder = house.path().to_owned();
+    let jwks = house.jwks().await;
+    let pin = folder.join("pin.json");
+    fs::write(&pin, Pin::new(ISSUER, &jwks).and_log(log_key(&house).await).to_text()).unwrap();
+    fs::write(folder.join("left-out.json"), &kept.receipt).unwrap();
+    let key_set = folder.join("jwks.json");
+    fs::write(&key_set, house.nobody().get("/.well-known/jwks.json").await.bytes).unwrap();
+
+    // The operator has the log made anew, without that receipt and with an intent of three days ago.
+    house.gateway.stop();
+    fs::remove_file(folder.join("data/keys/production/log-default.checkpoint")).unwrap();
+    another_log(&folder.join("data/production.db"));
+    house.start();
+    let said = monitor(&house, &pin, &[]);
+    let found_now = found(&said);
+    assert_eq!(found_now.len(), 1, "{found_now:?}");
+    assert!(found_now[0].contains("begins what has no end"), "{found_now:?}");
+    let with =
+        ["--jwks", key_set.to_str().unwrap(), "--receipts", folder.join("left-out.json").to_str().unwrap()]
+            .map(str::to_owned);
+    let with: Vec<&str> = with.iter().map(String::as_str).collect();
+    let found_now = found(&monitor(&house, &pin, &with));
+    // Its promise is not over yet, but it names a checkpoint that this log does not have.
+    assert!(found_now.iter().any(|it| it.contains("left-out.json")), "{found_now:?}");
+}
+
+/// Grows the log of the first tenant again from nothing: one leaf, an intent that was due long ago.
+fn another_log(store: &Path) {
+    use receipt::log::{Edge, Leaf, LeafKind, leaf_hash};
+    let day = 24;
+    let now = u32::try_from(jiff::Timestamp::now().as_second() / 3600).unwrap();
+    let leaf = Leaf {
+        kind: LeafKind::Intent,
+        action_ref: [7; 32],
+        hour: now - 3 * day,
+        due_by: now - 2 * day,
+        commitment: [9; 32],
+    };
+    let mut edge = Edge::default();
+    edge.push(leaf_hash(&leaf.to_bytes()), |_, _| ());
+    let db = rusqlite::Connection::open(store).unwrap();
+    db.execute_batch("DELETE FROM log_leaf; DELETE FROM log_tile").unwrap();
+    db.execute("UPDATE log SET size = 1, root = ?1 WHERE tenant = 'default'", [edge.root()]).unwrap();
+    db.execute("DELETE FROM log WHERE tenant <> 'default'", []).unwrap();
+    db.execute("INSERT INTO log_tile VALUES ('default', 0, 0, ?1)", [edge.root()]).unwrap();
+    db.execute("INSERT INTO log_leaf VALUES ('default', 0, 1, NULL, ?1, NULL)", [leaf.to_bytes()]).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_is_told_of_a_period_that_is_not_over() {
+    let house = House::new().await;
+    let receipt = paid(&house, "k").await;
+    bundle(&house, &receipt, |_| true).await;
+    let auditor = house.voice("default", "auditor");
+    let hour = |hours: i64| {
+        let at = jiff::Timestamp::now().as_second() / 3600 + hours;
+        jiff::Timestamp::from_second(at * 3600).unwrap().to_string()
+    };
+    for (from, until) in
+        [(hour(-1), hour(1)), (hour(-1), hour(-1)), (hour(-1), hour(-2)), ("now".to_owned(), hour(-1))]
+    {
+        let said = auditor.get(&format!("/v1/log/completeness?from={from}&until={until}")).await;
+        assert_eq!((said.status, said.code()), (422, "EP_VALIDATION_FAILED"), "{}", said.text());
+    }
+    let said = auditor.get(&format!("/v1/log/completeness?from={}&until={}", hour(-5), hour(-2))).await;
+    assert_eq!(said.status, 200, "{}", said.text());
+    let note = Note::parse(&said.text()).unwrap();
+    let stated = receipt::log::Completeness::signed(&note, &log_key(&house).await).unwrap();
+    assert_eq!((stated.counts.receipts(), stated.ends), (0, 0));
+    assert_eq!(stated.to_string(), note.text());
+    // A statement that is not true of what can be read is found out.
+    let folder = house.path();
+    let pin = folder.join("pin.json");
+    fs::write(&pin, Pin::new(ISSUER, &house.jwks().await).and_log(log_key(&house).await).to_text()).unwrap();
+    fs::write(folder.join("statement"), said.text()).unwrap();
+    let statement = folder.join("statement");
+    assert_eq!(found(&monitor(&house, &pin, &["--statement", statement.to_str().unwrap()])), [""; 0]);
+    let key = fs::read(folder.join("data/keys/production/log.pkcs8")).unwrap();
+    let lie = format!(
+        "{}intent 3\n{}",
+        note.text().split("intent 0\n").next().unwrap(),
+        note.text().split("intent 0\n").nth(1).unwrap()
+    );
+    let lie = Signer::from_pkcs8(&key).unwrap().state(&lie.parse().unwrap()).unwrap();
+    fs::write(folder.join("statement"), lie.to_string()).unwrap();
+    let found_now = found(&monitor(&house, &pin, &["--statement", statement.to_str().unwrap()]));
+    assert!(found_now[0].contains("is not true"), "{found_now:?}");
+}
