@@ -42,7 +42,12 @@ pub(crate) enum Body {
 impl Request {
     /// The gateway of this request's environment.
     pub(crate) fn gateway(&self) -> Result<Arc<Gateway>, Error> {
-        self.site.gateway(self.environment).cloned()
+        let gateway = self.site.gateway(self.environment).cloned()?;
+        // A store that forgot something is read, and not gone on with.
+        if !self.head.method.is_safe() {
+            gateway.must_be_whole()?;
+        }
+        Ok(gateway)
     }
 
     /// The request's id as text.

@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 use receipt::approval::{
     AppliesTo, Approval, Assertion, Commitment, Decision, Envelope, Limits, Quote, Signer, V1,
 };
+use receipt::log::{self, Bundle};
 use receipt::{
     Chain, Draft, Environment, Event, Json, Jwk, Jwks, Kind, Metadata, MoneyFields, NewEntry, PaymentStatus,
     Pin, Promise, SigningKey, Stage, Timestamp, Trust, Verdict,
@@ -105,8 +106,9 @@ fn expected(document: &str, jwks: &Jwks) -> (String, Option<u64>) {
 /// nothing if there is no Node.
 fn in_node(cases: &str) -> Option<Vec<Value>> {
     let script =
-        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/pages/verify.js")).unwrap();
-    let node = Command::new("node")
+        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../verify/countersign.mjs"))
+            .unwrap();
+    let node = Command::new(std::env::var_os("COUNTERSIGN_TEST_NODE").unwrap_or_else(|| "node".into()))
         .args(["--input-type=module", "-"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -125,9 +127,10 @@ fn in_node(cases: &str) -> Option<Vec<Value>> {
 }
 
 const DRIVER: &str = "
+const judge = globalThis.judge ?? ((text, jwks) => verify(text, jwks, { issuer }));
 const reports = [];
-for (const [text, jwks] of cases) {
-  const { verdict, sentence, place, checks } = await verify(text, jwks, { issuer });
+for (const [text, believed] of cases) {
+  const { verdict, sentence, place, checks } = await judge(text, believed);
   reports.push({ verdict, sentence, entry: place.entry ?? null, checks });
 }
 process.stdout.write(JSON.stringify(reports));
@@ -497,4 +500,165 @@ cases[0][0] = JSON.stringify(receipt);
     let cases = format!("[[{}, {}]];\n{script}", json!(document), String::from_utf8_lossy(jwks.as_bytes()));
     let Some(reports) = in_node(&cases) else { return };
     assert_eq!(reports[0]["sentence"], "member `signature.value`: has a high S");
+}
+
+/// What the crate says of a bundle, as `countersign verify` reads it.
+fn of_bundle(text: &[u8], pin: &Pin) -> String {
+    let Ok(bundle) = Bundle::parse(text) else { return "invalid".to_owned() };
+    if !pin.trusts(&bundle.jwks) {
+        return "invalid".to_owned();
+    }
+    let trust =
+        Trust { proof: Some(&bundle.proof), require_inclusion: true, ..Trust::new(pin, &bundle.jwks) };
+    receipt::verify(&bundle.receipt, &trust).verdict.as_str().to_owned()
+}
+
+/// Both over every bundle, each with its pin; they must agree.
+fn agree_on_bundles(cases: &[(Vec<u8>, Pin)]) -> Vec<String> {
+    let handed: Value = cases
+        .iter()
+        .map(|(bundle, pin)| json!([std::str::from_utf8(bundle).unwrap(), pin.to_text()]))
+        .collect();
+    let Some(reports) = in_node(&format!("{handed};\nglobalThis.judge = verifyBundle;")) else {
+        return Vec::new();
+    };
+    let said = reports.iter().map(|report| report["verdict"].as_str().unwrap().to_owned());
+    let said: Vec<String> = said.collect();
+    for ((bundle, pin), (verdict, report)) in cases.iter().zip(said.iter().zip(&reports)) {
+        let text = String::from_utf8_lossy(bundle);
+        assert_eq!(*verdict, of_bundle(bundle, pin), "{}\n{text}", report["sentence"]);
+    }
+    said
+}
+
+const LOG: &str = "gw.example/log/default";
+
+/// A bundle of a receipt that is the sixth of eleven leaves, and the key of its log.
+fn bundle(issuer: &Issuer, log: &log::Signer) -> Bundle {
+    let receipt = issuer.sign(&draft(Environment::Production)).into_bytes();
+    let leaf = log::Leaf {
+        kind: log::LeafKind::Terminal,
+        action_ref: [4; 32],
+        hour: log::Leaf::hour_of(at(3600)),
+        due_by: 0,
+        commitment: log::Leaf::commit(&[0; 32], &receipt),
+    };
+    let hashes: Vec<_> =
+        (0..11_u8).map(|number| if number == 5 { leaf.hash() } else { log::leaf_hash(&[number]) }).collect();
+    let mut edge = log::Edge::default();
+    hashes.iter().for_each(|hash| edge.push(*hash, |_, _| {}));
+    let mut tiles = log::Tiles::default();
+    tiles.insert(log::Tile { level: 0, index: 0, width: 11 }, hashes.as_flattened()).unwrap();
+    let path = log::Plan::inclusion(5, 11).unwrap().hashes(&tiles).unwrap();
+    let checkpoint = log::Checkpoint { origin: LOG.to_owned(), size: 11, root: edge.root() };
+    let proof = log::Proof {
+        place: log::Place { index: 5, leaf, path },
+        note: log.sign(&checkpoint).unwrap(),
+        compromise: None,
+    };
+    Bundle { receipt, jwks: Jwks::new(vec![issuer.jwk.clone()]).unwrap(), proof }
+}
+
+#[test]
+fn bundles_are_judged_alike_by_pins_witnesses_and_what_became_of_keys() {
+    let (issuer, log, witness) =
+        (Issuer::new(), log::Signer::generate().unwrap(), log::Signer::generate().unwrap());
+    let bundle = bundle(&issuer, &log);
+    let key = log.log(LOG).unwrap();
+    let pin = |bundle: &Bundle| Pin::new(ISSUER, &bundle.jwks).and_log(key.clone());
+    let watched =
+        |bundle: &Bundle| pin(bundle).witnessed(vec![witness.witness("w.example").unwrap()], 1).unwrap();
+    let cosigned = |seconds: u64, bundle: &Bundle| {
+        let at = at(seconds).unix_millis() / 1000;
+        let line = witness.cosign("w.example", &bundle.proof.note, at).unwrap();
+        let note = bundle.proof.note.clone().with(&line).unwrap();
+        Bundle { proof: log::Proof { note, ..bundle.proof.clone() }, ..bundle.clone() }
+    };
+    let lost = |seconds: u64| {
+        let jwk = issuer.jwk.clone().retired(at(10_000)).compromised(at(seconds));
+        Bundle { jwks: Jwks::new(vec![jwk]).unwrap(), ..bundle.clone() }
+    };
+    let other = log::Signer::generate().unwrap().log(LOG).unwrap();
+    let index = |index| {
+        let place = log::Place { index, ..bundle.proof.place.clone() };
+        Bundle { proof: log::Proof { place, ..bundle.proof.clone() }, ..bundle.clone() }
+    };
+    let case = |bundle: &Bundle, pin: Pin| (bundle.to_bytes(), pin);
+    // What the witness signed is another checkpoint.
+    let more = log::Checkpoint { origin: LOG.to_owned(), size: 12, root: [1; 32] };
+    let line = witness.cosign("w.example", &log.sign(&more).unwrap(), 5).unwrap();
+    let note = bundle.proof.note.clone().with(&line).unwrap();
+    let forged = Bundle { proof: log::Proof { note, ..bundle.proof.clone() }, ..bundle.clone() };
+    let cases = [
+        case(&bundle, pin(&bundle)),
+        case(&bundle, watched(&bundle)),
+        case(&cosigned(50, &bundle), watched(&bundle)),
+        case(&bundle, Pin::new(ISSUER, &bundle.jwks)),
+        case(&bundle, Pin::new("https://other.example", &bundle.jwks).and_log(key.clone())),
+        case(&bundle, Pin::new(ISSUER, &bundle.jwks).and_log(other)),
+        case(&bundle, pin(&lost(50))),
+        case(&lost(50), pin(&lost(50))),
+        case(&cosigned(49, &lost(50)), watched(&lost(50))),
+        case(&cosigned(51, &lost(50)), watched(&lost(50))),
+        case(&lost(2), pin(&lost(2))),
+        case(&index(4), pin(&bundle)),
+        case(&index(11), pin(&bundle)),
+        case(&forged, watched(&bundle)),
+    ];
+    let said = agree_on_bundles(&cases);
+    if said.is_empty() {
+        return;
+    }
+    assert_eq!(
+        said,
+        [
+            "valid",
+            "invalid",
+            "valid",
+            "invalid",
+            "invalid",
+            "invalid",
+            "invalid",
+            "time unproven",
+            "valid",
+            "time unproven",
+            "quarantined",
+            "invalid",
+            "invalid",
+            "invalid"
+        ]
+    );
+}
+
+#[test]
+fn a_bundle_that_was_touched_anywhere_is_refused_by_both() {
+    let (issuer, log) = (Issuer::new(), log::Signer::generate().unwrap());
+    let bundle = bundle(&issuer, &log);
+    let pin = Pin::new(ISSUER, &bundle.jwks).and_log(log.log(LOG).unwrap());
+    let whole = bundle.to_bytes();
+    let mut cases = Vec::new();
+    for place in (0..whole.len()).step_by(29) {
+        for bit in [1, 2, 4] {
+            let mut touched = whole.clone();
+            touched[place] ^= bit;
+            if std::str::from_utf8(&touched).is_ok() {
+                cases.push((touched, pin.clone()));
+            }
+        }
+    }
+    let text = String::from_utf8(whole.clone()).unwrap();
+    for (from, to) in [
+        ("\"compromise\":null,", ""),
+        ("\"spec\":\"countersign-proof/1\"", "\"spec\":\"countersign-proof/2\""),
+        ("\"index\":5", "\"index\":5.5"),
+        ("\"index\":5", "\"index\":-5"),
+        ("\"path\":[", "\"path\":[\"AA\","),
+        ("\"proof\":{", "\"proof\":{\"more\":1,"),
+    ] {
+        assert!(text.contains(from));
+        cases.push((text.replacen(from, to, 1).into_bytes(), pin.clone()));
+    }
+    let said = agree_on_bundles(&cases);
+    assert!(said.iter().all(|verdict| verdict == "invalid"));
+    assert!(said.is_empty() || said.len() > 200);
 }

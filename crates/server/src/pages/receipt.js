@@ -1,11 +1,11 @@
 // The receipt page: verifies what stands in its text area, and says so where everybody sees it. Stands below
-// verify.js in one module.
+// verify/countersign.mjs in one module.
 
 const byId = (id) => document.getElementById(id);
 const banner = byId("verdict");
 const field = byId("document");
 const original = field.value;
-const { issuer, keys } = document.body.dataset;
+const { issuer, keys, log } = document.body.dataset;
 let jwks = JSON.parse(byId("jwks").textContent);
 let source = "the key set that came with this page";
 
@@ -16,7 +16,7 @@ async function show() {
   }
   const changed = field.value !== original;
   say("pending", "Verifying…", "");
-  const report = await verify(field.value, jwks, { issuer, allowSandbox: true });
+  const report = await checked(field.value);
   const sandbox = report.receipt?.metadata.environment === "sandbox";
   const what = changed ? "The document below" : "This receipt";
   if (report.verdict !== "valid") {
@@ -30,6 +30,13 @@ async function show() {
   byId("checks").replaceChildren(...report.checks.map(line));
   mark(changed ? null : report.place.entry);
   byId("source").textContent = `Checked in this browser with ${source}: ${await jwksDigest(jwks)}`;
+}
+
+// A bundle is held to the key set and the log that this page knows of, a receipt to the key set.
+async function checked(text) {
+  if (!isBundle(text)) return verify(text, jwks, { issuer, allowSandbox: true });
+  const pin = { issuer, jwks: [await jwksDigest(jwks)], logs: [log] };
+  return verifyBundle(text, JSON.stringify(pin), { allowSandbox: true });
 }
 
 function say(mood, headline, sentence) {

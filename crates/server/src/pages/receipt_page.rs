@@ -42,7 +42,8 @@ fn write(found: &PublicReceipt, issuer: &str) -> Option<String> {
         Environment::Production => "../.well-known/jwks.json",
         Environment::Sandbox => "../sandbox/.well-known/jwks.json",
     };
-    let attributes = format!(" data-issuer=\"{}\" data-keys=\"{keys}\"", Text(issuer));
+    let attributes =
+        format!(" data-issuer=\"{}\" data-keys=\"{keys}\" data-log=\"{}\"", Text(issuer), Text(&found.log));
     Some(html::page(&title(&receipt), &attributes, &body, &SCRIPT))
 }
 
@@ -234,7 +235,7 @@ fn workbench(body: &mut String, text: &str, receipt: &Document<'_>) {
         "<section id=\"workbench\" hidden>\n<h2>Verify this receipt or another</h2>\n<div class=\"card\">\n\
          <p>This is the whole document. Change a byte and check again, or paste or drop another receipt of this \
          issuer. Nothing you put here leaves your browser.</p>\n\
-         <label class=\"soft\" for=\"document\">Receipt, JSON</label>\n\
+         <label class=\"soft\" for=\"document\">Receipt or proof bundle, JSON</label>\n\
          <textarea id=\"document\" spellcheck=\"false\" autocomplete=\"off\">{}</textarea>\n\
          <div class=\"tools\"><button class=\"main\" id=\"check\" type=\"button\">Verify</button>\
          <button id=\"reset\" type=\"button\">Put back the original</button>\
@@ -253,7 +254,8 @@ const VERDICT: &str = "<section id=\"verdict\" class=\"verdict\" role=\"status\"
     <span id=\"sentence\">Your browser has not checked this receipt: that needs JavaScript.</span>\n\
     <details><summary>Every check</summary><ol id=\"checks\"></ol></details>\n</section>\n";
 
-static SCRIPT: LazyLock<String> =
-    LazyLock::new(|| format!("{}\n{}", include_str!("verify.js"), include_str!("receipt.js")));
+static SCRIPT: LazyLock<String> = LazyLock::new(|| {
+    format!("{}\n{}", include_str!("../../../../verify/countersign.mjs"), include_str!("receipt.js"))
+});
 
 static POLICY: LazyLock<String> = LazyLock::new(|| html::policy(Some(&SCRIPT)));

@@ -1,13 +1,19 @@
-// Verifies a receipt where it is read: no library, no network, nothing believed that was not checked.
+// Verifies receipts, and bundles of a receipt with all that proves it was logged, where they are read: no library, no network,
+// nothing believed that was not checked. Runs in browsers and in Node (20 or later).
+//
+// `verifyBundle(text, pin, options)` takes a bundle (`countersign receipts export`) and a pin (`countersign keys pin --log`), as texts,
+// and believes nothing else. `isBundle(text)` tells a bundle from a receipt.
 //
 // `verify(text, jwks, options)` takes the document as received and makes the same checks in the same order as the
 // `receipt` crate, but for the signatures of people who approved: whose keys those are a page cannot know, so
-// `countersign verify --approvers` checks them. It runs in browsers and in Node, with WebCrypto and nothing else. The report:
+// `countersign verify --approvers` checks them. The report:
 //
 //   { verdict: "valid" | "quarantined" | "time unproven" | "invalid",
 //     sentence, place: { entry, stage } | { member } | {}, checks: [{ name, outcome, detail }], receipt }
 
-export async function verify(text, jwks, { issuer = null, allowSandbox = false } = {}) {
+// With `pin` and `proof` it must be in a log that the pin names, cosigned by as many witnesses as the pin demands.
+
+export async function verify(text, jwks, { issuer = null, allowSandbox = false, pin = null, proof = null } = {}) {
   const table = new Table();
   let receipt;
   try {
@@ -46,7 +52,40 @@ export async function verify(text, jwks, { issuer = null, allowSandbox = false }
     const detail = `number ${index} fits this receipt; its signature is not checked here`;
     await table.add("approval", detail, () => approvalFits(receipt, index), "skipped");
   }
-  return table.report(receipt, key, allowSandbox);
+  let logged = null;
+  if (pin) {
+    const detail = ({ index, size, origin, witnessed }) =>
+      `leaf ${index} of ${size} in \`${origin}\`, cosigned by ${witnessed.length} of the witnesses pinned`;
+    await table.add("inclusion", () => detail(logged), async () => {
+      logged = await shows(proof, receipt, pin);
+    });
+  }
+  return table.report(receipt, key, allowSandbox, logged);
+}
+
+// A bundle, with nothing but a pin.
+export async function verifyBundle(text, pin, { allowSandbox = false } = {}) {
+  let pinned, bundle;
+  try {
+    pinned = await readPin(pin);
+    bundle = readBundle(text);
+    const digest = await jwksDigest(bundle.jwks);
+    if (!pinned.jwks.includes(digest)) throw Failure.document("the key set of the bundle is not one that the pin names");
+  } catch (failure) {
+    if (!(failure instanceof Failure)) throw failure;
+    return new Table().unreadable(failure);
+  }
+  const options = { issuer: pinned.issuer, allowSandbox, pin: pinned, proof: bundle.proof };
+  return verify(canonical(bundle.receipt), bundle.jwks, options);
+}
+
+// Is this the text of a bundle, rather than of a receipt?
+export function isBundle(text) {
+  try {
+    return JSON.parse(text)?.spec === BUNDLE;
+  } catch {
+    return false;
+  }
 }
 
 // ---- The checks ----
@@ -203,7 +242,7 @@ class Table {
   async add(name, detail, check, otherwise = "passed") {
     try {
       await check();
-      this.checks.push({ name, outcome: otherwise, detail });
+      this.checks.push({ name, outcome: otherwise, detail: typeof detail === "function" ? detail() : detail });
     } catch (failure) {
       if (!(failure instanceof Failure)) throw failure;
       this.failed(name, failure.message);
@@ -229,19 +268,20 @@ class Table {
     return { verdict: "invalid", sentence: failure.message, place: failure.place, checks: this.checks, receipt: null };
   }
 
-  report(receipt, key, allowSandbox) {
+  report(receipt, key, allowSandbox, logged) {
     const sandbox = receipt.metadata.environment === "sandbox" && !allowSandbox;
     if (sandbox) this.failed("environment", SANDBOX);
     else this.passed("environment", receipt.metadata.environment);
     const lostAt = key?.ep_compromised_at;
-    const custody = !lostAt
+    const before = lostAt && receipt.created < lostAt ? loggedBefore(logged, key.kid, lostAt) : null;
+    const custody = !lostAt || before
       ? null
       : receipt.created >= lostAt
         ? ["quarantined", `made after its key was compromised at ${lostAt}`]
         : ["time unproven", `its key was compromised at ${lostAt}, and nothing proves that it was made before`];
     if (!key) this.skipped("custody", "no key to check");
     else if (custody) this.failed("custody", custody[1]);
-    else this.passed("custody", "the key is not known to be compromised");
+    else this.passed("custody", before ?? "the key is not known to be compromised");
 
     const [verdict, sentence] = this.failure
       ? ["invalid", this.failure.message]
@@ -272,6 +312,226 @@ class Failure extends Error {
     return new Failure(`${named}: ${why}`, { entry: index, stage: stage ?? null });
   }
 }
+
+// ---- The transparency log: C2SP signed notes and checkpoints, RFC 6962 ----
+
+// Where the receipt is logged, if the proof shows that it is in a log that the pin names.
+async function shows(proof, receipt, pin) {
+  const note = parseNote(proof.checkpoint);
+  const [origin] = note.text.split("\n", 1);
+  const log = pin.logs.find((log) => log.name === origin);
+  if (!log) throw Failure.document(`the pin names no log \`${origin}\``);
+  if ((await signedBy(note, log)) === null) throw Failure.document(`note refused: \`${log.name}\` did not sign it`);
+  const checkpoint = parseCheckpoint(note.text);
+  const witnessed = [];
+  for (const witness of pin.witnesses.keys) {
+    const at = await signedBy(note, witness);
+    if (at !== null) witnessed.push({ name: witness.name, at });
+  }
+  const { need } = pin.witnesses;
+  if (witnessed.length < need) {
+    throw Failure.document(`${witnessed.length} of the witnesses pinned cosigned its checkpoint, but ${need} are needed`);
+  }
+  const promised = receipt.metadata.log;
+  if (!promised?.nonce) throw Failure.member("metadata.log", "promises no place in a log");
+  // What was put back is logged again in a later epoch of its log, which the pin names too.
+  if (epochless(promised.origin) !== epochless(origin)) throw Failure.member("metadata.log.origin", "is not the log of the proof");
+  const place = readPlace(proof);
+  const kind = receipt.eventType === "ORIGINAL" ? TERMINAL : AMENDMENT;
+  const hour = Math.floor(Date.parse(receipt.created) / 3_600_000);
+  const fits = place.leaf.kind === kind && place.leaf.hour >= hour;
+  if (!fits || !(await opens(place.leaf, fromBase64url(promised.nonce), encode(canonical(receipt))))) {
+    throw Failure.document("the leaf of the proof is not this receipt's");
+  }
+  await included(place, checkpoint);
+  const compromisedLater = proof.compromise === null ? null : await compromised(proof.compromise, place.index, checkpoint);
+  return { ...checkpoint, index: place.index, witnessed, compromisedLater };
+}
+
+const epochless = (origin) => origin.replace(/\/epoch-\d+$/, "");
+
+// A witness's word is somebody else's; the log's own order holds only as far as its key was not lost with the other.
+function loggedBefore(logged, kid, lostAt) {
+  const witness = logged?.witnessed.find(({ at }) => at * 1000n < BigInt(Date.parse(lostAt)));
+  if (witness) return `key compromised later: \`${witness.name}\` had seen it logged by then`;
+  return logged?.compromisedLater === kid ? "key compromised later: its log says so behind it" : null;
+}
+
+// The key of which the log says behind that leaf that it is compromised.
+async function compromised(known, index, checkpoint) {
+  const wrong = (why) => Failure.document(`bundle refused: of the key's compromise, ${why}`);
+  members(known, ["entry", "index", "leaf", "nonce", "path", "record"], "the key's compromise");
+  const place = readPlace(known);
+  await included(place, checkpoint);
+  if (place.index <= index) throw wrong("the leaf stands before the receipt's");
+  const fits = place.leaf.kind === KEY_EVENT && (await opens(place.leaf, bytesOf(known.nonce, 32), encode(canonical(known.entry))));
+  const { entry, record } = known;
+  const same = isObject(entry) && isObject(record) && entry.event === "signing_key_compromised" && isText(record.kid);
+  if (!fits || !same || entry.actionHash !== (await sha256Hex(canonical(record)))) {
+    throw wrong("leaf, entry and record do not belong together");
+  }
+  return record.kid;
+}
+
+async function included({ index, leaf, path }, { size, root }) {
+  const refused = (why) => Failure.document(`proof refused: ${why}`);
+  if (BigInt(index) >= size) throw refused("the tree has no leaf of that number");
+  let [node, last] = [BigInt(index), size - 1n];
+  let hash = await digest([0], leaf.bytes);
+  for (const other of path) {
+    if (last === 0n) throw refused("it is longer than it should be");
+    if ((node & 1n) === 1n || node === last) {
+      hash = await digest([1], other, hash);
+      // A last node without a partner stands for itself in the rows above.
+      while ((node & 1n) === 0n && node !== 0n) [node, last] = [node >> 1n, last >> 1n];
+    } else {
+      hash = await digest([1], hash, other);
+    }
+    [node, last] = [node >> 1n, last >> 1n];
+  }
+  if (last !== 0n) throw refused("it is shorter than it should be");
+  if (!equal(hash, root)) throw refused("it does not lead to the root");
+}
+
+function readPlace({ index, leaf, path }) {
+  const whole = isWhole(index) && Array.isArray(path);
+  if (!whole) throw Failure.document("bundle refused: `index` is no whole number, or `path` no list");
+  return { index, leaf: readLeaf(bytesOf(leaf, LEAF)), path: path.map((hash) => bytesOf(hash, 32)) };
+}
+
+function readLeaf(bytes) {
+  if (bytes[0] !== 1) throw Failure.document("leaf refused: it is of a version that is not known here");
+  if (bytes[1] < 1 || bytes[1] > 7) throw Failure.document("leaf refused: it is of a kind that is not known here");
+  const hour = new DataView(bytes.buffer, bytes.byteOffset).getUint32(34);
+  return { bytes, kind: bytes[1], hour, commitment: bytes.slice(42) };
+}
+
+const opens = async (leaf, nonce, record) => equal(leaf.commitment, await digest(nonce, record));
+
+function parseNote(text) {
+  const refused = (why) => Failure.document(`note refused: ${why}`);
+  if (!isText(text)) throw refused("it is no text");
+  if (encode(text).length > LONGEST_NOTE) throw refused(`it is longer than ${LONGEST_NOTE} bytes`);
+  if (/[\u0000-\u0009\u000b-\u001f]/.test(text)) throw refused("it has control characters");
+  const end = text.lastIndexOf("\n\n");
+  if (end < 0) throw refused("nothing stands below its text");
+  if (!text.endsWith("\n")) throw refused("its last line has no end");
+  const lines = text.slice(end + 2, -1).split("\n");
+  if (lines.length > MOST_SIGNATURES) throw refused(`it has more than ${MOST_SIGNATURES} signatures`);
+  const signatures = lines.map((line) => {
+    const [, name, base64] = /^\u2014 ([^\s+]+) ([^ ]+)$/u.exec(line) ?? [];
+    const bytes = base64 === undefined ? null : fromBase64(base64);
+    if (!bytes || bytes.length < 5) throw refused("a line below its text is no signature");
+    return { name, id: bytes.slice(0, 4), bytes: bytes.slice(4) };
+  });
+  return { text: text.slice(0, end + 1), signatures };
+}
+
+function parseCheckpoint(text) {
+  const refused = (why) => Failure.document(`checkpoint refused: ${why}`);
+  const [origin, size, encodedRoot, end, ...more] = text.split("\n");
+  if (end !== "" || more.length > 0) throw refused("it does not consist of origin, size and root");
+  const root = fromBase64(encodedRoot);
+  if (root?.length !== 32) throw refused("its root is not base64 of 32 bytes");
+  if (!/^(0|[1-9]\d{0,19})$/.test(size) || BigInt(size) >= 1n << 64n) throw refused("its size is no number");
+  return { origin, size: BigInt(size), root };
+}
+
+// When that key signed a note: a cosignature says when, in seconds since 1970, any other 0; null if it did not. A signature that
+// says it is this key's and is not makes the whole note one that is not believed.
+async function signedBy(note, { name, id, kind, key }) {
+  let signed = null;
+  for (const line of note.signatures.filter((line) => line.name === name && equal(line.id, id))) {
+    const timed = kind === COSIGNED;
+    const at = timed && line.bytes.length >= 8 ? new DataView(line.bytes.buffer).getBigUint64(0) : 0n;
+    const message = timed ? `cosignature/v1\ntime ${at}\n${note.text}` : note.text;
+    const signature = timed ? line.bytes.slice(8) : line.bytes;
+    if (!(await ed25519(key, signature, encode(message)))) {
+      throw Failure.document(`note refused: the signature by \`${name}\` is wrong`);
+    }
+    signed = at;
+  }
+  return signed;
+}
+
+async function ed25519(key, signature, message) {
+  let imported;
+  try {
+    imported = await crypto.subtle.importKey("raw", key, "Ed25519", false, ["verify"]);
+  } catch {
+    throw Failure.document("a key of the pin is none, or this browser does not know Ed25519");
+  }
+  return crypto.subtle.verify("Ed25519", imported, signature, message);
+}
+
+// A verifier key, `name+id+key`.
+async function readKey(text, kind) {
+  const refused = (why) => Failure.document(`the pin cannot be used: \`${text}\`: ${why}`);
+  const [, name, id, base64] = (isText(text) && /^([^\s+]+)\+([0-9a-f]{8})\+(\S+)$/.exec(text)) || [];
+  const bytes = name === undefined ? null : fromBase64(base64);
+  if (bytes?.length !== 33) throw refused("it has not the form `name+id+key`");
+  if (bytes[0] !== kind) throw refused(kind === SIGNED ? "it is not a log's Ed25519 key" : "it is not a witness's Ed25519 key");
+  const hash = await digest(encode(`${name}\n`), bytes);
+  if (hex(hash.slice(0, 4)) !== id) throw refused("its id is not that of its name and key");
+  return { name, id: hash.slice(0, 4), kind, key: bytes.slice(1) };
+}
+
+async function readPin(text) {
+  const refused = (why) => Failure.document(`the pin cannot be used: ${why}`);
+  let pin;
+  try {
+    pin = JSON.parse(text);
+  } catch {
+    throw refused("it is not JSON");
+  }
+  if (!isObject(pin) || !isText(pin.issuer) || !Array.isArray(pin.jwks)) throw refused("it names no issuer and key sets");
+  const { logs = [], witnesses = { keys: [], need: 0 } } = pin;
+  if (!Array.isArray(logs) || !Array.isArray(witnesses?.keys) || !isWhole(witnesses.need)) {
+    throw refused("`logs` or `witnesses` is not as it should be");
+  }
+  const each = async (keys, kind) => {
+    const read = await Promise.all(keys.map((key) => readKey(key, kind)));
+    const twice = (key, at) => read.slice(0, at).some((other) => other.name === key.name || equal(other.key, key.key));
+    if (read.some(twice)) throw refused("a name, or its key, stands twice");
+    return read;
+  };
+  const keys = await each(witnesses.keys, COSIGNED);
+  if (witnesses.need > keys.length) throw refused("`witnesses` needs more than it lists");
+  return { issuer: pin.issuer, jwks: pin.jwks, logs: await each(logs, SIGNED), witnesses: { keys, need: witnesses.need } };
+}
+
+function readBundle(text) {
+  const bundle = new Reader(text, 2 * MAX_LENGTH).whole();
+  members(bundle, ["jwks", "proof", "receipt", "spec"], "the bundle");
+  const { proof, receipt, spec } = bundle;
+  if (spec !== BUNDLE) throw Failure.document(`bundle refused: \`spec\` is not \`${BUNDLE}\``);
+  members(proof, ["checkpoint", "compromise", "index", "leaf", "path", "spec"], "the proof");
+  if (proof.spec !== PROOF) throw Failure.document(`bundle refused: \`spec\` is not \`${PROOF}\``);
+  if (!isObject(receipt)) throw Failure.document("bundle refused: its receipt is no object");
+  return bundle;
+}
+
+// These members and no others.
+function members(object, names, what) {
+  const same = isObject(object) && Object.keys(object).sort().join() === names.join();
+  if (!same) throw Failure.document(`bundle refused: ${what} has not the members ${names.join(", ")}`);
+}
+
+function bytesOf(text, length) {
+  const bytes = isText(text) ? fromBase64url(text) : null;
+  if (bytes?.length === length) return bytes;
+  throw Failure.document(`bundle refused: a text is not unpadded base64url of ${length} bytes`);
+}
+
+const equal = (a, b) => a.length === b.length && a.every((byte, at) => byte === b[at]);
+
+const BUNDLE = "countersign-bundle/1";
+const PROOF = "countersign-proof/1";
+const [TERMINAL, AMENDMENT, KEY_EVENT] = [2, 3, 5];
+const [SIGNED, COSIGNED] = [1, 4];
+const LEAF = 74;
+const MOST_SIGNATURES = 64;
+const LONGEST_NOTE = 256 << 10;
 
 // ---- The format ----
 
@@ -560,17 +820,23 @@ class Reader {
   path = [];
   at = 0;
 
-  constructor(text) {
+  constructor(text, longest = MAX_LENGTH) {
     this.text = text;
+    this.longest = longest;
   }
 
-  document() {
-    if (this.text.length > MAX_LENGTH) throw Failure.document(`longer than ${MAX_LENGTH} characters`);
+  whole() {
+    if (this.text.length > this.longest) throw Failure.document(`longer than ${this.longest} characters`);
     this.space();
     const value = this.value();
     if (!isObject(value)) throw Failure.document("an object was expected");
     this.space();
     if (this.at < this.text.length) throw Failure.document("something follows the document");
+    return value;
+  }
+
+  document() {
+    const value = this.whole();
     if (!("entries" in value)) throw Failure.member("entries", "is missing");
     if (!Array.isArray(value.entries)) throw Failure.member("entries", "is not an array");
     return value;
@@ -690,9 +956,20 @@ const MAX_LENGTH = 4 << 20;
 // ---- Bytes ----
 
 const encode = (text) => new TextEncoder().encode(text);
-const sha256 = async (text) => new Uint8Array(await crypto.subtle.digest("SHA-256", encode(text)));
-const sha256Hex = async (text) =>
-  Array.from(await sha256(text), (byte) => byte.toString(16).padStart(2, "0")).join("");
+const hex = (bytes) => Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
+const sha256 = (text) => digest(encode(text));
+const sha256Hex = async (text) => hex(await sha256(text));
+
+// SHA-256 over one part after the other.
+async function digest(...parts) {
+  const all = new Uint8Array(parts.reduce((sum, part) => sum + part.length, 0));
+  let at = 0;
+  for (const part of parts) {
+    all.set(part, at);
+    at += part.length;
+  }
+  return new Uint8Array(await crypto.subtle.digest("SHA-256", all));
+}
 
 export function base64url(bytes) {
   return btoa(String.fromCharCode(...bytes))
@@ -708,8 +985,14 @@ export function fromBase64url(text) {
   return base64url(bytes) === text ? bytes : null;
 }
 
+// The same of base64 with its padding, as signed notes have it.
+function fromBase64(text) {
+  if (!/^[A-Za-z0-9+/]*={0,2}$/.test(text) || text.length % 4 !== 0) return null;
+  const bytes = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+  return btoa(String.fromCharCode(...bytes)) === text ? bytes : null;
+}
+
 // The digest by which verifiers pin a key set.
 export async function jwksDigest(jwks) {
-  const digest = await sha256(canonical(jwks));
-  return `sha256:${Array.from(digest, (byte) => byte.toString(16).padStart(2, "0")).join("")}`;
+  return `sha256:${await sha256Hex(canonical(jwks))}`;
 }
