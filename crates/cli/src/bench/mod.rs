@@ -8,6 +8,7 @@
 //!   tools     `tools/call` of an MCP server in this process, through a gateway and without one
 //!   proof     `countersign verify --jsonl`                              │ `bench client`
 //!   recovery  `kill -9` with 10,000 actions in flight, and what the next process takes to settle them
+//!   log       a transparency log that grows by a backlog                  (if asked for)
 //!   trail     `GET /v1/audit` over a store filled in this process       (if asked for)
 //! ```
 //!
@@ -27,6 +28,7 @@ mod disk;
 mod echo;
 mod floors;
 mod load;
+mod log;
 mod machine;
 mod process;
 mod proof;
@@ -73,8 +75,11 @@ pub(crate) struct Args {
     /// At the end, fill a store with so many ledger entries and time the audit trail's first page by every filter
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(100..))]
     audit: Option<u64>,
+    /// At the end, let a transparency log grow by so many leaves at once and time proofs of it
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1000..))]
+    log: Option<u64>,
     /// Only what needs no gateway: floors, disk, echo and `verify --jsonl`
-    #[arg(long, conflicts_with_all = ["actions", "soak", "audit"])]
+    #[arg(long, conflicts_with_all = ["actions", "soak", "audit", "log"])]
     floors: bool,
     /// Where temporary stores are made: put it on the disk that is to be measured
     #[arg(long, value_name = "DIR", default_value = ".")]

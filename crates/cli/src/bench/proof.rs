@@ -7,8 +7,8 @@ use std::process::Stdio;
 use std::time::Instant;
 
 use receipt::{
-    Chain, Draft, Environment, Event, Json, Jwk, Jwks, Kind, Metadata, MoneyFields, NewEntry, PaymentStatus,
-    Pin, SigningKey, Stage, Timestamp,
+    Chain, Checkpoint, Draft, Environment, Event, Json, Jwk, Jwks, Kind, Metadata, MoneyFields, NewEntry,
+    PaymentStatus, Pin, Promise, SigningKey, Stage, Timestamp,
 };
 use serde::Serialize;
 
@@ -72,6 +72,43 @@ fn write(folder: &Path, file: &Path, count: usize) -> Result<usize> {
     }
     out.flush().while_we(cannot)?;
     Ok(bytes)
+}
+
+/// Signs receipts that promise a place in a log.
+pub(super) struct Signer {
+    chain: Chain,
+    key: SigningKey,
+}
+
+pub(super) fn signer() -> Result<Signer> {
+    let cannot = || "cannot sign receipts".to_owned();
+    let key = SigningKey::generate().while_we(cannot)?;
+    let chain = chain(Timestamp::from_unix_millis(1_777_291_200_000)).while_we(cannot)?;
+    Ok(Signer { chain, key })
+}
+
+impl Signer {
+    /// The receipt of that number, as a ledger takes it.
+    pub(super) fn sign(&self, number: u64) -> Result<ledger::Receipt> {
+        let mut draft = draft(usize::try_from(number).unwrap_or(usize::MAX));
+        let mut nonce = [0; 32];
+        nonce[..8].copy_from_slice(&number.to_be_bytes());
+        let merge_by = Timestamp::from_unix_millis(1_777_377_600_000);
+        draft.metadata.log = Some(Checkpoint {
+            origin: "bench.example/log/default".into(),
+            size: number,
+            root: "ab".repeat(32).into(),
+            promise: Some(Promise { merge_by, nonce: Promise::spelled(&nonce).into() }),
+        });
+        let signed = receipt::sign(&draft, &self.chain, &self.key);
+        let signed = signed.while_we(|| "cannot sign a receipt".to_owned())?;
+        Ok(ledger::Receipt {
+            id: draft.receipt_id.into(),
+            short: signed.short().into(),
+            signature: signed.signature_value().into(),
+            document: signed.into_bytes(),
+        })
+    }
 }
 
 /// Nine entries, as of an executed payment.

@@ -6,6 +6,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::floors::Timed;
+use super::log::Logged;
 use super::machine::DEBUG;
 use super::recovery::Recovery;
 use super::runs::{ALONE, DECLARING, Figures, Gateway, HOT, Kept, LongSession, MAIN, Run, SAFE, SESSIONS};
@@ -213,6 +214,21 @@ impl Figures {
                 met: slowest <= 50.0,
             });
         }
+        if let Some(log) = &gateway.log {
+            let leaves = thousands(log.leaves as f64);
+            targets.push(Target {
+                what: "leaves of a backlog logged per second",
+                asked: "≥ 20,000".to_owned(),
+                measured: format!("{} of {leaves}", thousands(log.per_second)),
+                met: log.per_second >= 20_000.0,
+            });
+            targets.push(Target {
+                what: "proof for any leaf of the log, the slowest",
+                asked: "≤ 5 ms".to_owned(),
+                measured: format!("{} ms of {leaves} leaves", millis(log.proof_most_ms)),
+                met: log.proof_most_ms <= 5.0,
+            });
+        }
         targets
     }
 
@@ -228,6 +244,7 @@ impl Figures {
             ends(gateway, &mut out);
             gateway.recovery.iter().for_each(|recovery| told(recovery, &mut out));
             gateway.trail.iter().for_each(|trail| trail_table(trail, &mut out));
+            gateway.log.iter().for_each(|log| logged(log, &mut out));
         }
         // What a debug build takes says nothing about a target.
         if self.machine.build != DEBUG {
@@ -417,6 +434,21 @@ fn told(recovery: &Recovery, out: &mut String) {
     );
 }
 
+/// How soon the transparency log is there, and what it takes.
+fn logged(log: &Logged, out: &mut String) {
+    let _ = writeln!(
+        out,
+        "Transparency log: {} leaves from a backlog at {} a second; a proof takes {} ms, at most {} ms. A leaf takes {:.0} bytes of \
+         the store, {:.1} of them in tiles.\n",
+        thousands(log.leaves as f64),
+        thousands(log.per_second),
+        millis(log.proof_p50_ms),
+        millis(log.proof_most_ms),
+        log.bytes_per_leaf,
+        log.tile_bytes_per_leaf
+    );
+}
+
 /// How soon the trail's first page is there.
 fn trail_table(trail: &Trail, out: &mut String) {
     line(out, &["audit trail, filter", "entries on the page", "p50 ms", "most ms"]);
@@ -601,6 +633,7 @@ mod tests {
                 recovery: None,
                 soak: None,
                 trail: None,
+                log: None,
             }),
         }
     }

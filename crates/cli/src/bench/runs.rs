@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::disk::{Disk, Left};
 use super::floors::Floors;
 use super::load::{self, Load, Plan, Taken, Until};
+use super::log::Logged;
 use super::machine::Machine;
 use super::proof::Proof;
 use super::recovery::Recovery;
@@ -41,6 +42,7 @@ pub(crate) struct Gateway {
     pub(crate) recovery: Option<Recovery>,
     pub(crate) soak: Option<Soak>,
     pub(crate) trail: Option<Trail>,
+    pub(crate) log: Option<Logged>,
 }
 
 /// From the start of the process to `listening on`, milliseconds.
@@ -141,7 +143,8 @@ pub(crate) fn all(args: &Args, effort: Effort) -> Result<Figures> {
         wanted(RECOVERY).then(|| Recovery::measure(folder.path(), effort.in_flight)).transpose()?;
     let soak = args.soak.map(|count| soak(folder.path(), count, &effort)).transpose()?;
     let trail = args.audit.map(|entries| Trail::measure(folder.path(), entries)).transpose()?;
-    Ok(figures(echo, Some(Gateway { ready, runs, tools, session, recovery, soak, trail })))
+    let log = args.log.map(|leaves| Logged::measure(folder.path(), leaves)).transpose()?;
+    Ok(figures(echo, Some(Gateway { ready, runs, tools, session, recovery, soak, trail, log })))
 }
 
 /// What can be asked for by `--only`.

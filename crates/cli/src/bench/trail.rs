@@ -15,6 +15,7 @@ use tokio::runtime::Builder;
 use tokio::task::JoinSet;
 
 use super::client::percentile;
+use super::proof::Signer;
 use super::served::Site;
 use super::tell;
 use crate::error::{Context, Error, Result};
@@ -43,7 +44,7 @@ impl Trail {
     pub(crate) fn measure(folder: &Path, entries: u64) -> Result<Trail> {
         let site = Site::prepare(folder)?;
         let begun = Instant::now();
-        fill(&site.store(), entries / 2)?;
+        fill(&site.store(), entries / 2, None)?;
         let filled_per_second = entries as f64 / begun.elapsed().as_secs_f64();
         let (rows, bytes) =
             index(&site.store()).while_we(|| "cannot read the store that was filled".to_owned())?;
@@ -82,20 +83,21 @@ impl Trail {
 
 /// Actions of 256 agents and 8 archetypes, admitted and settled; the first of them are of an agent, a session and an
 /// archetype that nobody has later.
-fn fill(store: &Path, actions: u64) -> Result<()> {
+pub(super) fn fill(store: &Path, actions: u64, signer: Option<Signer>) -> Result<()> {
     let cannot = || format!("cannot fill `{}`", store.display());
     let runtime = Builder::new_current_thread().build().while_we(cannot)?;
     let options = Options::new("01963e5a-0000-7000-8000-000000000000", BEGAN_MS);
     let ledger = Arc::new(Sqlite::open(store, options).while_we(cannot)?);
-    let bar = tell::running("audit trail: filling a store", actions);
+    let signer = signer.map(Arc::new);
+    let bar = tell::running("filling a store", actions);
     runtime.block_on(async {
         let mut tasks = JoinSet::new();
         for number in 0..actions {
             while tasks.len() >= AT_ONCE {
                 tasks.join_next().await.transpose().while_we(cannot)?.transpose()?;
             }
-            let ledger = Arc::clone(&ledger);
-            tasks.spawn(async move { one(&ledger, number).await });
+            let (ledger, signer) = (Arc::clone(&ledger), signer.clone());
+            tasks.spawn(async move { one(&ledger, number, signer.as_deref()).await });
             bar.set_position(number);
         }
         while let Some(done) = tasks.join_next().await {
@@ -106,7 +108,7 @@ fn fill(store: &Path, actions: u64) -> Result<()> {
     })
 }
 
-async fn one(ledger: &Sqlite, number: u64) -> Result<()> {
+async fn one(ledger: &Sqlite, number: u64, signer: Option<&Signer>) -> Result<()> {
     let cannot = || "the store to be filled refused an action".to_owned();
     let rare = number < 8;
     let named = |common: String, uncommon: &str| if rare { uncommon.to_owned() } else { common };
@@ -158,7 +160,7 @@ async fn one(ledger: &Sqlite, number: u64) -> Result<()> {
         at_ms: at_ms + 50,
         state,
         reply: None,
-        receipt: None,
+        receipt: signer.map(|signer| signer.sign(number)).transpose()?,
         payload: Vec::new(),
         entry: draft("executed", word),
     };
@@ -204,6 +206,6 @@ const FILTERS: [(&str, &str); 18] = [
 ];
 
 /// 2026-01-01T00:00:00Z.
-const BEGAN_MS: i64 = 1_767_225_600_000;
+pub(super) const BEGAN_MS: i64 = 1_767_225_600_000;
 const AT_ONCE: usize = 1024;
 const ROUNDS: usize = 20;
