@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use crate::api::{Api, Client, encoded};
 use crate::error::{Context, Error, Result};
 use crate::resting::Resting;
-use crate::{monitor, out};
+use crate::{monitor, out, reconcile};
 
 /// Read the audit trail, and prove that it is whole
 #[derive(clap::Args)]
@@ -60,6 +60,11 @@ enum Command {
     /// where. With --log it reads all of a log and checks that it is as it was signed, begins with what was seen before, and
     /// leaves no action without its end beyond its time. Exit code: 0 all is there, 1 something is not.
     Verify(Box<Verify>),
+    /// Match a provider's own statement with the log, both ways, and list what neither explains
+    ///
+    /// Lines are matched by our reference, the action's id and attempt, and summed up by action and currency. What is compared with them
+    /// are the newest receipts, verified and shown to be in the log. Exit code: 0 all is explained, 1 something is not.
+    Reconcile(Box<reconcile::Args>),
     /// Have the gateway sign how many intents and receipts its transparency log has of a period
     ///
     /// `audit verify --log … --statement FILE` checks it against the log.
@@ -150,6 +155,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         Command::Tail { filter, lines, jsonl } => tail(&args.api.client()?, filter, *lines, *jsonl)?,
         Command::Export { file, force, filter } => export(&args.api.client()?, filter, file, *force)?,
         Command::Verify(verify) => return verify.run(&args.api),
+        Command::Reconcile(with) => return reconcile::run(with, &args.api.client()?),
         Command::Statement { from, until } => {
             let path = format!("/v1/log/completeness?from={}&until={}", encoded(from), encoded(until));
             out::line(args.api.client()?.page(&path)?.0.trim_end())?;

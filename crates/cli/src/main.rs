@@ -9,6 +9,7 @@
 //!   run                               run a command as an action
 //!   mcp                               put MCP servers under a gateway
 //!   verify                            check receipts, offline
+//!   recover                           let a store be used again that was put back
 //!   catalog, policy                   check files before a gateway reads them
 //!   keys, mandate, session, cluster,  change a running gateway, as clients of its API
 //!   actions, approvals, approvers, freeze, thaw, observe,
@@ -46,6 +47,8 @@ mod out;
 mod policy;
 mod principals;
 mod receipts;
+mod reconcile;
+mod recover;
 mod replay;
 mod report;
 mod resting;
@@ -80,6 +83,7 @@ enum Command {
     Run(Box<run::Args>),
     Verify(verify::Args),
     Receipts(receipts::Args),
+    Recover(recover::Args),
     Keys(keys::Args),
     Mandate(mandate::Args),
     Mcp(Box<mcp::Args>),
@@ -123,6 +127,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Run(args) => run::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::Receipts(args) => receipts::run(&args),
+        Command::Recover(args) => recover::run(&args),
         Command::Keys(args) => keys::run(&args),
         Command::Mandate(args) => mandate::run(&args),
         Command::Mcp(args) => mcp::run(&args),

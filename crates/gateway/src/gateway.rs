@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::atomic::AtomicUsize;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, RwLock};
 use std::time::Instant;
 
 use action::{ActionId, Environment, HmacKey, Mistake, Subject, Tenant};
@@ -21,7 +21,7 @@ use crate::caller::Caller;
 use crate::config::Config;
 use crate::events::Transmitter;
 use crate::keys::Keys;
-use crate::log::{Logs, Witness};
+use crate::log::{Gap, Logs, Witness};
 use crate::mcp::Alike;
 use crate::metrics::Metrics;
 use crate::notices::Destination;
@@ -44,6 +44,8 @@ pub struct Gateway {
     pub(crate) ledger: Arc<dyn Ledger>,
     pub(crate) keys: Arc<Keys>,
     pub(crate) logs: Logs,
+    /// What the store lacks of what was signed of it.
+    pub(crate) behind: RwLock<Vec<Gap>>,
     pub(crate) authority: Authority,
     /// What is stored and gives nobody any right.
     pub(crate) unproven: Unproven,
@@ -194,6 +196,7 @@ impl Gateway {
             ledger,
             keys,
             logs,
+            behind: RwLock::default(),
             authority,
             unproven,
             tenants: states,
@@ -216,6 +219,7 @@ impl Gateway {
             deliveries: Mutex::default(),
             inquiries: Mutex::default(),
         };
+        gateway.look_behind().await.map_err(|error| error.to_string())?;
         gateway.put_back(lost).await.map_err(|error| error.to_string())?;
         gateway.doubt_keys().await.map_err(|error| error.to_string())?;
         gateway.give_places().await.map_err(|error| error.to_string())?;
@@ -247,6 +251,7 @@ impl Gateway {
     /// # Errors
     /// Why not, for operators.
     pub fn ready(&self) -> Result<(), String> {
+        self.must_be_whole().map_err(|error| error.to_string())?;
         self.ledger.health().map_err(|error| error.to_string())
     }
 

@@ -52,6 +52,7 @@ impl Gateway {
             tracing::warn!(%error, "unsettled actions could not be counted");
         }
         loop {
+            self.until_whole().await;
             // Before the first is asked after. What cannot be put on record keeps nobody from asking, and is told later.
             if let Err(error) = self.tell_recoveries(&mut taken).await {
                 tracing::warn!(%error, "what is recovered could not be put on record");
@@ -109,6 +110,7 @@ impl Gateway {
     async fn keep_clearing(&self) {
         let mut pruned: Option<Instant> = None;
         loop {
+            self.until_whole().await;
             if let Err(error) = self.expire().await {
                 tracing::warn!(%error, "held actions could not be looked after");
             }

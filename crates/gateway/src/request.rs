@@ -98,6 +98,7 @@ impl Gateway {
         words: Words,
         seat: Option<Arc<Seat>>,
     ) -> Result<Answer, Error> {
+        self.must_be_whole()?;
         let answer = self.execute_apart(caller, ask, words, seat).await;
         if let Err(error) = &answer {
             self.metrics.error(error.code);

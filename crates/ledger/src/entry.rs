@@ -575,7 +575,8 @@ impl Hex {
 
 const DIGITS: &[u8; 16] = b"0123456789abcdef";
 const EVENT: &[u8] = b",\"event\":\"";
-pub(crate) const OPENED: &str = "chain_opened";
+/// Event of the first entry of a chain.
+pub const OPENED: &str = "chain_opened";
 /// Event of a passkey that a person registered.
 pub const PASSKEY_REGISTERED: &str = "passkey_registered";
 /// Event of a passkey that an admin says is that person's.

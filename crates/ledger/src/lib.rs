@@ -72,8 +72,9 @@ pub use authority::{ApiKey, Freeze, Held, Mandate, Passkey, PrincipalKey, Revoca
 pub use cluster::{Clustered, Clustering, Deed, Doer, Grouped, Transfer};
 pub use entry::{
     ADMITTED, AGREED, Broken, CHALLENGED, CHARGING, CHECKING, Draft, Event, HELD, Heading, INFO_GIVEN,
-    INFO_REQUESTED, PASSKEY_ENROLLED, PASSKEY_REGISTERED, PASSKEY_REVOKED, RESERVED, RESOLVED, RETRACTING,
-    ROLLING_BACK, SENT_AGAIN, Said, Session, WAITING, Walk, event_of, record_id, sealed, session_of,
+    INFO_REQUESTED, OPENED, PASSKEY_ENROLLED, PASSKEY_REGISTERED, PASSKEY_REVOKED, RESERVED, RESOLVED,
+    RETRACTING, ROLLING_BACK, SENT_AGAIN, Said, Session, WAITING, Walk, event_of, record_id, sealed,
+    session_of,
 };
 pub use erasure::{ERASED, Erased, Erasure};
 pub use error::Error;

@@ -37,6 +37,9 @@ pub trait Log: Send + Sync {
     /// must have that one.
     fn log_name<'a>(&'a self, tenant: &'a Tenant, offered: &'a str) -> Answer<'a, Box<str>>;
 
+    /// Forgets all logs and gives them these names, in one commit: they begin anew, and all entries are to be taken again.
+    fn begin_anew(&self, names: Vec<(Tenant, Box<str>)>) -> Answer<'_, ()>;
+
     /// Entries that were not taken yet, in the order of their rows: at most so many.
     fn fresh(&self, limit: u32) -> Answer<'_, Fresh>;
 
@@ -405,6 +408,10 @@ impl InMemory {
 
     pub(crate) fn name(&mut self, tenant: &Tenant, offered: &str) -> Box<str> {
         self.names.entry(tenant.clone()).or_insert_with(|| offered.into()).clone()
+    }
+
+    pub(crate) fn begin_anew(&mut self, names: Vec<(Tenant, Box<str>)>) {
+        *self = InMemory { names: names.into_iter().collect(), ..InMemory::default() };
     }
 
     pub(crate) fn head(&self, tenant: &Tenant) -> Head {

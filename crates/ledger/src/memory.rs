@@ -347,6 +347,13 @@ impl Log for Memory {
         self.now(move |world| Ok(world.logs.name(tenant, offered)))
     }
 
+    fn begin_anew(&self, names: Vec<(Tenant, Box<str>)>) -> Answer<'_, ()> {
+        self.now(move |world| {
+            world.logs.begin_anew(names);
+            Ok(())
+        })
+    }
+
     fn fresh(&self, limit: u32) -> Answer<'_, Fresh> {
         self.now(move |world| {
             let after = world.logs.mark;

@@ -276,6 +276,10 @@ impl Log for Slow<'_> {
         self.ledger.logs().log_name(tenant, offered)
     }
 
+    fn begin_anew(&self, names: Vec<(Tenant, Box<str>)>) -> ledger::Answer<'_, ()> {
+        self.ledger.logs().begin_anew(names)
+    }
+
     fn fresh(&self, limit: u32) -> ledger::Answer<'_, ledger::Fresh> {
         self.ledger.logs().fresh(limit)
     }
@@ -386,6 +390,27 @@ fn a_log_keeps_the_name_and_key_that_it_got_first() {
         assert_eq!(&*name("default", "a+1"), "a+1");
         assert_eq!(&*name("default", "b+2"), "a+1");
         assert_eq!(&*name("other", "b+2"), "b+2");
+    });
+}
+
+#[test]
+fn logs_that_begin_anew_take_every_entry_again_under_another_name() {
+    on_every_ledger(|ledger| {
+        acts(&*ledger, 20);
+        grow(&*ledger);
+        let (before, mut late) = (head(&*ledger), Sequencer::default());
+        acts(&*ledger, 1);
+        let slow = Slow { ledger: &*ledger, grown: std::sync::Mutex::default() };
+        wait(late.round(&slow, &logs(), &mut nonces(), 100)).unwrap();
+        wait(ledger.logs().begin_anew(vec![(default_log(), "a/epoch-2".into())])).unwrap();
+        assert_eq!(head(&*ledger), Head::default());
+        assert_eq!(&*wait(ledger.logs().log_name(&default_log(), "a")).unwrap(), "a/epoch-2");
+        // Whoever was about to grow the old one is too late.
+        let growth = slow.grown.lock().unwrap().take().unwrap();
+        assert!(!wait(ledger.logs().grow(growth)).unwrap());
+        grow(&*ledger);
+        check(&*ledger);
+        assert_eq!(head(&*ledger).size, before.size + 2);
     });
 }
 

@@ -43,7 +43,7 @@ mod tile;
 mod witness;
 
 pub use bundle::{Bundle, Compromise, Logged, Place, Proof, believed, promised_nonce};
-pub use checkpoint::Checkpoint;
+pub use checkpoint::{Checkpoint, epoch_of};
 pub use error::Error;
 pub use leaf::{ActionRef, Leaf, LeafKind, Nonce, RefKey};
 pub use merkle::{Hash, empty_root, leaf_hash, node_hash, verify_consistency, verify_inclusion};

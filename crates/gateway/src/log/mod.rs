@@ -9,6 +9,7 @@
 //! was put back, or that somebody altered, does not lead there: then nothing is signed, rather than a second root of one size.
 //! The file must therefore not be put back with the store; it lies in the folder of the keys for that reason.
 
+mod behind;
 mod completeness;
 mod witnesses;
 
@@ -22,9 +23,10 @@ use ledger::{Head, Ledger, Log, LogOf, Sequencer, hashes};
 use receipt::Promise;
 use receipt::log::{
     Bundle, Checkpoint, Leaf, Note, Place, Plan, Proof, RefKey, Resource, Signer, Tile, Verifier, bundled,
-    empty_root, verify_inclusion,
+    empty_root, epoch_of, verify_inclusion,
 };
 
+pub use self::behind::{Gap, Reconciled};
 pub(crate) use self::witnesses::Witness;
 use crate::caller::{Caller, Deed};
 use crate::config::Config;
@@ -41,6 +43,8 @@ pub(crate) struct Logs {
     signer: Signer,
     folder: PathBuf,
     of: Vec<LogOf>,
+    /// What was signed last of each before this start.
+    told: HashMap<Tenant, Checkpoint>,
     /// What was signed last of each, and what it is called.
     signed: RwLock<HashMap<Tenant, Signed>>,
 }
@@ -77,7 +81,7 @@ impl Logs {
         let path = folder.join(KEY);
         let signer = Signer::from_pkcs8(&open_private(&path, make)?);
         let signer = signer.map_err(|error| format!("`{}`: {error}", path.display()))?;
-        let (mut of, mut signed) = (Vec::new(), HashMap::new());
+        let (mut of, mut signed, mut told) = (Vec::new(), HashMap::new(), HashMap::new());
         for state in tenants {
             let tenant = state.tenant.clone();
             let last = last_signed(folder, &signer, &tenant)?;
@@ -89,6 +93,7 @@ impl Logs {
             let kept = ledger.logs().log_name(&tenant, &key).await.map_err(|error| error.to_string())?;
             let origin = ours(&kept, &signer, &tenant, &path)?;
             must_be(config, environment, &tenant, &origin)?;
+            told.extend(last.iter().map(|(last, _)| (tenant.clone(), last.clone())));
             let nothing = || Checkpoint { origin: origin.clone(), size: 0, root: empty_root() };
             let of_this = last.filter(|(checkpoint, _)| checkpoint.origin == origin);
             let (checkpoint, note) = of_this.map_or((nothing(), None), |(last, note)| (last, Some(note)));
@@ -98,12 +103,18 @@ impl Logs {
         }
         // In one order, whatever order they are kept in.
         of.sort_by(|a, b| a.tenant.cmp(&b.tenant));
-        Ok(Logs { signer, folder: folder.to_owned(), of, signed: RwLock::new(signed) })
+        Ok(Logs { signer, folder: folder.to_owned(), of, told, signed: RwLock::new(signed) })
     }
 
     fn last(&self, tenant: &Tenant) -> Result<Signed, Error> {
         let signed = self.signed.read().unwrap_or_else(PoisonError::into_inner);
         signed.get(tenant).cloned().ok_or_else(|| internal("a tenant has no log"))
+    }
+
+    /// By what checkpoints of a tenant's log are verified.
+    pub(crate) fn key(&self, tenant: &Tenant) -> Result<String, Error> {
+        let key = self.signer.log(&self.last(tenant)?.checkpoint.origin);
+        key.map(|key| key.to_string()).map_err(|_| internal("a log has a name that no key may have"))
     }
 
     /// What a receipt says of its log: the newest checkpoint there is, and that it will be in one soon.
@@ -202,7 +213,8 @@ fn origin(config: &Config, environment: Environment, tenant: &Tenant) -> String 
 
 /// What is configured does not name a log anew that has a name.
 fn must_be(config: &Config, environment: Environment, tenant: &Tenant, has: &str) -> Result<(), String> {
-    if config.log.origin.is_none() || origin(config, environment, tenant) == has {
+    let (base, _) = epoch_of(has);
+    if config.log.origin.is_none() || origin(config, environment, tenant) == base {
         return Ok(());
     }
     Err(format!(
@@ -225,6 +237,7 @@ impl Gateway {
         let mut sequencer = Sequencer::default();
         let mut told = String::new();
         loop {
+            self.until_whole().await;
             // What others logged is signed here too: whoever signs later must know of it.
             let logged = self.log_some(&mut sequencer).await;
             let signed = self.sign_all().await;
@@ -279,6 +292,8 @@ impl Gateway {
             _ => Vec::new(),
         };
         newest.follows(&last, &proof).map_err(|error| {
+            let (tenant, origin) = (tenant.clone(), last.origin.clone());
+            self.fell_behind(Gap { tenant: tenant.clone(), origin, signed: last.size, stored: size.min(last.size) });
             let why = format!(
                 "the stored log of tenant `{tenant}` has {size} leaves and is not the one of {} that was signed ({error}): \
                  was the store put back, or altered?",
@@ -322,9 +337,7 @@ impl Gateway {
     /// `EP_FORBIDDEN` if the caller may not read anything.
     pub fn log_key(&self, caller: &Caller) -> Result<String, Error> {
         caller.must(Deed::ReadOwn)?;
-        let origin = self.logs.last(&caller.tenant)?.checkpoint.origin;
-        let key = self.logs.signer.log(&origin);
-        key.map(|key| key.to_string()).map_err(|_| internal("a log has a name that no key may have"))
+        self.logs.key(&caller.tenant)
     }
 
     /// Tiles and entries of the log of the caller's tenant, by their C2SP paths. Only what the newest checkpoint is of.

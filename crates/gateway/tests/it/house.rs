@@ -17,7 +17,7 @@ pub(crate) struct House {
     pub(crate) operator: Caller,
     pub(crate) admin: Caller,
     folder: tempfile::TempDir,
-    config: Config,
+    pub(crate) config: Config,
     pub(crate) token: String,
     /// Did the test have time pass in its store?
     pub(crate) aged: AtomicBool,

@@ -135,7 +135,7 @@ fn decoded(text: &str) -> [u8; 32] {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_store_that_was_put_back_is_never_signed_with_a_second_root_of_one_size() {
+async fn a_store_that_was_put_back_takes_nothing_on_and_gets_no_second_root_of_a_size() {
     let house = running().await;
     bundle(&house, &paid(&house, "a").await).await;
     let backup = house.path("backup.db");
@@ -145,25 +145,67 @@ async fn a_store_that_was_put_back_is_never_signed_with_a_second_root_of_one_siz
 
     let mut house = put_back(house, &backup).await;
     house.installation.start();
-    let mut receipts = Vec::new();
-    for number in 0..4 {
-        receipts.push(paid(&house, &format!("after-{number}")).await);
-    }
-    // The rows go on, beyond what was signed, from what was put back.
+    let gaps = house.gateway().gaps();
+    assert_eq!(gaps.len(), 1, "{gaps:?}");
+    assert_eq!((&gaps[0].origin, gaps[0].signed), (&signed.origin, signed.size));
+    assert!(gaps[0].stored < signed.size && house.gateway().ready().is_err());
+    let refused = house.send("after", &house.payment("after", "10.00")).await.unwrap_err();
+    assert_eq!(refused.code, Code::Unavailable);
+    assert_eq!(checkpoint(&house), signed);
+
+    house.gateway().begin_anew().await.unwrap();
+    let mut house = house.restart().await;
+    house.installation.start();
+    let after = bundle(&house, &paid(&house, "after").await).await;
+    assert_eq!(house.gateway().gaps(), []);
+    let name = format!("{}/epoch-2", signed.origin);
+    assert_eq!(Checkpoint::of(&after.proof.note, &key(&house)).unwrap().origin, name);
+    // A second restore, to before that: the next epoch is not the one that was signed.
+    let house = put_back(house, &backup).await;
+    assert_eq!(house.gateway().gaps()[0].origin, name);
+    house.gateway().begin_anew().await.unwrap();
+    let house = house.restart().await;
+    assert_eq!(key(&house).name(), format!("{}/epoch-3", signed.origin));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_is_put_back_under_a_running_gateway_stops_it() {
+    let house = running().await;
+    bundle(&house, &paid(&house, "a").await).await;
+    // Somebody else took leaves out of it.
+    house.store().execute_batch("UPDATE log SET size = size - 1").unwrap();
     for _ in 0..2000 {
-        let size: i64 = house.store().query_row("SELECT size FROM log", [], |row| row.get(0)).unwrap();
-        if size > signed.size.cast_signed() {
+        if !house.gateway().gaps().is_empty() {
             break;
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    tokio::time::sleep(Duration::from_millis(100)).await;
-    assert_eq!(checkpoint(&house), signed);
-    for receipt in receipts {
-        let refused = house.gateway().receipt_proof(&house.agent, &receipt).await.unwrap_err();
-        // Not logged yet, or where the signed log has another leaf.
-        assert!(matches!(refused.code, Code::NotFound | Code::Unavailable), "{refused}");
+    let refused = house.send("after", &house.payment("after", "10.00")).await.unwrap_err();
+    assert_eq!(refused.code, Code::Unavailable);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_with_another_key_than_the_stores_log_does_not_open() {
+    let house = running().await;
+    bundle(&house, &paid(&house, "a").await).await;
+    let keys = house.path("data/keys/production");
+    for file in ["log.pkcs8", "log-default.checkpoint"] {
+        std::fs::remove_file(keys.join(file)).unwrap();
     }
+    let why = house.reopened().await.err().unwrap();
+    assert!(why.contains("is not the key that the log of tenant `default` is signed with"), "{why}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_is_called_as_configured_and_keeps_its_name() {
+    let named = |origin: &'static str| {
+        move |config: &mut countersign_gateway::Config| config.log.origin = Some(origin.to_owned())
+    };
+    let mut house = House::with(named("logs.example/ours")).await;
+    assert_eq!(key(&house).name(), "logs.example/ours/default");
+    named("logs.example/other")(&mut house.config);
+    let why = house.reopened().await.err().unwrap();
+    assert!(why.contains("is called `logs.example/ours/default` already"), "{why}");
 }
 
 /// The house with another store under it, as a restore of the database alone leaves it.

@@ -29,6 +29,15 @@ impl Log for Postgres {
         })
     }
 
+    fn begin_anew(&self, names: Vec<(Tenant, Box<str>)>) -> Answer<'_, ()> {
+        self.look(move |db| async move {
+            db.batch_execute("BEGIN").await?;
+            let begun = begin_anew(&db, &names).await;
+            db.batch_execute(if begun.is_ok() { "COMMIT" } else { "ROLLBACK" }).await?;
+            begun
+        })
+    }
+
     fn fresh(&self, limit: u32) -> Answer<'_, Fresh> {
         self.look(move |db| async move { fresh(&db, limit).await })
     }
@@ -71,6 +80,20 @@ pub(super) async fn forget_nonces(db: &Db, actions: &[ActionId]) -> Done<()> {
     let actions: Vec<&[u8]> = actions.iter().map(|action| &action.as_bytes()[..]).collect();
     let sql = "UPDATE log_leaf SET nonce = NULL, action = NULL WHERE action = ANY($1::bytea[])";
     write(db, sql, &[&actions]).await.map(drop)
+}
+
+/// Whoever grows a log meanwhile is waited for, and is too late afterwards.
+async fn begin_anew(db: &Db, names: &[(Tenant, Box<str>)]) -> Done<()> {
+    one(db, "SELECT upto FROM logged WHERE name = $1 FOR UPDATE", &[&ENTRIES]).await?;
+    for sql in ["DELETE FROM log", "DELETE FROM log_tile", "DELETE FROM log_leaf", "DELETE FROM log_name"] {
+        write(db, sql, &[]).await?;
+    }
+    write(db, "UPDATE logged SET upto = 0 WHERE name = $1", &[&ENTRIES]).await?;
+    for (tenant, name) in names {
+        write(db, "INSERT INTO log_name (tenant, name) VALUES ($1, $2)", &[&tenant.as_str(), &&**name])
+            .await?;
+    }
+    Ok(())
 }
 
 /// Keeps (one root): the mark stays locked until all is committed, and nobody grows any log without it.

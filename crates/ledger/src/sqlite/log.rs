@@ -22,6 +22,10 @@ impl Log for Sqlite {
         self.perform(move |batch| batch.log_name(&tenant, &offered).map(Ok))
     }
 
+    fn begin_anew(&self, names: Vec<(Tenant, Box<str>)>) -> Answer<'_, ()> {
+        self.perform(move |batch| batch.begin_anew(&names).map(Ok))
+    }
+
     fn fresh(&self, limit: u32) -> Answer<'_, Fresh> {
         self.look(move |db| fresh(db, limit))
     }
@@ -70,6 +74,15 @@ impl Batch<'_> {
         let name =
             one(self.db, "SELECT name FROM log_name WHERE tenant = ?1", [tenant.as_str()], |row| row.get(0))?;
         Ok(name.unwrap_or_else(|| offered.into()))
+    }
+
+    fn begin_anew(&self, names: &[(Tenant, Box<str>)]) -> Sql<()> {
+        for sql in ["DELETE FROM log", "DELETE FROM log_tile", "DELETE FROM log_leaf", "DELETE FROM log_name"]
+        {
+            self.db.execute(sql, [])?;
+        }
+        self.db.execute("DELETE FROM meta WHERE name = ?1", [LOGGED])?;
+        names.iter().try_for_each(|(tenant, name)| self.log_name(tenant, name).map(drop))
     }
 
     /// Keeps (one root): everything is looked at before anything is written, in the transaction that writes it.

@@ -4,7 +4,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
-use super::{Checkpoint, Error, Hash, Leaf, LeafKind, Nonce, Note, verify_inclusion};
+use super::{Checkpoint, Error, Hash, Leaf, LeafKind, Nonce, Note, epoch_of, verify_inclusion};
 use crate::draft::Event;
 use crate::{Document, Failure, Json, Jwks, MAX_BYTES, Pin, Timestamp, canonical};
 
@@ -103,7 +103,8 @@ impl Proof {
         let (Some(log), Some(nonce)) = (&content.metadata.log, promised_nonce(document)) else {
             return Err(Failure::member("metadata.log", "promises no place in a log"));
         };
-        if *log.origin != *checkpoint.origin {
+        // What was put back is logged again in a later epoch of its log, which the pin names too.
+        if epoch_of(&log.origin).0 != epoch_of(&checkpoint.origin).0 {
             return Err(Failure::member("metadata.log.origin", "is not the log of the proof"));
         }
         let kind = if content.event == Event::Original { LeafKind::Terminal } else { LeafKind::Amendment };

@@ -39,6 +39,15 @@ impl Checkpoint {
     }
 }
 
+/// The name of a log without its epoch, and that. A log whose store was put back begins anew under the same name in another epoch,
+/// `NAME/epoch-2`, and has all that is left logged again; a name that says nothing is of the first.
+#[must_use]
+pub fn epoch_of(origin: &str) -> (&str, u64) {
+    let numbered =
+        origin.rsplit_once("/epoch-").and_then(|(name, number)| Some((name, number.parse().ok()?)));
+    numbered.unwrap_or((origin, 1))
+}
+
 impl fmt::Display for Checkpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let root = BASE64_STANDARD.encode(self.root);

@@ -1,0 +1,347 @@
+//! `countersign audit reconcile`: a provider's own statement beside the log, both ways.
+//!
+//! What the gateway says of its actions is believed only as far as it is a genuine receipt that stands in the log.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use indicatif::ProgressBar;
+use receipt::log::Bundle;
+use receipt::{Document, PaymentStatus, Pin, Trust, Verdict};
+use serde_json::{Value, json};
+
+use crate::api::{Client, encoded};
+use crate::error::{Context, Error, Result};
+use crate::out;
+use crate::verify::read_pin;
+
+/// What is compared.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// The provider's statement: CSV with a heading
+    #[arg(long, value_name = "FILE")]
+    statement: PathBuf,
+    /// Whose receipts count: a pin file that names the log
+    #[arg(long, value_name = "PIN")]
+    issuer: String,
+    /// Column with our reference: the action's id and the number of the attempt
+    #[arg(long, value_name = "NAME", default_value = "reference")]
+    reference: String,
+    /// Column with the amount, a decimal number; what was given back has a minus
+    #[arg(long, value_name = "NAME", default_value = "amount")]
+    amount: String,
+    /// Column with the currency
+    #[arg(long, value_name = "NAME", default_value = "currency")]
+    currency: String,
+    /// Of actions completed at or after this time
+    #[arg(long, value_name = "TIME")]
+    from: Option<String>,
+    /// Of actions completed before this time
+    #[arg(long, value_name = "TIME")]
+    until: Option<String>,
+    /// Of actions of this archetype
+    #[arg(long, value_name = "NAME")]
+    archetype: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(args: &Args, client: &Client) -> Result<ExitCode> {
+    let (pin, _) = read_pin(&args.issuer)?;
+    let stated = args.stated()?;
+    let mut actions: Vec<String> = args.completed(client)?;
+    // What they list and we did not count as completed in that time is looked at as well.
+    actions.extend(stated.keys().cloned());
+    actions.sort_unstable();
+    actions.dedup();
+    let mut findings = Vec::new();
+    let bar = ProgressBar::new(actions.len() as u64).with_message("actions");
+    for id in &actions {
+        findings.extend(compared(id, stated.get(id), &pin, client)?);
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    tell(args, &stated, &findings)
+}
+
+fn tell(args: &Args, stated: &BTreeMap<String, Lines>, findings: &[String]) -> Result<ExitCode> {
+    let lines: usize = stated.values().map(|lines| lines.numbers.len()).sum();
+    if args.json {
+        out::json(&json!({ "ok": findings.is_empty(), "lines": lines, "findings": findings }))?;
+    } else {
+        findings.iter().try_for_each(|finding| out::line(out::shown(finding)))?;
+        out::line(format_args!("{lines} lines, {} that nothing explains", findings.len()))?;
+    }
+    Ok(if findings.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// What a statement says of one reference.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Lines {
+    numbers: Vec<usize>,
+    /// By currency, in millionths.
+    sums: BTreeMap<String, i128>,
+}
+
+impl Args {
+    /// The statement, by reference.
+    fn stated(&self) -> Result<BTreeMap<String, Lines>> {
+        let shown = self.statement.display();
+        let text = std::fs::read_to_string(&self.statement).while_we(|| format!("cannot read `{shown}`"))?;
+        let columns = [&*self.reference, &*self.amount, &*self.currency];
+        stated(&text, columns).map_err(|why| Error::new(format!("cannot use `{shown}`")).because(why))
+    }
+
+    /// The actions that were completed then.
+    fn completed(&self, client: &Client) -> Result<Vec<String>> {
+        let filters = [("time_from", &self.from), ("time_to", &self.until), ("archetype", &self.archetype)];
+        let filters = filters.into_iter().filter_map(|(name, value)| Some((name, value.as_deref()?)));
+        let filters: String = filters.map(|(name, value)| format!("&{name}={}", encoded(value))).collect();
+        let path = format!("/v1/audit?order=oldest&format=jsonl&result_state=COMPLETED&limit=200{filters}");
+        let (mut ids, mut cursor) = (Vec::new(), None::<String>);
+        loop {
+            let at = cursor.as_ref().map(|cursor| format!("&cursor={cursor}")).unwrap_or_default();
+            let (text, next) = client.page(&format!("{path}{at}"))?;
+            for line in text.lines() {
+                let entry: Value = serde_json::from_str(line)
+                    .while_we(|| "the gateway's answer cannot be read".to_owned())?;
+                ids.extend(entry["action_id"].as_str().map(str::to_owned));
+            }
+            match next {
+                Some(next) => cursor = Some(next),
+                None => return Ok(ids),
+            }
+        }
+    }
+}
+
+/// What is wrong between what the provider lists of an action and what its newest receipt says.
+fn compared(id: &str, lines: Option<&Lines>, pin: &Pin, client: &Client) -> Result<Option<String>> {
+    let nothing = Lines::default();
+    let said = lines.unwrap_or(&nothing);
+    let place = match said.numbers.as_slice() {
+        [] => format!("action {id}"),
+        [number] => format!("line {number}, action {id}"),
+        numbers => format!("lines {numbers:?}, action {id}"),
+    };
+    let charged = match charged(id, pin, client)? {
+        Ok(charged) => charged,
+        Err(why) => return Ok(Some(format!("{place}: {why}"))),
+    };
+    let found: BTreeMap<&str, i128> = said
+        .sums
+        .iter()
+        .filter(|(_, sum)| **sum != 0)
+        .map(|(currency, sum)| (currency.as_str(), *sum))
+        .collect();
+    let expected: BTreeMap<&str, i128> = charged
+        .iter()
+        .filter(|(_, sum)| *sum != 0)
+        .map(|(currency, sum)| (currency.as_str(), *sum))
+        .collect();
+    Ok((found != expected)
+        .then(|| format!("{place}: the statement has {}, the log {}", sums(&found), sums(&expected))))
+}
+
+fn sums(sums: &BTreeMap<&str, i128>) -> String {
+    if sums.is_empty() {
+        return "nothing".to_owned();
+    }
+    let each: Vec<String> =
+        sums.iter().map(|(currency, sum)| format!("{} {currency}", decimal(*sum))).collect();
+    each.join(" and ")
+}
+
+/// What an action's newest receipt says was charged, or why nothing is known of it.
+fn charged(
+    id: &str,
+    pin: &Pin,
+    client: &Client,
+) -> Result<std::result::Result<Option<(String, i128)>, String>> {
+    let action = client.exchange(reqwest::Method::GET, &format!("/v1/actions/{}", encoded(id)), &[], None)?;
+    match action.status {
+        200 => {}
+        404 | 400 | 422 => return Ok(Err("the log knows of no such action".to_owned())),
+        other => return Err(Error::new(format!("the gateway answered {other} about action `{id}`"))),
+    }
+    let receipts = action.body["receipts"].as_array().cloned().unwrap_or_default();
+    let Some(newest) = receipts.last().and_then(|receipt| receipt["receipt_id"].as_str()) else {
+        return Ok(Err("it has no receipt".to_owned()));
+    };
+    let path = format!("/v1/receipts/{}/bundle", encoded(newest));
+    let Ok(text) = client.bytes(&path) else {
+        return Ok(Err(format!("its receipt {newest} is not in the log")));
+    };
+    let Ok(bundle) = Bundle::parse(&text) else {
+        return Ok(Err(format!("what the gateway shows of its receipt {newest} is no bundle")));
+    };
+    let trust = Trust {
+        proof: Some(&bundle.proof),
+        require_inclusion: true,
+        allow_sandbox: true,
+        ..Trust::new(pin, &bundle.jwks)
+    };
+    let verdict = receipt::verify(&bundle.receipt, &trust).verdict;
+    if verdict != Verdict::Valid {
+        return Ok(Err(format!("its receipt {newest}: {verdict}")));
+    }
+    let document = std::str::from_utf8(&bundle.receipt).ok().and_then(|text| Document::parse(text).ok());
+    let Some(document) = document.filter(|document| *document.content.transaction_id == *id) else {
+        return Ok(Err(format!("its receipt {newest} is of another action")));
+    };
+    let money = &document.content.money;
+    Ok(match document.content.payment_status {
+        PaymentStatus::NotCharged => Ok(None),
+        PaymentStatus::Charged => {
+            let pair = money.charge_currency.as_deref().zip(money.charge_amount.as_deref());
+            let pair = pair.and_then(|(currency, amount)| Some((currency.to_owned(), millionths(amount)?)));
+            Ok(pair)
+        }
+        PaymentStatus::Pending => Err("it is not known what became of it".to_owned()),
+    })
+}
+
+/// The lines of a statement by reference.
+fn stated(text: &str, columns: [&str; 3]) -> std::result::Result<BTreeMap<String, Lines>, String> {
+    let mut rows = rows(text)?.into_iter();
+    let (_, heading) = rows.next().ok_or("it is empty")?;
+    let mut places = [0; 3];
+    for (place, name) in places.iter_mut().zip(columns) {
+        let found = heading.iter().position(|title| title.trim() == name);
+        *place = found.ok_or_else(|| format!("it has no column `{name}`, but {}", heading.join(", ")))?;
+    }
+    let mut stated: BTreeMap<String, Lines> = BTreeMap::new();
+    for (number, row) in rows {
+        let [reference, amount, currency] = places.map(|place| row.get(place).map_or("", |cell| cell.trim()));
+        let sum =
+            millionths(amount).ok_or_else(|| format!("line {number}: `{amount}` is no decimal number"))?;
+        let lines = stated.entry(action_of(reference).to_owned()).or_default();
+        lines.numbers.push(number);
+        *lines.sums.entry(currency.to_ascii_uppercase()).or_default() += sum;
+    }
+    Ok(stated)
+}
+
+/// The action that a reference of ours is of: it has the number of the attempt behind it.
+fn action_of(reference: &str) -> &str {
+    let attempt =
+        |(_, number): &(&str, &str)| !number.is_empty() && number.bytes().all(|it| it.is_ascii_digit());
+    match reference.rsplit_once('-').filter(attempt) {
+        Some((action, _)) if action.len() == ID => action,
+        _ => reference,
+    }
+}
+
+/// Rows of RFC 4180, with the number of the line on which each begins; empty ones are left out.
+fn rows(text: &str) -> std::result::Result<Vec<(usize, Vec<String>)>, String> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let (mut rows, mut row, mut cell) = (Vec::new(), Vec::new(), String::new());
+    let (mut line, mut began, mut quoted) = (1, 1, false);
+    let mut characters = text.chars().peekable();
+    while let Some(character) = characters.next() {
+        line += usize::from(character == '\n');
+        match (character, quoted) {
+            ('"', true) if characters.peek() == Some(&'"') => {
+                characters.next();
+                cell.push('"');
+            }
+            ('"', true) => quoted = false,
+            ('"', false) if cell.is_empty() => quoted = true,
+            (',', false) => row.push(std::mem::take(&mut cell)),
+            ('\r', false) => {}
+            ('\n', false) => {
+                row.push(std::mem::take(&mut cell));
+                rows.push((began, std::mem::take(&mut row)));
+                began = line;
+            }
+            (other, _) => cell.push(other),
+        }
+    }
+    if quoted {
+        return Err(format!("line {began}: a quotation mark is not closed"));
+    }
+    if !cell.is_empty() || !row.is_empty() {
+        row.push(cell);
+        rows.push((began, row));
+    }
+    rows.retain(|(_, row)| row.iter().any(|cell| !cell.trim().is_empty()));
+    Ok(rows)
+}
+
+/// A decimal number in millionths.
+fn millionths(text: &str) -> Option<i128> {
+    let (sign, digits) = match text.strip_prefix('-') {
+        Some(digits) => (-1, digits),
+        None => (1, text.strip_prefix('+').unwrap_or(text)),
+    };
+    let (whole, part) = digits.split_once('.').unwrap_or((digits, ""));
+    let plain = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+    if whole.is_empty() || whole.len() > 18 || part.len() > PLACES || !plain(whole) || !plain(part) {
+        return None;
+    }
+    let number: i128 = format!("{whole}{part:0<PLACES$}").parse().ok()?;
+    Some(sign * number)
+}
+
+fn decimal(millionths: i128) -> String {
+    let (sign, number) = if millionths < 0 { ("-", -millionths) } else { ("", millionths) };
+    let scale = 10_i128.pow(PLACES as u32);
+    let part = format!("{:0PLACES$}", number % scale);
+    let part = part.trim_end_matches('0');
+    format!("{sign}{}.{part:0<2}", number / scale)
+}
+
+const PLACES: usize = 6;
+/// Length of an action's id.
+const ID: usize = 36;
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_statement_is_read_as_spreadsheets_write_it() {
+        let text = "\u{feff}date,amount,reference,currency\r\n2026-05-01,\"1.50\",a,usd\r\n\r\n,-0.25,\"a\",USD\n,3,\"b \"\"x\"\", y\",EUR";
+        let stated = stated(text, ["reference", "amount", "currency"]).unwrap();
+        assert_eq!(stated["a"].sums, BTreeMap::from([("USD".to_owned(), 1_250_000)]));
+        assert_eq!(stated["a"].numbers, [2, 4]);
+        assert_eq!(stated["b \"x\", y"].sums, BTreeMap::from([("EUR".to_owned(), 3_000_000)]));
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_named() {
+        let why = |text| stated(text, ["reference", "amount", "currency"]).unwrap_err();
+        assert!(why("a,b\n").contains("no column `reference`"));
+        assert_eq!(why("reference,amount,currency\nx,ten,USD\n"), "line 2: `ten` is no decimal number");
+        assert!(why("reference,amount,currency\nx,\"1,USD\n").contains("not closed"));
+        assert_eq!(why(""), "it is empty");
+    }
+
+    #[test]
+    fn attempts_of_one_action_are_summed_up() {
+        let id = "01a21b52-cbb4-7ff0-9dad-8fad23142304";
+        assert_eq!((action_of(&format!("{id}-12")), action_of(id)), (id, id));
+        for other in ["x-1", "", "-1", "01a21b52-cbb4-7ff0-9dad-8fad23142304-x"] {
+            assert_eq!(action_of(other), other);
+        }
+    }
+
+    #[test]
+    fn amounts_are_compared_by_what_they_are() {
+        for (text, number) in
+            [("1", 1_000_000), ("1.00", 1_000_000), ("-0.10", -100_000), ("+2.5", 2_500_000)]
+        {
+            assert_eq!(millionths(text), Some(number));
+        }
+        for text in ["", ".5", "1e3", "1.0000001", "1,000", "--1"] {
+            assert_eq!(millionths(text), None, "{text}");
+        }
+        assert_eq!(
+            (decimal(1_500_000), decimal(-1), decimal(0)),
+            ("1.50".into(), "-0.000001".into(), "0.00".into())
+        );
+    }
+}

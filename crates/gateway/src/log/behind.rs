@@ -1,0 +1,247 @@
+//! When the store forgets: it lacks what was signed of it, because it was put back from a backup, or altered.
+//!
+//! The last checkpoint of each log lies beside the key, outside of the store. A store that does not have all of it has forgotten
+//! actions, and whoever admitted into it might do them again: then nothing is admitted, asked after, sent or logged until somebody
+//! has looked at it ([`Gateway::begin_anew`]). What was signed of the old log stays what it is; the logs begin anew, in another
+//! *epoch*, which is part of their names.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use action::Tenant;
+use ledger::{Log, hashes};
+use receipt::log::{Checkpoint, Plan, epoch_of};
+use serde_json::json;
+
+use super::{Logs, file_of};
+use crate::admin::event;
+use crate::gateway::Gateway;
+use crate::remember::unavailable;
+use crate::row::internal;
+use crate::{Code, Error, clock};
+
+/// What the store lacks of one tenant's log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gap {
+    /// Whose.
+    pub tenant: Tenant,
+    /// What the log is called.
+    pub origin: String,
+    /// How many leaves were signed.
+    pub signed: u64,
+    /// How many of them are in the store at most; as many, if they are not the same ones.
+    pub stored: u64,
+}
+
+/// What became of open actions when their providers were asked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reconciled {
+    /// Those that have their last word now.
+    pub settled: usize,
+    /// Those of which nothing is known yet; they are asked after again when the gateway runs.
+    pub open: usize,
+}
+
+impl Logs {
+    /// What the store lacks of what was signed.
+    pub(super) async fn gaps(&self, log: &dyn Log) -> Result<Vec<Gap>, ledger::Error> {
+        let mut gaps = Vec::new();
+        for of in &self.of {
+            let Some(told) = self.told.get(&of.tenant) else { continue };
+            let here = self.last(&of.tenant).map(|last| last.checkpoint.origin).unwrap_or_default();
+            if epoch_of(&told.origin).1 < epoch_of(&here).1 {
+                // Another gateway has begun anew since.
+                continue;
+            }
+            let stored = log.log_head(&of.tenant).await?.size.min(told.size);
+            if here != told.origin || !has(log, &of.tenant, told, stored).await? {
+                let (tenant, origin) = (of.tenant.clone(), told.origin.clone());
+                gaps.push(Gap { tenant, origin, signed: told.size, stored });
+            }
+        }
+        Ok(gaps)
+    }
+}
+
+/// Does the stored log begin with all that this checkpoint is of?
+async fn has(log: &dyn Log, tenant: &Tenant, told: &Checkpoint, stored: u64) -> Result<bool, ledger::Error> {
+    if told.size == 0 || stored < told.size {
+        return Ok(told.size == 0);
+    }
+    match hashes(log, tenant, &Plan::root(told.size)).await {
+        Ok(root) => Ok(root == [told.root]),
+        Err(ledger::Error::Corrupt(_)) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+impl Gateway {
+    /// What the store lacks of what was signed of it; nothing if it is whole.
+    #[must_use]
+    pub fn gaps(&self) -> Vec<Gap> {
+        self.behind.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    }
+
+    /// Refuses what changes anything while the store is behind.
+    ///
+    /// # Errors
+    /// `EP_UNAVAILABLE` if it is.
+    pub fn must_be_whole(&self) -> Result<(), Error> {
+        if self.gaps().is_empty() {
+            return Ok(());
+        }
+        let why = "the store lacks what was signed of it; nothing is taken on before it was recovered";
+        Err(Error::new(Code::Unavailable, why).hint("the operator has to run `countersign recover`"))
+    }
+
+    /// Finds out whether the store has all that was signed of it.
+    pub(crate) async fn look_behind(&self) -> Result<(), Error> {
+        let gaps = self.logs.gaps(self.ledger.logs()).await.map_err(unavailable)?;
+        gaps.into_iter().for_each(|gap| self.fell_behind(gap));
+        Ok(())
+    }
+
+    pub(super) fn fell_behind(&self, gap: Gap) {
+        let mut behind = self.behind.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if !behind.contains(&gap) {
+            tracing::error!(
+                tenant = %gap.tenant, log = gap.origin, signed = gap.signed, stored = gap.stored,
+                "the store lacks what was signed of it: run `countersign recover`"
+            );
+            behind.push(gap);
+        }
+    }
+
+    /// Waits for as long as the store is behind. A gateway that finds it so is started again after it was recovered.
+    pub(crate) async fn until_whole(&self) {
+        while !self.gaps().is_empty() {
+            tokio::time::sleep(self.interval()).await;
+        }
+    }
+
+    /// The archetypes, by tenant, whose providers may not recognise what is asked of them once more: what was forgotten of them
+    /// might be done twice when its caller asks again.
+    pub async fn may_be_twice(&self) -> Result<Vec<(Tenant, String)>, Error> {
+        let gone_ms = clock::now_ms().saturating_sub(self.newest_ms().await?);
+        let gone = Duration::from_millis(u64::try_from(gone_ms).unwrap_or(0));
+        let mut found = Vec::new();
+        for (tenant, state) in &self.tenants {
+            for (archetype, provider) in &state.rules().providers {
+                let capabilities = provider.capabilities();
+                let recognised = capabilities.idempotent.as_ref().is_some_and(|known| known.retention > gone);
+                // What its caller carries out itself it knows of.
+                if !recognised && !capabilities.repeat_safe && provider.runner().is_none() {
+                    found.push((tenant.clone(), archetype.clone()));
+                }
+            }
+        }
+        found.sort();
+        Ok(found)
+    }
+
+    /// When the newest entry of the store was written that is not of this start.
+    async fn newest_ms(&self) -> Result<i64, Error> {
+        let mut newest = 0;
+        let mut after = None;
+        loop {
+            let page = self.ledger.entries(after, PAGE).await.map_err(unavailable)?;
+            for (_, bytes) in &page.rows {
+                let heading = ledger::Heading::of(bytes).filter(|heading| heading.event != ledger::OPENED);
+                newest = newest.max(heading.and_then(|it| clock::parse_ms(it.at).ok()).unwrap_or(0));
+            }
+            match page.next {
+                Some(next) => after = Some(next),
+                None => return Ok(newest),
+            }
+        }
+    }
+
+    /// Asks providers, by our reference, what became of all that was sent and has no last word in the store, until all is told
+    /// or that much time is over.
+    ///
+    /// # Errors
+    /// `EP_UNAVAILABLE` if the store cannot be read.
+    pub async fn reconcile(self: &Arc<Self>, patience: Duration) -> Result<Reconciled, Error> {
+        let until = Instant::now() + patience;
+        let began = self.left_open().await?;
+        let mut open = began.clone();
+        while !open.is_empty() && Instant::now() < until {
+            for (tenant, id) in &open {
+                self.ask_soon(*id);
+                if let Err(error) = self.look_into(tenant, *id).await {
+                    tracing::warn!(action = %id, %error, "an unsettled action could not be resolved");
+                }
+            }
+            tokio::time::sleep(LOOK).await;
+            open = self.left_open().await?;
+        }
+        let settled = began.iter().filter(|one| !open.contains(one)).count();
+        Ok(Reconciled { settled, open: open.len() })
+    }
+
+    async fn left_open(&self) -> Result<Vec<(Tenant, action::ActionId)>, Error> {
+        let (mut all, mut after) = (Vec::new(), None);
+        loop {
+            let page = self.ledger.unsettled(after, PAGE).await.map_err(unavailable)?;
+            all.extend(page.rows.into_iter().map(|stored| (stored.tenant, stored.id)));
+            match page.next {
+                Some(next) => after = Some(next),
+                None => return Ok(all),
+            }
+        }
+    }
+
+    /// Puts on record what is lacking, and begins all logs anew, in another epoch. Every gateway on the store has to be started
+    /// again afterwards.
+    ///
+    /// # Errors
+    /// `EP_UNAVAILABLE` if that cannot be written.
+    pub async fn begin_anew(&self) -> Result<(), Error> {
+        let gaps = self.gaps();
+        let mut names = Vec::new();
+        for of in &self.logs.of {
+            let tenant = self.tenant(&of.tenant)?;
+            let here = self.logs.last(&of.tenant)?.checkpoint.origin;
+            let told = self.logs.told.get(&of.tenant).map_or(0, |told| epoch_of(&told.origin).1);
+            let (base, now) = epoch_of(&here);
+            let origin = format!("{base}/epoch-{}", told.max(now) + 1);
+            let gap = gaps.iter().find(|gap| gap.tenant == of.tenant);
+            let lacking =
+                gap.map(|gap| json!({ "log": gap.origin, "signed": gap.signed, "stored": gap.stored }));
+            let record = json!({ "lacking": lacking, "log": &origin });
+            self.ledger.record(event(tenant, RECOVERED, &record)).await.map_err(unavailable)?;
+            let key = self
+                .logs
+                .signer
+                .log(&origin)
+                .map_err(|_| internal("a log has a name that no key may have"))?;
+            names.push((of.tenant.clone(), key.to_string().into()));
+        }
+        self.logs.set_aside().map_err(|error| {
+            tracing::error!(%error, "the last checkpoints could not be set aside");
+            Error::new(Code::Unavailable, "the last checkpoints could not be set aside")
+        })?;
+        self.ledger.logs().begin_anew(names).await.map_err(unavailable)
+    }
+}
+
+impl Logs {
+    /// What was signed of the old logs stays where it can be shown.
+    fn set_aside(&self) -> std::io::Result<()> {
+        for (tenant, told) in &self.told {
+            let file = file_of(tenant);
+            let from: &Path = &self.folder.join(&file);
+            let aside = format!("{file}.{}-{}", epoch_of(&told.origin).1, told.size);
+            std::fs::copy(from, self.folder.join(aside))?;
+        }
+        Ok(())
+    }
+}
+
+/// The event with which the ledger says that the store was recovered.
+const RECOVERED: &str = "store_recovered";
+/// Entries or actions read in one go.
+const PAGE: u32 = 1024;
+/// Between two looks at what is open.
+const LOOK: Duration = Duration::from_millis(200);
