@@ -12,6 +12,8 @@ use receipt::{Pin, Trust, Verdict};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use testkit::bank::{Fault, Injection};
+
 use crate::house::{House, ISSUER, Plan, Process, countersign};
 
 /// A witness before it runs: its folder with its key, and where it will listen.
@@ -150,6 +152,115 @@ async fn two_operators_watch_each_other_and_a_forked_log_gets_no_cosignature() {
     a.until_logged("it saw another log of this name").await;
 }
 
+/// The file of the store alone, as a backup of the database has it.
+fn put_back(house: &House, backup: &Path) {
+    let store = house.path().join("data/production.db");
+    for end in ["-wal", "-shm"] {
+        let _ = fs::remove_file(format!("{}{end}", store.display()));
+    }
+    fs::copy(backup, store).unwrap();
+}
+
+fn recover(house: &House, more: &[&str]) -> Output {
+    let config = house.path().join("countersign.toml");
+    countersign().args(["recover", "--config"]).arg(config).args(more).output().unwrap()
+}
+
+fn lines(output: &Output) -> String {
+    String::from_utf8_lossy(&[&output.stdout[..], &output.stderr[..]].concat()).into_owned()
+}
+
+/// A backup from before some payments, one of which was under way, is put back: nothing happens until the store is recovered, and
+/// nothing is paid twice when their callers ask again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_a_restore_nothing_is_taken_on_before_it_is_recovered_and_nothing_is_paid_twice() {
+    let mut house = House::new().await;
+    paid(&house, "before").await;
+    // Sent, with its effect, and without an answer when the backup is made.
+    house.bank.inject(Injection::payments(Fault::DelayAnswer { ms: 60_000 }, 1));
+    house.bank.inject(Injection::queries(Fault::LostBeforeEffect, 1000));
+    let (voice, body) = (house.agent(), house.payment("acct-under-way", "10.00"));
+    let under_way = tokio::spawn(async move { voice.try_execute("under-way", &body).await });
+    while house.bank.effects().count < 2 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    house.gateway.kill();
+    let _ = under_way.await;
+    let (store, backup) = (house.path().join("data/production.db"), house.path().join("backup.db"));
+    rusqlite::Connection::open(&store)
+        .unwrap()
+        .execute("VACUUM INTO ?1", [backup.to_str().unwrap()])
+        .unwrap();
+    house.start();
+    let mut lost = Vec::new();
+    for number in 0..5 {
+        lost.push(paid(&house, &format!("lost-{number}")).await);
+    }
+    let kept = bundle(&house, lost.last().unwrap(), |_| true).await;
+    house.gateway.stop();
+    let effects = house.bank.effects();
+    assert_eq!(effects.count, 7);
+
+    put_back(&house, &backup);
+    house.start();
+    // What is there can be read, and nothing is taken on, asked after or logged.
+    let admin = house.admin();
+    assert_eq!(admin.get("/readyz").await.status, 503);
+    assert_eq!(admin.get("/v1/audit").await.status, 200);
+    for number in 0..5 {
+        let key = format!("lost-{number}");
+        let said = house.agent().execute(&key, &house.payment(&format!("acct-{key}"), "10.00")).await;
+        assert_eq!((said.status, said.code()), (503, "EP_UNAVAILABLE"), "{}", said.text());
+    }
+    assert_eq!(house.admin().post("/v1/freeze", &serde_json::json!({})).await.status, 503);
+    assert_eq!(house.bank.effects().count, 7);
+    house.gateway.stop();
+
+    house.bank.clear_faults();
+    let told = recover(&house, &["--dry-run"]);
+    assert!(!told.status.success() && lines(&told).contains("are lost"), "{}", lines(&told));
+    house.start();
+    assert_eq!(house.admin().get("/readyz").await.status, 503, "a dry run changes nothing");
+    house.gateway.stop();
+    let told = recover(&house, &[]);
+    assert!(told.status.success(), "{}", lines(&told));
+    assert!(lines(&told).contains("1 have their last word now, 0 are open"), "{}", lines(&told));
+    assert!(lines(&recover(&house, &[])).contains("nothing to recover"));
+
+    house.start();
+    assert_eq!(house.admin().get("/readyz").await.status, 200);
+    let name = log_key(&house).await;
+    assert_eq!(name.name(), "gw.example/log/default/epoch-2");
+    for key in ["before", "under-way"] {
+        let said = house.agent().insist(key, &house.payment(&format!("acct-{key}"), "10.00")).await;
+        assert_eq!(said.kind(), "executed", "{key}: {}", said.text());
+    }
+    // This bank compares all of a payment with what first came under its key, our reference among it, and refuses what differs.
+    for number in 0..5 {
+        let key = format!("lost-{number}");
+        let said = house.agent().insist(&key, &house.payment(&format!("acct-{key}"), "10.00")).await;
+        assert_eq!(said.kind(), "failed", "{key}: {}", said.text());
+        assert!(said.text().contains("idempotency_key_reused"), "{}", said.text());
+    }
+    assert_eq!(house.bank.effects(), effects, "nothing was paid twice");
+    // What was signed of the old log is evidence of what is gone, and what is there is logged again.
+    let jwks = house.jwks().await;
+    let old = Pin::new(ISSUER, &jwks).and_log(
+        Signer::from_pkcs8(&fs::read(house.path().join("data/keys/production/log.pkcs8")).unwrap())
+            .unwrap()
+            .log("gw.example/log/default")
+            .unwrap(),
+    );
+    assert_eq!(verdict(&kept, &old), Verdict::Valid);
+    let again = paid(&house, "again").await;
+    let new = Pin::new(ISSUER, &jwks).and_log(name);
+    assert_eq!(verdict(&bundle(&house, &again, |_| true).await, &new), Verdict::Valid);
+    let sql = "SELECT count(*) FROM entry WHERE instr(CAST(bytes AS TEXT), 'store_recovered') > 0";
+    let recovered: i64 =
+        rusqlite::Connection::open(&store).unwrap().query_row(sql, [], |row| row.get(0)).unwrap();
+    assert_eq!(recovered, 2, "one in the log of each tenant");
+}
+
 fn copy(from: &Path, to: &Path) {
     assert!(std::process::Command::new("cp").arg("-a").arg(from).arg(to).status().unwrap().success());
 }
@@ -270,9 +381,18 @@ async fn an_action_without_its_end_is_found_and_so_is_a_receipt_that_was_left_ou
 
     // The operator has the log made anew, without that receipt and with an intent of three days ago.
     house.gateway.stop();
-    fs::remove_file(folder.join("data/keys/production/log-default.checkpoint")).unwrap();
+    for tenant in ["default", "other"] {
+        fs::remove_file(folder.join(format!("data/keys/production/log-{tenant}.checkpoint"))).unwrap();
+    }
     another_log(&folder.join("data/production.db"));
     house.start();
+    let auditor = house.voice("default", "auditor");
+    for _ in 0..1000 {
+        if auditor.get("/log/checkpoint").await.status != 404 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
     let said = monitor(&house, &pin, &[]);
     let found_now = found(&said);
     assert_eq!(found_now.len(), 1, "{found_now:?}");
@@ -347,4 +467,58 @@ async fn nobody_is_told_of_a_period_that_is_not_over() {
     fs::write(folder.join("statement"), lie.to_string()).unwrap();
     let found_now = found(&monitor(&house, &pin, &["--statement", statement.to_str().unwrap()]));
     assert!(found_now[0].contains("is not true"), "{found_now:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_providers_statement_is_matched_both_ways() {
+    let house = House::new().await;
+    let mut receipt = String::new();
+    for number in 0..3 {
+        receipt = paid(&house, &format!("k-{number}")).await;
+    }
+    bundle(&house, &receipt, |_| true).await;
+    let pin = house.path().join("pin.json");
+    fs::write(&pin, Pin::new(ISSUER, &house.jwks().await).and_log(log_key(&house).await).to_text()).unwrap();
+    let paid: Vec<String> = house.bank.effects().by_reference.into_keys().collect();
+    let reconciled = |lines: &[(&str, &str, &str)]| {
+        let file = house.path().join("statement.csv");
+        let rows = lines
+            .iter()
+            .map(|(reference, amount, currency)| format!("x,{reference},\"{amount}\",{currency}\n"));
+        fs::write(&file, format!("date,reference,amount,currency\n{}", rows.collect::<String>())).unwrap();
+        let auditor = house.voice("default", "auditor");
+        let mut command = countersign();
+        command.env("COUNTERSIGN_API_KEY", auditor.key.unwrap()).args([
+            "audit",
+            "reconcile",
+            "--json",
+            "--url",
+            &auditor.url,
+        ]);
+        found(&command.arg("--issuer").arg(&pin).arg("--statement").arg(file).output().unwrap())
+    };
+    let all: Vec<_> = paid.iter().map(|id| (id.as_str(), "10.00", "USD")).collect();
+    assert_eq!(reconciled(&all), [""; 0]);
+    // Paid in two parts, and one part given back and paid again.
+    let parts = [&all[..2], &[(&paid[2], "4", "USD"), (&paid[2], "6.00", "usd")]].concat();
+    assert_eq!(reconciled(&parts), [""; 0]);
+    let one = |lines: &[(&str, &str, &str)], says: &str| {
+        let found = reconciled(lines);
+        assert!(found.len() == 1 && found[0].contains(says), "{says}: {found:?}");
+    };
+    let last = &paid[2][..36];
+    one(&all[..2], &format!("action {last}: the statement has nothing, the log 10.00 USD"));
+    one(
+        &[&all[..], &[("elsewhere", "5.00", "USD")]].concat(),
+        "line 5, action elsewhere: the log knows of no such action",
+    );
+    one(
+        &[&all[..2], &[(&paid[2], "10.01", "USD")]].concat(),
+        "the statement has 10.01 USD, the log 10.00 USD",
+    );
+    one(
+        &[&all[..2], &[(&paid[2], "10.00", "EUR")]].concat(),
+        "the statement has 10.00 EUR, the log 10.00 USD",
+    );
+    one(&[&all[..], &[all[2]]].concat(), "the statement has 20.00 USD, the log 10.00 USD");
 }
