@@ -140,14 +140,13 @@ async fn put(db: &Db, grown: &Grown) -> Done<()> {
                ON CONFLICT (tenant, level, number) DO UPDATE SET hashes = excluded.hashes";
     write(db, sql, &[&tenant, &levels, &numbers, &hashes]).await?;
     let (mut numbers, mut entries) = (Vec::new(), Vec::new());
-    let (mut actions, mut leaves, mut nonces): (Vec<Option<&[u8]>>, Vec<&[u8]>, Vec<Option<&[u8]>>) =
-        Default::default();
+    let (mut actions, mut leaves, mut nonces) = (Vec::new(), Vec::new(), Vec::new());
     for (number, leaf) in (grown.from.size..).zip(&grown.leaves) {
         numbers.push(number.cast_signed());
         entries.push(leaf.entry);
         let action = leaf.action.as_ref().filter(|_| leaf.nonce.is_some());
         actions.push(action.map(|action| &action.as_bytes()[..]));
-        leaves.push(&leaf.leaf);
+        leaves.push(&leaf.leaf[..]);
         nonces.push(leaf.nonce.as_ref().map(|nonce| &nonce[..]));
     }
     let sql = "INSERT INTO log_leaf (tenant, number, entry, action, leaf, nonce)

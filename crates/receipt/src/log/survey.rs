@@ -145,7 +145,7 @@ impl fmt::Display for Completeness {
         let (origin, rest) = checkpoint.split_once('\n').unwrap_or_default();
         let hour = |hour: u32| Timestamp::from_unix_millis(u64::from(hour) * HOUR_MS);
         writeln!(f, "{SPEC}\n{origin}\n{}\n{}", hour(self.from).as_str(), hour(self.until).as_str())?;
-        write!(f, "{rest}{} {}\n", self.begins, self.ends)?;
+        writeln!(f, "{rest}{} {}", self.begins, self.ends)?;
         LeafKind::ALL.iter().try_for_each(|kind| writeln!(f, "{} {}", kind.as_str(), self.counts.of(*kind)))
     }
 }
