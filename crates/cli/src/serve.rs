@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use gateway::config::Tls;
-use gateway::{Config, Installation};
+use gateway::{Config, Gateway, Installation};
 use server::{Faces, Running, ServerConfig};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::mpsc;
@@ -115,6 +115,7 @@ async fn serve(mut config: Config, args: &Args) -> Result<()> {
     tracing::info!("stopping: answering what is under way");
     running.stop(GRACE).await;
     installation.production.mcp().close().await;
+    keep_last_deliveries(&installation.production).await;
     Ok(())
 }
 
@@ -124,6 +125,13 @@ pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     socket.listen(QUEUE)
+}
+
+/// Before the end: what clients have had they do not mean when they call again.
+pub(crate) async fn keep_last_deliveries(gateway: &Gateway) {
+    if let Err(error) = gateway.keep_last_deliveries().await {
+        tracing::warn!(%error, "what was delivered last is not on record: the same calls get the same outcomes once more");
+    }
 }
 
 /// The system may allow fewer.

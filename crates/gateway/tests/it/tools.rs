@@ -146,7 +146,7 @@ async fn what_was_delivered_is_known_after_a_restart_and_what_was_not_is_joined(
     let house = house(&tools).await;
     ask(&house, call("count", "told")).await.delivery.unwrap().done();
     ask(&house, call("count", "lost")).await;
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    house.gateway().keep_last_deliveries().await.unwrap();
     let house = house.restart().await;
     assert!(!ask(&house, call("count", "told")).await.replayed);
     assert!(ask(&house, call("count", "lost")).await.replayed);
