@@ -40,6 +40,8 @@ pub(super) struct Link {
     ended: AtomicBool,
     /// Is it at an address? A process and its session end together.
     is_called: bool,
+    /// Of a client's session: what the server keeps for it lasts as long.
+    is_of_session: bool,
     level: Mutex<Option<LoggingLevel>>,
     /// Killed with the link.
     process: Mutex<Option<Running>>,
@@ -118,6 +120,7 @@ impl Link {
         within: Duration,
     ) -> Result<Link, Unopened> {
         let (under_way, secrets) = (Arc::clone(&relay.under_way), Arc::clone(&relay.secrets));
+        let is_of_session = relay.party.client().has_session && !relay.party.client().owner.is_nobody();
         let mode = greeting.mode();
         let (greeted, process) = match launch {
             Launch::Process(process) => {
@@ -158,6 +161,7 @@ impl Link {
             heard: AtomicUsize::new(0),
             ended: AtomicBool::new(false),
             is_called: matches!(launch, Launch::Address(_)),
+            is_of_session,
             level: Mutex::default(),
             process: Mutex::new(process),
             place: None,
@@ -212,15 +216,18 @@ impl Link {
         !ended && !self.service.is_closed() && !self.service.peer().is_transport_closed()
     }
 
-    /// Whether the server still knows of it. One that ended the session says so of the first request afterwards, which then had
-    /// better be none that acts.
+    /// Whether the server still knows of it, and says so in time. One that ended the session says so of the first request
+    /// afterwards, which then had better be none that acts.
     pub(super) async fn is_known(&self, within: Duration) -> bool {
         if !self.is_called || self.asks_by_answers() || lock(&self.used).elapsed() < QUIET {
             return true;
         }
         let (ping, tie) = (PingRequest::default().into(), Tie::default());
         let answer = self.exchange(ping, RequestMetaObject::new(), &tie, within).await;
-        !matches!(answer, Err(Fault::Ended))
+        let is_known = matches!(answer, Ok(_) | Err(Fault::Refused(_)));
+        // Nor does it do for the next.
+        self.ended.fetch_or(!is_known, Ordering::Relaxed);
+        is_known
     }
 
     pub(super) fn is_idle(&self) -> bool {
@@ -230,6 +237,11 @@ impl Link {
     /// Whether somebody wants to hear what comes over it, though nothing is asked.
     pub(super) fn is_heard(&self) -> bool {
         self.heard.load(Ordering::Relaxed) > 0
+    }
+
+    /// Whether it is to be given up: nobody used it for so long, and nothing but its place depends on it.
+    pub(super) fn is_left(&self, idle: Duration) -> bool {
+        !self.is_heard() && !self.is_of_session && self.unused_for() >= idle
     }
 
     pub(super) fn unused_for(&self) -> Duration {

@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 use action::Tenant;
 use futures_util::{StreamExt, stream};
 use rmcp::model::{
-    CallToolRequestParams, ClientNotification, ClientRequest, ErrorData, GetMeta, GetPromptRequestParams,
-    InputRequiredResult, InputResponses, ListToolsRequest, PaginatedRequestParams, ReadResourceRequestParams,
-    RequestMetaObject, ServerPeerInfo, ServerResult, SubscribeRequest, SubscribeRequestParams,
-    SubscriptionFilter,
+    CallToolRequestParams, ClientNotification, ClientRequest, ErrorCode, ErrorData, GetMeta,
+    GetPromptRequestParams, InputRequiredResult, InputResponses, ListToolsRequest, PaginatedRequestParams,
+    ReadResourceRequestParams, RequestMetaObject, ServerPeerInfo, ServerResult, SubscribeRequest,
+    SubscribeRequestParams, SubscriptionFilter,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit, oneshot};
 use tokio::task::JoinHandle;
@@ -315,7 +315,11 @@ impl Server {
             let page = match answer.await {
                 Ok(ServerResult::ListToolsResult(page)) => page,
                 // A server without tools.
-                Err(Fault::Refused(error)) if error.code == rmcp::model::ErrorCode::METHOD_NOT_FOUND => break,
+                Err(Fault::Refused(error))
+                    if tools.is_empty() && error.code == ErrorCode::METHOD_NOT_FOUND =>
+                {
+                    return Ok(tools);
+                }
                 Ok(_) | Err(Fault::Refused(_)) => return Err(self.unreachable(UNLISTED)),
                 Err(Fault::Ended) => return Err(self.unreachable(ENDED)),
                 Err(Fault::NotSent(why) | Fault::Lost(_, why)) => return Err(self.unreachable(&why)),
@@ -326,10 +330,11 @@ impl Server {
                 return Err(self.unreachable("it lists more tools than are taken"));
             }
             if cursor.is_none() {
-                break;
+                return Ok(tools);
             }
         }
-        Ok(tools)
+        // What would be cut off would look as if it were gone.
+        Err(self.unreachable("its list has more pages than are taken"))
     }
 
     /// Has it tell of changes to its list, as long as it does that. Until it says so no list of it is believed, so that is waited
@@ -572,7 +577,7 @@ impl Server {
     /// The same, of which the server still knows.
     pub(super) async fn known_link(self: &Arc<Server>, party: &Arc<dyn Party>) -> Result<Use, Unreachable> {
         let link = self.link(party).await?;
-        if link.0.is_known(self.silence()).await {
+        if link.0.is_known(self.bearable()).await {
             return Ok(link);
         }
         drop(link);
@@ -763,14 +768,14 @@ async fn watch(server: Arc<Server>, stands: oneshot::Sender<()>) {
     listening.over().await;
 }
 
-/// Closes what nobody used for a while, as long as there is a server.
+/// Closes what nobody used for a while, as long as there is a server. What is of a session goes with it, or for want of room.
 async fn sweep(server: Weak<Server>) {
     loop {
         tokio::time::sleep(IDLE / 4).await;
         let Some(server) = server.upgrade() else { return };
         let mut links = lock(&server.links);
         for own in links.values_mut() {
-            own.retain(|link| link.is_open() && (link.is_heard() || link.unused_for() < IDLE));
+            own.retain(|link| link.is_open() && !link.is_left(IDLE));
         }
         links.retain(|_, own| !own.is_empty());
     }

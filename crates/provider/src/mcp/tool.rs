@@ -7,7 +7,7 @@
 //! tool = "git_commit"
 //! pinned = "9f…"                 # what the operator accepted of what the server says of it
 //! read_only = false              # true: it changes nothing, whatever comes of it
-//! on_error = "refused"           # what a result with `isError` is taken for: refused | doubt, which it is where there is money
+//! on_error = "refused"           # a result with `isError`: refused (it says that it failed) | doubt, which it is where there is money
 //! reference = "/structuredContent/id"      # where the result names what it made
 //!
 //! [binding.capabilities]
@@ -20,6 +20,7 @@
 //! arguments = { id = { "$action" = "provider_reference" } }
 //! ```
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -32,9 +33,10 @@ use rmcp::model::{
     RequestMetaObject, ServerResult,
 };
 use serde_json::{Value, json};
+use tokio::time::timeout;
 
 use super::Servers;
-use super::link::{Fault, IDEMPOTENCY_KEY, TRANSACTION, Use};
+use super::link::{Fault, GRACE, IDEMPOTENCY_KEY, TRANSACTION, Use};
 use super::listed::SeenTool;
 use super::party::{Seat, Seats, Tie};
 use super::server::{MOST_ROUNDS, Server, answered, nobody};
@@ -202,23 +204,39 @@ impl Tool {
         let seat = self.seats.of(call.action_id);
         let arguments = call.constraints.as_object().cloned().unwrap_or_default();
         let asked = Asked { name: &self.tool, pinned: &self.pinned, arguments, on_error: self.on_error };
-        let left = AtomicBool::new(false);
-        let asking = self.ask(call, seat.as_deref(), asked, &left);
-        let overdue = |_| match left.load(Ordering::Relaxed) {
-            true => lost(Doubt::NoAnswer, "it took too long"),
-            false => {
-                Reply::NotSent { why: "its server took too long before anything could be sent".to_owned() }
-            }
-        };
-        match tokio::time::timeout(self.server.patience(), asking).await.unwrap_or_else(overdue) {
+        match self.ask_in_time(call, seat.as_deref(), asked).await {
             // Whatever came of it, nothing is changed by it.
             Reply::Lost { why, .. } if self.read_only => Reply::NotSent { why },
             reply => reply,
         }
     }
 
+    /// Waits as long as may be waited for; then the server is told that nobody waits any more.
+    async fn ask_in_time(&self, call: &Call, seat: Option<&Seat>, asked: Asked<'_>) -> Reply {
+        let left = AtomicBool::new(false);
+        let of_client = seat.map(|seat| seat.tie.clone()).unwrap_or_default();
+        let given_up = of_client.cancelled.child_token();
+        let tie = Tie { cancelled: given_up.clone(), ..of_client };
+        let mut asking = pin!(self.ask(call, seat, asked, (&tie, &left)));
+        if let Ok(reply) = timeout(self.server.patience(), &mut asking).await {
+            return reply;
+        }
+        given_up.cancel();
+        match timeout(2 * GRACE, asking).await {
+            Ok(reply) if reply.doubt().is_none() => reply,
+            _ if left.load(Ordering::Relaxed) => lost(Doubt::NoAnswer, "it took too long"),
+            _ => Reply::NotSent { why: "its server took too long before anything could be sent".to_owned() },
+        }
+    }
+
     /// `left` is set before anything leaves.
-    async fn ask(&self, call: &Call, seat: Option<&Seat>, asked: Asked<'_>, left: &AtomicBool) -> Reply {
+    async fn ask(
+        &self,
+        call: &Call,
+        seat: Option<&Seat>,
+        asked: Asked<'_>,
+        (tie, left): (&Tie, &AtomicBool),
+    ) -> Reply {
         let (began, not_sent) = (Instant::now(), |why: String| Reply::NotSent { why });
         // Exactly what it says now: between two looks at what is known it may come to say something else.
         let tools = match self.server.tools().await {
@@ -240,20 +258,22 @@ impl Tool {
         if began.elapsed() > LONGEST_START {
             return not_sent("its server took too long to start".to_owned());
         }
-        let tie = seat.map(|seat| seat.tie.clone()).unwrap_or_default();
+        if tie.cancelled.is_cancelled() {
+            return not_sent("its caller gave it up before it was sent".to_owned());
+        }
         let meta = meta_of(call, seat);
         let mut params = CallToolRequestParams::new(asked.name.to_owned()).with_arguments(asked.arguments);
         params.input_responses = seat.and_then(Seat::answers);
         for round in 0..MOST_ROUNDS {
             left.store(true, Ordering::Relaxed);
-            let answer = self.exchange(&link, params.clone(), &meta, &tie).await;
+            let answer = self.exchange(&link, params.clone(), &meta, tie).await;
             match answer {
                 Ok(ServerResult::CallToolResult(result)) => {
                     return self.reply(call, seat, &result, asked.on_error);
                 }
                 Ok(ServerResult::InputRequiredResult(input)) => {
                     let state = input.request_state.clone();
-                    match answered(&party, input, &tie).await {
+                    match answered(&party, input, tie).await {
                         // What was admitted was admitted for then; who answers takes their time.
                         Ok(_) if !self.may_go_on(call, seat, (asked.name, asked.pinned)).await => {
                             return refused("stopped", Value::Null);
@@ -379,7 +399,7 @@ impl Tool {
         };
         self.fit(&undo.tool, &mut arguments);
         let asked = Asked { name: &undo.tool, pinned: &undo.pinned, arguments, on_error: OnError::Refused };
-        self.ask(call, None, asked, &AtomicBool::new(false)).await
+        self.ask_in_time(call, None, asked).await
     }
 
     /// A reference is kept as text; where the tool wants a number in its place, it is one.

@@ -621,10 +621,27 @@ async fn a_client_that_gives_up_leaves_a_doubt_and_the_server_is_told() {
     let _taken =
         world.servers.seats().take(call.action_id, Seat::new(Agent::new("ann", true), None, tie, None));
     let (reply, ()) = tokio::join!(provider.call(&call, NOW_MS), async {
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        while world.tools.calls().is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
         cancelled.cancel();
     });
     assert!(matches!(&reply, Reply::Lost { why, .. } if why.contains("gave it up")), "{reply:?}");
+}
+
+#[tokio::test]
+async fn what_its_client_gave_up_before_it_left_is_not_sent() {
+    for (name, revisions) in REVISIONS {
+        let world = World::new(revisions).await;
+        let (call, provider) = world.bind("count", "");
+        let tie = Tie::default();
+        tie.cancelled.cancel();
+        let seat = Seat::new(Agent::new("ann", true), None, tie, None);
+        let _taken = world.servers.seats().take(call.action_id, seat);
+        let reply = provider.call(&call, NOW_MS).await;
+        assert!(matches!(&reply, Reply::NotSent { why } if why.contains("gave it up")), "{name}: {reply:?}");
+        assert_eq!(world.tools.calls().len(), 0, "{name}");
+    }
 }
 
 #[tokio::test]
@@ -662,6 +679,21 @@ async fn another_tool_takes_back_what_one_did_by_what_it_answered() {
     assert_eq!(world.tools.count("k"), 0);
     let mistakes = world.try_bind("count", &rollback, "").unwrap_err();
     assert!(mistakes[0].message.contains("not reversible"), "{mistakes:?}");
+}
+
+#[tokio::test]
+async fn an_undo_whose_server_never_comes_to_an_end_is_in_doubt() {
+    let second = Duration::from_secs(1);
+    let brief = |it: Declared| Declared { timeout: second, input: second, ..it };
+    let world = World::declared(&[SESSIONS], brief).await;
+    let rollback = format!(
+        "[binding.rollback]\ntool = \"slow\"\npinned = \"{}\"\nwithin_seconds = 60\narguments = {{ steps = 1000000 }}",
+        world.pinned("slow")
+    );
+    let (call, provider) = world.try_bind("count", &rollback, "reversible = true").unwrap();
+    let undone = provider.undo(&call, Done::default(), NOW_MS);
+    let reply = tokio::time::timeout(60 * second, undone).await.expect("it ends");
+    assert!(matches!(reply, Reply::Lost { how: execution::Doubt::NoAnswer, .. }), "{reply:?}");
 }
 
 #[tokio::test]

@@ -138,6 +138,9 @@ pub(super) struct Whereabouts(Mutex<HashMap<(Tenant, String), Arc<str>>>);
 impl Whereabouts {
     /// This server lists this resource.
     pub(super) fn learn(&self, tenant: &Tenant, server: &str, uri: &str) {
+        if uri.len() > LONGEST_URI {
+            return;
+        }
         let mut known = lock(&self.0);
         if known.len() >= MOST_KNOWN {
             known.clear();
@@ -301,6 +304,7 @@ pub(super) fn no_resource(uri: &str) -> ErrorData {
 }
 
 const MOST_KNOWN: usize = 10_000;
+const LONGEST_URI: usize = 2048;
 const MOST_PAGES: usize = 20;
 const BEARABLE: Duration = Duration::from_secs(20);
 /// What is known already is there by then.

@@ -55,7 +55,7 @@ pub(super) fn refusal(error: &Error, has_output: bool) -> CallToolResult {
 fn in_words(called: &Called, has_output: bool) -> CallToolResult {
     let body = brief(called);
     if called.kind == CalledKind::Outcome(Kind::Executed) {
-        let text = "The call was carried out and confirmed; what the server answered is not kept.";
+        let text = "The call was carried out and confirmed: do not make it again. What its server answered is not kept.";
         let content = vec![ContentBlock::text(text)];
         // Where a form is declared, clients throw away what has none and is no error.
         return if has_output { CallToolResult::error(content) } else { CallToolResult::success(content) };
