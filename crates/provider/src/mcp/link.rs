@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 use execution::Doubt;
 use rmcp::RoleClient;
 use rmcp::model::{
-    CancelledNotification, CancelledNotificationParam, ClientNotification, ClientRequest, ErrorData, GetMeta,
-    LoggingLevel, PingRequest, ProtocolVersion, RequestId, RequestMetaObject, ServerPeerInfo, ServerResult,
-    SetLevelRequest, SetLevelRequestParams,
+    CallToolRequest, CancelledNotification, CancelledNotificationParam, ClientNotification, ClientRequest,
+    ErrorData, GetMeta, LoggingLevel, PingRequest, ProtocolVersion, RequestId, RequestMetaObject,
+    ServerPeerInfo, ServerResult, SetLevelRequest, SetLevelRequestParams,
 };
 use rmcp::service::{
     ClientInitializeError, ClientLifecycleMode, Peer, PeerRequestOptions, RunningService, ServiceError,
@@ -22,6 +22,7 @@ use rmcp::transport::streamable_http_client::StreamableHttpError;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::direct::{self, Direct};
 use super::launch::{Launch, Running};
 use super::lock;
 use super::party::{PartyId, Tie};
@@ -31,6 +32,8 @@ use crate::secrets::Secret;
 
 pub(super) struct Link {
     service: RunningService<RoleClient, Relay>,
+    /// How calls go to an address that keeps no session.
+    direct: Option<Direct>,
     under_way: Arc<UnderWay>,
     secrets: Arc<[Arc<Secret>]>,
     used: Mutex<Instant>,
@@ -119,6 +122,7 @@ impl Link {
     ) -> Result<Link, Unopened> {
         let (under_way, secrets) = (Arc::clone(&relay.under_way), Arc::clone(&relay.secrets));
         let mode = greeting.mode();
+        let mut direct = None;
         let (greeted, process) = match launch {
             Launch::Process(process) => {
                 let (pipes, running) = process.start(name, most_bytes).map_err(Unopened::There)?;
@@ -128,6 +132,7 @@ impl Link {
             Launch::Address(address) => {
                 let has_session = greeting == Greeting::Session;
                 let (client, config) = address.client(most_bytes, has_session).map_err(Unopened::There)?;
+                direct = Some(Direct::new(client.clone(), config.clone(), relay.says()));
                 let transport = StreamableHttpClientTransport::with_client(client, config);
                 let greeting = serve_client_with_lifecycle(relay, transport, mode);
                 (tokio::time::timeout(within, greeting).await, None)
@@ -149,8 +154,9 @@ impl Link {
             }
             Ok(Ok(service)) => service,
         };
-        let link = Link {
+        let mut link = Link {
             service,
+            direct: None,
             under_way,
             secrets,
             used: Mutex::new(Instant::now()),
@@ -166,6 +172,7 @@ impl Link {
         if matches!(launch, Launch::Address(_)) && greeting == Greeting::Either && !link.asks_by_answers() {
             return Err(Unopened::Otherwise);
         }
+        link.direct = direct.filter(|_| link.asks_by_answers());
         Ok(link)
     }
 
@@ -260,23 +267,54 @@ impl Link {
         let mut answer = pin!(handle.await_response());
         tokio::select! {
             biased;
-            answer = &mut answer => self.heard(answer),
+            answer = &mut answer => self.heard(answer.map_err(fault)),
             () = silent(&exchange, silence) => {
                 let is_told = self.give_up(id, "nothing was heard of it in time").await;
                 // A process that says nothing and takes nothing any more is of no use to the next.
                 if !is_told && !self.is_called {
                     self.ended.store(true, Ordering::Relaxed);
                 }
-                Err(Fault::Lost(Doubt::NoAnswer, "no answer came in time".to_owned()))
+                Err(Fault::Lost(Doubt::NoAnswer, LATE.to_owned()))
             }
             () = tie.cancelled.cancelled() => {
                 self.give_up(id, "the client does not want it any more").await;
                 // It may be at its end just now.
                 match tokio::time::timeout(GRACE, &mut answer).await {
-                    Ok(answer) => self.heard(answer),
-                    Err(_) => Err(Fault::Lost(Doubt::GivenUp, "its caller gave it up".to_owned())),
+                    Ok(answer) => self.heard(answer.map_err(fault)),
+                    Err(_) => Err(Fault::Lost(Doubt::GivenUp, GIVEN_UP.to_owned())),
                 }
             }
+        }
+    }
+
+    /// A `tools/call` and its answer, without rmcp's tasks where that can be.
+    pub(super) async fn call(
+        &self,
+        request: CallToolRequest,
+        meta: RequestMetaObject,
+        tie: &Tie,
+        silence: Duration,
+    ) -> Result<ServerResult, Fault> {
+        let named = Direct::named(&request.params.name);
+        let mut request = ClientRequest::CallToolRequest(request);
+        let (Some(direct), Some(name)) = (&self.direct, named) else {
+            return self.exchange(request, meta, tie, silence).await;
+        };
+        let level = meta.log_level();
+        *request.get_meta_mut() = carried(meta);
+        if let Some(level) = level {
+            request.get_meta_mut().set_log_level(level);
+        }
+        let exchange = Arc::new(Exchange::new(direct.next(), tie.id.clone(), tie.progress.clone()));
+        self.under_way.begin(Arc::clone(&exchange));
+        let _end = End { under_way: &self.under_way, exchange: &exchange };
+        let hear = |told| self.service.service().hear(told, Some(&exchange));
+        // Whoever is not waited for any more is told so by the end of the connection.
+        tokio::select! {
+            biased;
+            answer = direct.call((name, request), (&exchange.id, &exchange.token), &hear) => self.heard(answer),
+            () = silent(&exchange, silence) => Err(Fault::Lost(Doubt::NoAnswer, LATE.to_owned())),
+            () = tie.cancelled.cancelled() => Err(Fault::Lost(Doubt::GivenUp, GIVEN_UP.to_owned())),
         }
     }
 
@@ -298,9 +336,9 @@ impl Link {
         }
     }
 
-    fn heard(&self, answer: Result<ServerResult, ServiceError>) -> Result<ServerResult, Fault> {
+    fn heard(&self, answer: Result<ServerResult, Fault>) -> Result<ServerResult, Fault> {
         let unreadable = || Fault::Lost(Doubt::NotUnderstood, UNREADABLE.to_owned());
-        match answer.map_err(fault) {
+        match answer {
             Ok(result) => self.without_secrets(result).ok_or_else(unreadable),
             Err(Fault::Refused(error)) => {
                 Err(self.without_secrets(error).map_or_else(unreadable, Fault::Refused))
@@ -397,19 +435,8 @@ fn fault(error: ServiceError) -> Fault {
     let (how, why) = match error {
         ServiceError::McpError(error) => return Fault::Refused(error),
         ServiceError::TransportSend(error) => {
-            match error.error.downcast_ref::<StreamableHttpError<reqwest::Error>>() {
-                Some(StreamableHttpError::Client(error)) if error.is_connect() || error.is_builder() => {
-                    return Fault::NotSent("no connection came about".to_owned());
-                }
-                Some(StreamableHttpError::SessionExpired) => return Fault::Ended,
-                Some(StreamableHttpError::ResponseBodyTooLarge { .. }) => {
-                    (Doubt::NotUnderstood, "the answer is larger than allowed")
-                }
-                Some(StreamableHttpError::HttpStatus(_)) => {
-                    (Doubt::Error, "the server answered with an error of its own")
-                }
-                _ => (Doubt::Broken, BROKEN),
-            }
+            let error = error.error.downcast_ref::<StreamableHttpError<reqwest::Error>>();
+            return error.map_or_else(|| Fault::Lost(Doubt::Broken, BROKEN.to_owned()), direct::fault);
         }
         ServiceError::Cancelled { .. } => (Doubt::Error, "the server gave it up"),
         ServiceError::UnexpectedResponse => (Doubt::NotUnderstood, UNREADABLE),
@@ -418,5 +445,7 @@ fn fault(error: ServiceError) -> Fault {
     Fault::Lost(how, why.to_owned())
 }
 
-const BROKEN: &str = "the connection broke before an answer came";
-const UNREADABLE: &str = "the answer has not the form of one";
+pub(super) const BROKEN: &str = "the connection broke before an answer came";
+pub(super) const UNREADABLE: &str = "the answer has not the form of one";
+const LATE: &str = "no answer came in time";
+const GIVEN_UP: &str = "its caller gave it up";

@@ -22,6 +22,7 @@
 //! Absent here: who may call what, and any trust in annotations. A server's own words go to agents and records, and decide
 //! nothing.
 
+mod direct;
 mod launch;
 mod link;
 mod listed;

@@ -8,8 +8,8 @@ use std::time::Instant;
 use futures_util::future::join_all;
 use rmcp::model::{
     ClientConfig, ClientResult, CreateMessageResult, ElicitResult, ElicitationAction, ErrorCode, ErrorData,
-    InputRequest, ListRootsResult, ProgressToken, ProtocolVersion, RequestId, ServerNotification,
-    ServerRequest, TASKS_EXTENSION_ID,
+    Implementation, InputRequest, ListRootsResult, ProgressToken, ProtocolVersion, RequestId,
+    ServerNotification, ServerRequest, TASKS_EXTENSION_ID,
 };
 use rmcp::service::{InboundStreamOrigin, NotificationContext, RequestContext, Service};
 use rmcp::{RoleClient, model::ClientCapabilities};
@@ -164,6 +164,39 @@ impl Relay {
             Err(error) => Err(error),
         }
     }
+
+    /// Who asks, and what a server may ask of them.
+    pub(super) fn says(&self) -> (Implementation, ClientCapabilities) {
+        let client = self.party.client();
+        (client.info.clone(), asked_for(client.capabilities.clone()))
+    }
+
+    /// Takes what the server says of its own accord, in the midst of this exchange if it is known of which.
+    pub(super) fn hear(&self, notification: ServerNotification, exchange: Option<&Arc<Exchange>>) {
+        if let (ServerNotification::ToolListChangedNotification(_), Some(server)) =
+            (&notification, self.server.upgrade())
+        {
+            server.forget_tools();
+        }
+        let Some(notification) = without(&self.secrets, notification) else { return };
+        match notification {
+            ServerNotification::ProgressNotification(mut progress) => {
+                let Some(exchange) = self.under_way.of_token(&progress.params.progress_token) else { return };
+                exchange.hear();
+                let Some(token) = exchange.progress.clone() else { return };
+                progress.params.progress_token = token;
+                progress.extensions = Default::default();
+                self.party.tell(ServerNotification::ProgressNotification(progress), exchange.of.as_ref());
+            }
+            // The question that it withdraws is dropped by whoever waits for its answer.
+            ServerNotification::CancelledNotification(_) => {}
+            other => {
+                let exchange = exchange.cloned().or_else(|| self.under_way.only());
+                let of = exchange.and_then(|exchange| exchange.of.clone());
+                self.party.tell(other, of.as_ref());
+            }
+        }
+    }
 }
 
 /// Ends when all of them have; never, if it is asked in the midst of none.
@@ -218,36 +251,13 @@ impl Service<RoleClient> for Relay {
         notification: ServerNotification,
         _: NotificationContext<RoleClient>,
     ) -> Result<(), ErrorData> {
-        if let (ServerNotification::ToolListChangedNotification(_), Some(server)) =
-            (&notification, self.server.upgrade())
-        {
-            server.forget_tools();
-        }
-        let Some(notification) = without(&self.secrets, notification) else { return Ok(()) };
-        match notification {
-            ServerNotification::ProgressNotification(mut progress) => {
-                let Some(exchange) = self.under_way.of_token(&progress.params.progress_token) else {
-                    return Ok(());
-                };
-                exchange.hear();
-                let Some(token) = exchange.progress.clone() else { return Ok(()) };
-                progress.params.progress_token = token;
-                progress.extensions = Default::default();
-                self.party.tell(ServerNotification::ProgressNotification(progress), exchange.of.as_ref());
-            }
-            // The question that it withdraws is dropped by whoever waits for its answer.
-            ServerNotification::CancelledNotification(_) => {}
-            other => {
-                let of = self.under_way.only().and_then(|it| it.of.clone());
-                self.party.tell(other, of.as_ref());
-            }
-        }
+        self.hear(notification, None);
         Ok(())
     }
 
     fn get_info(&self) -> ClientConfig {
-        let client = self.party.client();
-        let mut info = ClientConfig::new(asked_for(client.capabilities.clone()), client.info.clone());
+        let (program, capabilities) = self.says();
+        let mut info = ClientConfig::new(capabilities, program);
         info.protocol_version = ProtocolVersion::V_2025_11_25;
         info
     }

@@ -228,6 +228,7 @@ impl Tool {
         if let Some(quarantine) = held_back(&tools, asked.name, asked.pinned) {
             return not_sent(format!("the tool is quarantined: {}", quarantine.as_str()));
         }
+        let promotes = tools.iter().any(|seen| seen.tool.name == asked.name && seen.promotes);
         let party = seat.map_or_else(nobody, |seat| Arc::clone(&seat.party));
         let link = match seat.and_then(Seat::take_link).filter(|link| link.0.is_open()) {
             Some(link) => link,
@@ -246,7 +247,7 @@ impl Tool {
         params.input_responses = seat.and_then(Seat::answers);
         for round in 0..MOST_ROUNDS {
             left.store(true, Ordering::Relaxed);
-            let answer = self.exchange(&link, params.clone(), &meta, &tie).await;
+            let answer = self.exchange((&link, promotes), params.clone(), &meta, &tie).await;
             match answer {
                 Ok(ServerResult::CallToolResult(result)) => {
                     return self.reply(call, seat, &result, asked.on_error);
@@ -288,13 +289,17 @@ impl Tool {
 
     async fn exchange(
         &self,
-        link: &Use,
+        (link, promotes): (&Use, bool),
         params: CallToolRequestParams,
         meta: &RequestMetaObject,
         tie: &Tie,
     ) -> Result<ServerResult, Fault> {
-        let request = CallToolRequest::new(params).into();
-        link.0.exchange(request, meta.clone(), tie, self.server.silence()).await
+        let (request, silence) = (CallToolRequest::new(params), self.server.silence());
+        if promotes {
+            // Only rmcp knows which of its arguments stand in the head, and how.
+            return link.0.exchange(request.into(), meta.clone(), tie, silence).await;
+        }
+        link.0.call(request, meta.clone(), tie, silence).await
     }
 
     fn reply(&self, call: &Call, seat: Option<&Seat>, result: &CallToolResult, on_error: OnError) -> Reply {
