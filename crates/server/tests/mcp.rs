@@ -1011,6 +1011,54 @@ async fn only_those_who_may_act_come_in() {
 }
 
 #[tokio::test]
+async fn a_call_is_answered_alike_however_its_head_is_written_and_not_at_all_if_it_says_something_else() {
+    let world = World::new().await;
+    let client = world.client("/mcp/shop", NEW);
+    let post = async |head: [(&str, &str); 4], body: String| {
+        let url = format!("{}/mcp/shop", world.served.url);
+        let request = world.served.client.post(url).bearer_auth(&world.key).body(body);
+        let request = request.header("content-type", "application/json");
+        let request = head.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+        let response = request.send().await.unwrap();
+        (response.status().as_u16(), response.text().await.unwrap())
+    };
+    let both = "application/json, text/event-stream";
+    let head = |accept: &'static str, name: &'static str| {
+        [("accept", accept), ("mcp-protocol-version", NEW), ("mcp-method", "tools/call"), ("mcp-name", name)]
+    };
+    let call = client.message(7, "tools/call", json!({"name": "count", "arguments": {"key": "k"}}));
+    let heads = [
+        head(both, "count"),
+        head("text/event-stream;q=0.5, application/json", "count"),
+        head(both, "=?base64?Y291bnQ=?="),
+    ];
+    for (times, head) in heads.into_iter().enumerate() {
+        let (status, answer) = post(head, call.to_string()).await;
+        let mut answer: Value = serde_json::from_str(&answer).unwrap();
+        must_be_valid(NEW, "tools/call", &answer);
+        assert_eq!((status, &answer["id"], &answer["jsonrpc"]), (200, &json!(7), &json!("2.0")), "{answer}");
+        let result = answer["result"].take();
+        assert_eq!(
+            result["structuredContent"],
+            json!({"count": times + 1, "key": "k"}),
+            "{head:?}: {result}"
+        );
+        assert_eq!(result["resultType"], "complete", "{head:?}");
+        assert!(result["_meta"]["io.countersign/receipt"]["id"].is_string(), "{head:?}: {result}");
+    }
+    let twice = call.to_string().replacen("\"key\":\"k\"", "\"key\":\"k\",\"key\":\"l\"", 1);
+    for (head, body, wanted, code) in [
+        (head(both, "echo"), call.to_string(), 400, "-32020"),
+        (head("application/json", "count"), call.to_string(), 406, ""),
+        (head(both, "count"), twice, 400, "-32700"),
+    ] {
+        let (status, refusal) = post(head, body).await;
+        assert!(status == wanted && refusal.contains(code), "{head:?}: {status}: {refusal}");
+    }
+    assert_eq!(world.tools.count("k"), 3, "and nothing was done for what was refused");
+}
+
+#[tokio::test]
 async fn what_is_no_message_is_told_so_and_what_is_too_long_is_not_read() {
     let world = World::new().await;
     let client = world.client("/mcp/shop", NEW);

@@ -22,6 +22,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::face::{Face, owner};
+use super::inquiry::Inquiry;
 use super::party::Session;
 use super::scope::{Scope, no_resource};
 use super::{Mcp, lock};
@@ -344,10 +345,10 @@ impl Face {
     ) -> Result<(Arc<Session>, Arc<Server>, bool), ErrorData> {
         let none = || no_resource(uri);
         let session = self.session().ok_or_else(none)?;
-        let server = self.holders(uri, context).await?.into_iter().next().ok_or_else(none)?;
-        self.may_speak_with(context, &server).await?;
-        let party = self.party(context)?;
-        let has_session = server.has_session_with(&party).await.map_err(|_| none())?;
+        let inquiry = Inquiry::of(context)?;
+        let server = self.holders(uri, &inquiry).await.into_iter().next().ok_or_else(none)?;
+        self.may_speak_with(&inquiry.visit.caller, &server).await?;
+        let has_session = server.has_session_with(&self.party(&inquiry)).await.map_err(|_| none())?;
         Ok((Arc::clone(session), server, has_session))
     }
 }
