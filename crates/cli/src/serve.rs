@@ -11,7 +11,7 @@ use gateway::{Config, Gateway, Installation};
 use server::{Faces, Running, ServerConfig};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::mpsc;
-use tracing::{Level, Metadata};
+use tracing::Metadata;
 use tracing_subscriber::filter::{FilterExt, filter_fn};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -223,7 +223,7 @@ async fn wait(mut stop: mpsc::Receiver<()>) {
 pub(crate) fn log_from(level: &str) {
     let filter = EnvFilter::try_from_env("COUNTERSIGN_LOG").unwrap_or_else(|_| EnvFilter::new(level));
     // What rmcp says of messages quotes them, which is not for the log, whatever is asked for.
-    let quotes = |said: &Metadata<'_>| said.target().starts_with("rmcp") && *said.level() != Level::ERROR;
+    let quotes = |said: &Metadata<'_>| said.target().starts_with("rmcp");
     let layer = tracing_subscriber::fmt::layer()
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal())

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use action::{ActionId, IdempotencyKey};
 use ledger::State;
+use mandate::SessionState;
 use provider::mcp::{Seat, SeenTool, Servers, Unreachable, provider_of};
 use serde_json::{Map, Value, json};
 
@@ -271,10 +272,16 @@ impl Gateway {
     async fn may_go_on(&self, caller: &Caller, id: ActionId) -> Result<bool, Error> {
         let stored = self.visible(caller, &id.to_string()).await?;
         let rules = self.tenant(&caller.tenant)?.rules();
-        let provider = rules.providers.get(&*stored.archetype).map(|provider| provider.name());
+        // What a policy forbids by now, or nobody binds to a provider any more, is not gone on with, either.
+        let Some(provider) = rules.providers.get(&*stored.archetype).map(|provider| provider.name()) else {
+            return Ok(false);
+        };
+        if !self.could_use(caller, &stored.archetype) || !self.is_in_session(&stored).await? {
+            return Ok(false);
+        }
         let freezes = self.ledger.freezes().await.map_err(unavailable)?;
         let covers = |freeze: &ledger::Freeze| {
-            freeze.scope.covers(&stored.tenant, &stored.subject, &stored.archetype, provider)
+            freeze.scope.covers(&stored.tenant, &stored.subject, &stored.archetype, Some(provider))
         };
         if freezes.iter().any(covers) {
             return Ok(false);
@@ -290,6 +297,15 @@ impl Gateway {
             }
         }
         Ok(true)
+    }
+
+    /// Whether the session that an action is a cycle of, if it is one, has not ended.
+    async fn is_in_session(&self, stored: &ledger::Stored) -> Result<bool, Error> {
+        let Some(cycle) = IntentRow::of(stored)?.cycle else { return Ok(true) };
+        let session = self.ledger.session(&stored.tenant, &cycle.session_id).await.map_err(unavailable)?;
+        Ok(session.is_some_and(|governed| {
+            !matches!(governed.session.state(), SessionState::Closed(_) | SessionState::Suspended)
+        }))
     }
 
     async fn tool_key(

@@ -832,29 +832,63 @@ async fn a_client_without_a_session_is_asked_by_the_answer_and_goes_on_with_the_
     assert_eq!(world.tools.calls().len(), 2, "asked, and gone on with");
 }
 
+/// Answers what `ask` asked, once this has stopped the call in between: nothing, or what came of it.
+async fn asked_and_stopped(world: &World, how: &str) -> Value {
+    let answers = json!({"name": {"action": "accept", "content": {"name": "ann"}}});
+    let client = world.client("/mcp/shop", NEW).able(json!({"elicitation": {}}));
+    let asked = client.call("ask", json!({})).await;
+    assert_eq!(asked["resultType"], "input_required", "{asked}");
+    match how {
+        "changed" => world.tools.describe("ask", "Asks for more than a name"),
+        scope => freeze(world, scope).await,
+    }
+    // As long as its server takes to say that it changed.
+    while how == "changed" && client.names().await.iter().any(|name| name == "ask") {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    let state = asked["requestState"].as_str().unwrap();
+    let again = json!({"name": "ask", "arguments": {}, "requestState": state, "inputResponses": answers});
+    let stopped = client.result("tools/call", again).await;
+    assert_eq!(world.tools.calls().len(), 1, "{how}: asked, and not gone on with");
+    stopped
+}
+
+const STOPS: [&str; 4] = ["agent:agent-1", "tenant", "provider:mcp:shop", "changed"];
+
 #[tokio::test]
 async fn what_was_asked_in_between_is_not_gone_on_with_once_it_is_stopped() {
-    let answers = json!({"name": {"action": "accept", "content": {"name": "ann"}}});
-    for how in ["agent:agent-1", "tenant", "provider:mcp:shop", "changed"] {
+    for how in STOPS {
         let world = World::new().await;
-        let client = world.client("/mcp/shop", NEW).able(json!({"elicitation": {}}));
-        let asked = client.call("ask", json!({})).await;
-        assert_eq!(asked["resultType"], "input_required", "{asked}");
-        match how {
-            "changed" => world.tools.describe("ask", "Asks for more than a name"),
-            scope => freeze(&world, scope).await,
-        }
-        // As long as its server takes to say that it changed.
-        while how == "changed" && client.names().await.iter().any(|name| name == "ask") {
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-        }
-        let state = asked["requestState"].as_str().unwrap();
-        let again = json!({"name": "ask", "arguments": {}, "requestState": state, "inputResponses": answers});
-        let stopped = client.result("tools/call", again).await;
+        let stopped = asked_and_stopped(&world, how).await;
         assert_eq!(stopped["isError"], true, "{how}: {stopped}");
         assert_eq!(stopped["structuredContent"]["kind"], "failed", "{how}: {stopped}");
-        assert_eq!(world.tools.calls().len(), 1, "{how}: asked, and not gone on with");
     }
+}
+
+#[tokio::test]
+async fn a_server_that_asks_in_the_midst_of_its_work_hears_no_answer_once_it_is_stopped() {
+    for how in STOPS {
+        let world = World::speaking(&[SESSIONS], PERMIT, |_| {}).await;
+        let stopped = asked_and_stopped(&world, how).await;
+        assert!(!stopped.to_string().contains("hello ann"), "{how}: {stopped}");
+    }
+}
+
+#[tokio::test]
+async fn what_was_carried_out_while_its_client_was_away_is_told_of_whatever_its_form() {
+    let brief = |settings: &mut gateway::config::Mcp| settings.input_seconds = 1;
+    let tools = Tools::start(&[SESSIONS]).await.unwrap();
+    let other = json!({"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]});
+    tools.declare("ask", other);
+    let world = World::with(tools, PERMIT, brief).await;
+    let client = world.client("/mcp/shop", NEW).able(json!({"elicitation": {}}));
+    let asked = client.call("ask", json!({})).await;
+    assert_eq!(asked["resultType"], "input_required", "{asked}");
+    // Its time, and that in which it is remembered that it was asked.
+    tokio::time::sleep(std::time::Duration::from_secs(8)).await;
+    let told = client.call("ask", json!({})).await;
+    assert_eq!(told["_meta"]["io.countersign/replayed"], true, "{told}");
+    assert_eq!(world.tools.calls().len(), 1, "and it was not done again");
 }
 
 #[tokio::test]
@@ -1008,6 +1042,54 @@ async fn only_those_who_may_act_come_in() {
         anonymous.header("mcp-method", "tools/list").header("accept", "application/json, text/event-stream");
     let list: Value = anonymous.send().await.unwrap().json().await.unwrap();
     assert_eq!(list["result"]["tools"][0]["name"], "countersign_status", "{list}");
+}
+
+#[tokio::test]
+async fn a_call_is_answered_alike_however_its_head_is_written_and_not_at_all_if_it_says_something_else() {
+    let world = World::new().await;
+    let client = world.client("/mcp/shop", NEW);
+    let post = async |head: [(&str, &str); 4], body: String| {
+        let url = format!("{}/mcp/shop", world.served.url);
+        let request = world.served.client.post(url).bearer_auth(&world.key).body(body);
+        let request = request.header("content-type", "application/json");
+        let request = head.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+        let response = request.send().await.unwrap();
+        (response.status().as_u16(), response.text().await.unwrap())
+    };
+    let both = "application/json, text/event-stream";
+    let head = |accept: &'static str, name: &'static str| {
+        [("accept", accept), ("mcp-protocol-version", NEW), ("mcp-method", "tools/call"), ("mcp-name", name)]
+    };
+    let call = client.message(7, "tools/call", json!({"name": "count", "arguments": {"key": "k"}}));
+    let heads = [
+        head(both, "count"),
+        head("text/event-stream;q=0.5, application/json", "count"),
+        head(both, "=?base64?Y291bnQ=?="),
+    ];
+    for (times, head) in heads.into_iter().enumerate() {
+        let (status, answer) = post(head, call.to_string()).await;
+        let mut answer: Value = serde_json::from_str(&answer).unwrap();
+        must_be_valid(NEW, "tools/call", &answer);
+        assert_eq!((status, &answer["id"], &answer["jsonrpc"]), (200, &json!(7), &json!("2.0")), "{answer}");
+        let result = answer["result"].take();
+        assert_eq!(
+            result["structuredContent"],
+            json!({"count": times + 1, "key": "k"}),
+            "{head:?}: {result}"
+        );
+        assert_eq!(result["resultType"], "complete", "{head:?}");
+        assert!(result["_meta"]["io.countersign/receipt"]["id"].is_string(), "{head:?}: {result}");
+    }
+    let twice = call.to_string().replacen("\"key\":\"k\"", "\"key\":\"k\",\"key\":\"l\"", 1);
+    for (head, body, wanted, code) in [
+        (head(both, "echo"), call.to_string(), 400, "-32020"),
+        (head("application/json", "count"), call.to_string(), 406, ""),
+        (head(both, "count"), twice, 400, "-32700"),
+    ] {
+        let (status, refusal) = post(head, body).await;
+        assert!(status == wanted && refusal.contains(code), "{head:?}: {status}: {refusal}");
+    }
+    assert_eq!(world.tools.count("k"), 3, "and nothing was done for what was refused");
 }
 
 #[tokio::test]

@@ -23,7 +23,7 @@ use super::launch::{Declared, Launch};
 use super::link::{Fault, GRACE, Greeting, Heard, Link, Unopened, Use};
 use super::listed::SeenTool;
 use super::party::{Nobody, Party, PartyId, Tie};
-use super::relay::{MOST_QUESTIONS, Relay, declined, without};
+use super::relay::{MOST_QUESTIONS, Relay, bearable, declined, without};
 use super::{LONGEST_SERVER_NAME, is_server_name, lock};
 use crate::Outside;
 
@@ -133,15 +133,19 @@ pub struct Unreachable {
 
 /// Notifications keep coming as long as this lives, and nobody else needs the connection over which they come.
 pub struct Listening {
-    _heard: Option<Heard>,
+    /// In a session: what is told in it is heard.
+    heard: Option<Heard>,
     task: Option<JoinHandle<()>>,
 }
 
 impl Listening {
     /// Ends when nothing more comes.
-    async fn over(mut self) {
+    pub async fn over(&mut self) {
         if let Some(task) = &mut self.task {
             let _ = task.await;
+        }
+        while self.heard.as_ref().is_some_and(Heard::is_open) {
+            tokio::time::sleep(BETWEEN_HEARINGS).await;
         }
     }
 }
@@ -437,7 +441,7 @@ impl Server {
         let filter = filter.supported_by(&about.capabilities);
         if !link.0.asks_by_answers() {
             self.subscribe(&link, filter.resource_subscriptions.unwrap_or_default()).await;
-            return Ok(Listening { _heard: Some(Heard::of(&link.0)), task: None });
+            return Ok(Listening { heard: Some(Heard::of(&link.0)), task: None });
         }
         let subscription = timeout(self.bearable(), link.0.peer().listen(filter)).await;
         let mut subscription = subscription.ok().and_then(Result::ok).ok_or_else(|| internal(DEAF))?;
@@ -456,7 +460,7 @@ impl Server {
                 }
             }
         });
-        Ok(Listening { _heard: None, task: Some(task) })
+        Ok(Listening { heard: None, task: Some(task) })
     }
 
     async fn subscribe(&self, link: &Use, uris: Vec<String>) {
@@ -517,7 +521,8 @@ impl Server {
         let link = tokio::select! {
             biased;
             () = self.closing.cancelled() => return Err(self.unreachable(CLOSING)),
-            link = self.greet(party) => Arc::new(link?.at(place)),
+            // Apart: it is much larger than what is done with a link that is there.
+            link = Box::pin(self.greet(party)) => Arc::new(link?.at(place)),
         };
         *lock(&self.about) = link.introduction();
         let used = Use::of(&link);
@@ -719,6 +724,7 @@ pub(super) async fn answered(
     asked: InputRequiredResult,
     tie: &Tie,
 ) -> Result<InputResponses, ErrorData> {
+    let asked = bearable(asked)?;
     let requests = asked.input_requests.unwrap_or_default();
     let can_decline = !requests.is_empty()
         && requests.values().all(|it| matches!(it, rmcp::model::InputRequest::Elicitation(_)));
@@ -760,7 +766,7 @@ fn continue_with(request: &mut ClientRequest, answers: InputResponses, state: Op
 /// See [`Server::watch`].
 async fn watch(server: Arc<Server>, stands: oneshot::Sender<()>) {
     let changes = SubscriptionFilter::builder().tools_list_changed().build();
-    let Ok(listening) = server.listen(&nobody(), changes).await else { return };
+    let Ok(mut listening) = server.listen(&nobody(), changes).await else { return };
     // Of what was listed meanwhile it may have told nobody.
     server.forget_tools();
     drop(server);
@@ -795,6 +801,7 @@ const MOST_OPENING: usize = 8;
 /// So many subscriptions are made at once.
 const MOST_AT_ONCE: usize = 8;
 const BETWEEN_LOOKS: Duration = Duration::from_millis(100);
+const BETWEEN_HEARINGS: Duration = Duration::from_secs(2);
 const SHORTEST_PAUSE: Duration = Duration::from_secs(3);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 const LONGEST_GREETING: Duration = Duration::from_secs(20);

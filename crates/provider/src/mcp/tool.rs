@@ -25,8 +25,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use action::{Archetype, Tenant};
-use execution::{Call, Confirmation, Doubt, Refusal, Reply};
+use action::{ActionId, Archetype, Tenant};
+use execution::{Call, Confirmation, Doubt, Refusal, Reply, Word};
 use futures_util::future::BoxFuture;
 use rmcp::model::{
     CallToolRequest, CallToolRequestParams, CallToolResult, ErrorCode, ErrorData, InputResponses, JsonObject,
@@ -38,7 +38,7 @@ use tokio::time::timeout;
 use super::Servers;
 use super::link::{Fault, GRACE, IDEMPOTENCY_KEY, TRANSACTION, Use};
 use super::listed::SeenTool;
-use super::party::{Seat, Seats, Tie};
+use super::party::{Leave, Seat, Seats, Tie};
 use super::server::{MOST_ROUNDS, Server, answered, nobody};
 use crate::binding::{identity, read_capabilities};
 use crate::reader::{Mistake, Node, Table};
@@ -204,7 +204,7 @@ impl Tool {
         let seat = self.seats.of(call.action_id);
         let arguments = call.constraints.as_object().cloned().unwrap_or_default();
         let asked = Asked { name: &self.tool, pinned: &self.pinned, arguments, on_error: self.on_error };
-        match self.ask_in_time(call, seat.as_deref(), asked).await {
+        match self.ask_in_time(call, seat.as_ref(), asked).await {
             // Whatever came of it, nothing is changed by it.
             Reply::Lost { why, .. } if self.read_only => Reply::NotSent { why },
             reply => reply,
@@ -212,12 +212,13 @@ impl Tool {
     }
 
     /// Waits as long as may be waited for; then the server is told that nobody waits any more.
-    async fn ask_in_time(&self, call: &Call, seat: Option<&Seat>, asked: Asked<'_>) -> Reply {
+    async fn ask_in_time(&self, call: &Call, seat: Option<&Arc<Seat>>, asked: Asked<'_>) -> Reply {
         let left = AtomicBool::new(false);
         let of_client = seat.map(|seat| seat.tie.clone()).unwrap_or_default();
         let given_up = of_client.cancelled.child_token();
-        let tie = Tie { cancelled: given_up.clone(), ..of_client };
-        let mut asking = pin!(self.ask(call, seat, asked, (&tie, &left)));
+        let leave = Some(self.leave(call.action_id, seat.cloned(), &asked));
+        let tie = Tie { cancelled: given_up.clone(), leave, ..of_client };
+        let mut asking = pin!(self.ask(call, seat.map(|seat| &**seat), asked, (&tie, &left)));
         if let Ok(reply) = timeout(self.server.patience(), &mut asking).await {
             return reply;
         }
@@ -246,10 +247,11 @@ impl Tool {
         if let Some(quarantine) = held_back(&tools, asked.name, asked.pinned) {
             return not_sent(format!("the tool is quarantined: {}", quarantine.as_str()));
         }
+        let promotes = tools.iter().any(|seen| seen.tool.name == asked.name && seen.promotes);
         let party = seat.map_or_else(nobody, |seat| Arc::clone(&seat.party));
         let link = match seat.and_then(Seat::take_link).filter(|link| link.0.is_open()) {
             Some(link) => link,
-            None => match self.server.link(&party).await {
+            None => match self.server.known_link(&party).await {
                 Ok(link) => link,
                 Err(error) => return not_sent(error.to_string()),
             },
@@ -266,7 +268,7 @@ impl Tool {
         params.input_responses = seat.and_then(Seat::answers);
         for round in 0..MOST_ROUNDS {
             left.store(true, Ordering::Relaxed);
-            let answer = self.exchange(&link, params.clone(), &meta, tie).await;
+            let answer = self.exchange((&link, promotes), params.clone(), &meta, tie).await;
             match answer {
                 Ok(ServerResult::CallToolResult(result)) => {
                     return self.reply(call, seat, &result, asked.on_error);
@@ -275,8 +277,8 @@ impl Tool {
                     let state = input.request_state.clone();
                     match answered(&party, input, tie).await {
                         // What was admitted was admitted for then; who answers takes their time.
-                        Ok(_) if !self.may_go_on(call, seat, (asked.name, asked.pinned)).await => {
-                            return refused("stopped", Value::Null);
+                        Ok(_) if !tie.may_go_on().await => {
+                            return Reply::Refused(Refusal { word: Word::Ours, ..Refusal::default() });
                         }
                         Ok(answers) => continue_with(&mut params, answers, state),
                         // It said itself that it has not done it, and it will not be told to.
@@ -295,26 +297,38 @@ impl Tool {
         refused("asked_too_often", Value::Null)
     }
 
-    /// Whether a call that its server has not done yet, as it said itself, may still be done.
-    async fn may_go_on(&self, call: &Call, seat: Option<&Seat>, (name, pinned): (&str, &str)) -> bool {
-        let listed = self.server.tools().await;
-        let is_held_back = listed.map_or(true, |tools| held_back(&tools, name, pinned).is_some());
-        match seat {
-            _ if is_held_back => false,
-            Some(seat) => seat.may_go_on(call.action_id).await,
-            None => true,
-        }
+    /// Asked before what a client answers is passed on: whether the call may still be gone on with.
+    fn leave(&self, action: ActionId, seat: Option<Arc<Seat>>, asked: &Asked<'_>) -> Leave {
+        let (server, name, pinned) =
+            (Arc::clone(&self.server), asked.name.to_owned(), asked.pinned.to_owned());
+        Arc::new(move || {
+            let (server, seat) = (Arc::clone(&server), seat.clone());
+            let (name, pinned) = (name.clone(), pinned.clone());
+            Box::pin(async move {
+                let listed = server.tools().await;
+                let is_held_back = listed.map_or(true, |tools| held_back(&tools, &name, &pinned).is_some());
+                match seat {
+                    _ if is_held_back => false,
+                    Some(seat) => seat.may_go_on(action).await,
+                    None => true,
+                }
+            })
+        })
     }
 
     async fn exchange(
         &self,
-        link: &Use,
+        (link, promotes): (&Use, bool),
         params: CallToolRequestParams,
         meta: &RequestMetaObject,
         tie: &Tie,
     ) -> Result<ServerResult, Fault> {
-        let request = CallToolRequest::new(params).into();
-        link.0.exchange(request, meta.clone(), tie, self.server.silence()).await
+        let (request, silence) = (CallToolRequest::new(params), self.server.silence());
+        if promotes {
+            // Only rmcp knows which of its arguments stand in the head, and how.
+            return link.0.exchange(request.into(), meta.clone(), tie, silence).await;
+        }
+        link.0.call(request, meta.clone(), tie, silence).await
     }
 
     fn reply(&self, call: &Call, seat: Option<&Seat>, result: &CallToolResult, on_error: OnError) -> Reply {
@@ -336,7 +350,7 @@ impl Tool {
             (true, OnError::Refused) => Reply::Refused(Refusal {
                 code: Some("tool_error".to_owned()),
                 answer,
-                only_said: !self.read_only,
+                word: if self.read_only { Word::Provider } else { Word::OnlySaid },
                 ..Refusal::default()
             }),
             (true, OnError::Doubt) => lost(Doubt::SaysFailed, "the tool says that it failed"),

@@ -252,7 +252,7 @@ async fn a_server_that_repeats_its_secret_in_whatever_way_tells_no_client() {
     let agent = Agent::new(true, Duration::ZERO);
     let party: Arc<dyn Party> = agent.clone();
     let progress = Some(ProgressToken(rmcp::model::NumberOrString::String("mine".into())));
-    let result = server.pass(&party, call(), Tie { progress, ..Tie::default() }).await.unwrap();
+    let result = server.pass(&party, call(), Tie::new(None, progress, Default::default())).await.unwrap();
     let error = server.pass(&party, ListPromptsRequest::default().into(), Tie::default()).await.unwrap_err();
     let ways = [
         ("result", serde_json::to_string(&result).unwrap(), 3),
@@ -322,6 +322,20 @@ async fn a_list_of_pages_without_an_end_is_none() {
 }
 
 #[tokio::test]
+async fn a_process_that_ended_is_followed_by_another_whoever_holds_its_pipes() {
+    let raw = Raw::start(
+        r#"tools/call)
+        if [ ! -e forked ]; then touch forked; sleep 60 & exit 0; fi
+        answer '"resultType":"complete","content":[{"type":"text","text":"done"}]' ;;"#,
+    );
+    let (server, party) = (raw.server(), Agent::party(true));
+    assert!(server.pass(&party, call(), Tie::default()).await.is_err(), "nobody answers it");
+    let answered = timeout(NEVER, server.pass(&party, call(), Tie::default())).await.expect("it ends");
+    assert_eq!(text(answered), "done");
+    assert_eq!(raw.starts(), 2);
+}
+
+#[tokio::test]
 async fn a_server_that_never_says_that_it_tells_of_changes_is_listed_all_the_same() {
     let raw = Raw::start(&format!("{STATELESS}\n    subscriptions/listen) ;;"));
     let server = raw.server();
@@ -378,9 +392,7 @@ async fn a_process_that_reads_no_more_is_given_up_and_another_started() {
     let long = CallToolRequest::new(CallToolRequestParams::new("count").with_arguments(long));
     assert!(server.pass(&party, call(), Tie::default()).await.is_err());
     let passed = timeout(NEVER, server.pass(&party, long.into(), Tie::default())).await.expect("it ends");
-    assert!(passed.is_err());
-    assert_eq!(raw.starts(), 1);
-    assert_eq!(text(server.pass(&party, call(), Tie::default()).await), "done");
+    assert_eq!(text(passed), "done", "one that did not answer is asked first whether it is still there");
     assert_eq!(raw.starts(), 2);
 }
 

@@ -74,11 +74,7 @@ impl Scope {
         asking: impl Future<Output = T> + Send + 'static,
         late: impl FnOnce(T) + Send + 'static,
     ) -> Option<T> {
-        let patience = match self.only {
-            Some(_) => BEARABLE,
-            // Who has let others wait is not waited for anew.
-            None => self.patience().saturating_sub(server.owes_for()).max(SHORTEST),
-        };
+        let patience = self.patience_with(server);
         let (comes, came) = oneshot::channel();
         tokio::spawn(async move {
             if let Err(unheard) = comes.send(asking.await) {
@@ -86,6 +82,15 @@ impl Scope {
             }
         });
         timeout(patience, came).await.ok()?.ok()
+    }
+
+    /// So long this server is waited for.
+    pub(super) fn patience_with(&self, server: &Server) -> Duration {
+        match self.only {
+            Some(_) => BEARABLE,
+            // Who has let others wait is not waited for anew.
+            None => self.patience().saturating_sub(server.owes_for()).max(SHORTEST),
+        }
     }
 
     /// So long one of several servers is waited for.

@@ -184,6 +184,9 @@ fn advice(code: Option<Code>, kind: Option<CalledKind>, reasons: &[&str]) -> &'s
         return "The tool is not as the operator accepted it, so it is not called; tell the person you work for that the \
                 operator has to accept it first.";
     }
+    if code == Some(ProviderFailed) && reasons.contains(&"stopped") {
+        return "The operator stopped this call before its server began; nothing happened: stop, and tell the person you work for.";
+    }
     if reasons.contains(&"no_mandate") {
         return "This call takes a mandate and came with none: ask the person you work for one.";
     }
