@@ -169,7 +169,9 @@ pub(super) fn fault(error: &StreamableHttpError<reqwest::Error>) -> Fault {
         StreamableHttpError::ResponseBodyTooLarge { .. } => {
             lost(Doubt::NotUnderstood, "the answer is larger than allowed")
         }
-        StreamableHttpError::HttpStatus(_) => lost(Doubt::Error, "the server answered with an error of its own"),
+        StreamableHttpError::HttpStatus(_) => {
+            lost(Doubt::Error, "the server answered with an error of its own")
+        }
         _ => lost(Doubt::Broken, BROKEN),
     }
 }
