@@ -1414,6 +1414,21 @@ async fn a_servers_tool_of_the_name_of_ours_is_not_listed_twice() {
     assert_eq!(world.tools.calls().len(), 0);
 }
 
+#[tokio::test]
+async fn a_tool_of_ours_waits_for_no_list_and_whoever_is_stopped_has_none_asked_for() {
+    let world = World::new().await;
+    for path in ["/mcp/shop", "/mcp"] {
+        let client = world.client(path, NEW);
+        let called = client.call("countersign_status", json!({"transaction_id": "0"})).await;
+        assert_eq!(called["structuredContent"]["code"], "EP_NOT_FOUND", "{path}: {called}");
+    }
+    freeze(&world, "agent:agent-1").await;
+    assert_eq!(world.client("/mcp", NEW).names().await, ["countersign_status", "countersign_receipt"]);
+    let refused = world.client("/mcp/shop", NEW).error("tools/list", json!({})).await;
+    assert_eq!(refused["message"], "an operator has stopped this");
+    assert_eq!((world.tools.tool_lists(), world.farm.tool_lists()), (0, 0));
+}
+
 /// Both kinds of answers that last: a stream of news of either revision.
 async fn streams(old: &Client<'_>, new: &Client<'_>) -> [Response; 2] {
     let params = json!({"notifications": {"toolsListChanged": true}});

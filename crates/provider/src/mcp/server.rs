@@ -43,8 +43,8 @@ pub struct Server {
     /// Has it tell of changes to its list.
     watching: Mutex<Option<JoinHandle<()>>>,
     about: Mutex<Option<Arc<ServerPeerInfo>>>,
-    /// Since when it owes a greeting or its list of tools.
-    owes_since: Mutex<Option<Instant>>,
+    /// Since when it owes each greeting or list of tools that it owes.
+    owes_since: Mutex<Vec<Instant>>,
     tools: Mutex<Option<Listed>>,
     /// How often the server said that its list changed.
     changes: AtomicU64,
@@ -102,12 +102,18 @@ impl Drop for Share {
     }
 }
 
-/// See [`Server::owes_for`].
-struct Owes<'a>(&'a Server);
+/// Something that it owes; see [`Server::owes_for`].
+struct Owes<'a> {
+    server: &'a Server,
+    since: Instant,
+}
 
 impl Drop for Owes<'_> {
     fn drop(&mut self) {
-        *lock(&self.0.owes_since) = None;
+        let mut owed = lock(&self.server.owes_since);
+        if let Some(at) = owed.iter().position(|since| *since == self.since) {
+            owed.swap_remove(at);
+        }
     }
 }
 
@@ -215,15 +221,16 @@ impl Server {
         self.declared.timeout
     }
 
-    /// For how long by now it owes somebody a greeting or its list of tools.
+    /// For how long by now it owes somebody, of several whoever waits longest, a greeting or its list of tools.
     pub fn owes_for(&self) -> Duration {
-        lock(&self.owes_since).map(|since| since.elapsed()).unwrap_or_default()
+        lock(&self.owes_since).iter().map(Instant::elapsed).max().unwrap_or_default()
     }
 
     /// It owes something from now on, until the value is dropped.
     fn owes(&self) -> Owes<'_> {
-        lock(&self.owes_since).get_or_insert_with(Instant::now);
-        Owes(self)
+        let since = Instant::now();
+        lock(&self.owes_since).push(since);
+        Owes { server: self, since }
     }
 
     /// What it says of itself, from the last connection, or else from one that is made for it.
@@ -310,7 +317,7 @@ impl Server {
     }
 
     async fn pages(&self, link: &Use) -> Result<Vec<SeenTool>, Unreachable> {
-        let (mut tools, mut cursor) = (Vec::new(), None);
+        let (mut tools, mut cursor, mut bytes) = (Vec::new(), None, 0);
         for _ in 0..MOST_PAGES {
             let params = cursor.map(|cursor| PaginatedRequestParams::default().with_cursor(Some(cursor)));
             let request = ListToolsRequest { params, ..ListToolsRequest::default() };
@@ -328,6 +335,10 @@ impl Server {
                 Err(Fault::Ended) => return Err(self.unreachable(ENDED)),
                 Err(Fault::NotSent(why) | Fault::Lost(_, why)) => return Err(self.unreachable(&why)),
             };
+            bytes += serde_json::to_string(&page.tools).map_or(0, |page| page.len());
+            if bytes > self.declared.most_bytes {
+                return Err(self.unreachable("it lists more of its tools than is taken"));
+            }
             tools.extend(page.tools.into_iter().map(SeenTool::of));
             cursor = page.next_cursor;
             if tools.len() > MOST_TOOLS {
@@ -830,6 +841,19 @@ mod tests {
         };
         let egress = Egress::new(Rules::default());
         Server::new(declared, Outside { egress: &egress, secrets: &Secrets::default() }).unwrap()
+    }
+
+    #[test]
+    fn a_server_owes_as_long_as_anything_is_owed() {
+        let server = server(1);
+        let (older, newer) = (server.owes(), server.owes());
+        drop(newer);
+        assert_eq!(lock(&server.owes_since).as_slice(), [older.since], "what was owed before is still owed");
+        let newest = server.owes();
+        drop(older);
+        assert_eq!(lock(&server.owes_since).as_slice(), [newest.since]);
+        drop(newest);
+        assert_eq!(server.owes_for(), Duration::ZERO);
     }
 
     #[test]

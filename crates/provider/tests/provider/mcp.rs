@@ -33,6 +33,8 @@ struct World {
     egress: Egress,
 }
 
+const MOST_BYTES: usize = 64 * 1024;
+
 fn declared(how: How) -> Declared {
     Declared {
         name: "shop".to_owned(),
@@ -40,7 +42,7 @@ fn declared(how: How) -> Declared {
         how,
         timeout: Duration::from_millis(700),
         input: Duration::from_secs(20),
-        most_bytes: 64 * 1024,
+        most_bytes: MOST_BYTES,
         most_links: 8,
         methods: Vec::new(),
         believe: Duration::from_secs(60),
@@ -825,6 +827,21 @@ async fn the_list_is_believed_for_a_time_only() {
     tokio::time::sleep(Duration::from_millis(5)).await;
     let after = server.tools().await.unwrap();
     assert_ne!(before[0].digest, after[0].digest);
+}
+
+#[tokio::test]
+async fn a_list_is_no_longer_as_a_whole_than_a_message_may_be() {
+    let world = World::new(&[STATELESS]).await;
+    world.tools.list_by(1);
+    assert_eq!(world.server().tools().await.unwrap().len(), world.tools.listed().len());
+    let world = World::new(&[STATELESS]).await;
+    world.tools.list_by(1);
+    let tools = world.tools.listed();
+    for tool in &tools {
+        world.tools.describe(&tool.name, &"x".repeat(MOST_BYTES / (tools.len() - 1)));
+    }
+    let refused = world.server().tools().await.unwrap_err();
+    assert_eq!(refused.why, "it lists more of its tools than is taken");
 }
 
 #[tokio::test]

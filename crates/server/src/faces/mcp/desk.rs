@@ -14,7 +14,7 @@
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::Duration;
 
 use action::ActionId;
@@ -28,6 +28,7 @@ use rmcp::model::{
     ProgressToken, RequestId, RequestStateCodec, SealOptions, ServerNotification, ServerResult,
 };
 use tokio::sync::{OwnedMutexGuard, mpsc, oneshot};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::inquiry::Inquiry;
@@ -122,6 +123,8 @@ struct Inside {
     asked: Option<Asking>,
     doing: Option<Doing>,
     round: u64,
+    /// Gives it up when nobody comes back for it in time: one for all rounds, and none once it is over.
+    timer: JoinSet<()>,
 }
 
 /// What is done for a request.
@@ -240,6 +243,7 @@ impl Desk {
                 asked: None,
                 doing: None,
                 round: 0,
+                timer: JoinSet::new(),
             })),
         });
         let mut inside = Arc::clone(&work.inside).try_lock_owned().map_err(|_| busy())?;
@@ -261,24 +265,13 @@ impl Desk {
         let options = SealOptions::new().associated_data(&work.bound).ttl(errand.input);
         let state = self.codec.seal_with(payload.as_bytes(), &options);
         lock(&self.aside).insert(work.number, Arc::clone(work));
-        let (desk, work, round) = (Arc::clone(self), Arc::clone(work), inside.round);
-        let patience = errand.input + GRACE;
-        tokio::spawn(async move {
-            tokio::time::sleep(patience).await;
-            let Ok(mut inside) = work.inside.try_lock() else { return };
-            if inside.round != round {
-                return;
-            }
-            // What no client waits for is given up. A call goes on: what it was asked is declined by now, and to stop it makes doubt.
-            if work.seat.is_none() {
-                work.cancelled.cancel();
-            }
-            desk.forget(&work);
-            // What came to nothing has been left behind. Anything else the same call joins, and is told of.
-            if inside.came_to_nothing() {
-                work.abandon();
-            }
-        });
+        // In the place of the one of the last round, which is thereby over.
+        inside.timer = JoinSet::new();
+        drop(inside.timer.spawn(give_up_later(
+            (Arc::clone(self), Arc::downgrade(work)),
+            inside.round,
+            errand.input + GRACE,
+        )));
         let requests = Some(requests).filter(|requests| !requests.is_empty());
         let result = InputRequiredResult::new(requests, Some(state));
         Answered::of(ServerResult::InputRequiredResult(result))
@@ -363,6 +356,25 @@ struct Question(Arc<Work>);
 impl Drop for Question {
     fn drop(&mut self) {
         self.0.questions.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Nobody came back in time for what was put aside in this round.
+async fn give_up_later((desk, work): (Arc<Desk>, Weak<Work>), round: u64, patience: Duration) {
+    tokio::time::sleep(patience).await;
+    let Some(work) = work.upgrade() else { return };
+    let Ok(mut inside) = work.inside.try_lock() else { return };
+    if inside.round != round {
+        return;
+    }
+    // What no client waits for is given up. A call goes on: what it was asked is declined by now, and to stop it makes doubt.
+    if work.seat.is_none() {
+        work.cancelled.cancel();
+    }
+    desk.forget(&work);
+    // What came to nothing has been left behind. Anything else the same call joins, and is told of.
+    if inside.came_to_nothing() {
+        work.abandon();
     }
 }
 
@@ -595,5 +607,42 @@ mod tests {
         let (ann, bob) = (begin("ann").await.unwrap(), begin("bob").await.unwrap());
         desk.give_up("ann", &RequestId::Number(1));
         assert!(ann.is_cancelled() && !bob.is_cancelled());
+    }
+
+    #[tokio::test]
+    async fn however_often_a_question_is_repeated_one_timer_waits_for_its_answer_and_none_afterwards() {
+        let desk = Arc::new(Desk::new().unwrap());
+        let metrics = tokio::runtime::Handle::current().metrics();
+        let settled = async |most: usize| {
+            // What was aborted is gone once its turn has come.
+            for _ in 0..1000 {
+                if metrics.num_alive_tasks() <= most {
+                    return;
+                }
+                tokio::task::yield_now().await;
+            }
+            panic!("{} tasks are left", metrics.num_alive_tasks());
+        };
+        let mut state = state_of(desk.attend(&inquiry(1), errand("ann"), asks(&desk)).await);
+        for round in 0..20 {
+            let again = Errand { state: Some(state), ..errand("ann") };
+            state = state_of(desk.attend(&inquiry(round + 2), again, asks(&desk)).await);
+        }
+        // It goes on by itself, and its timer.
+        settled(2).await;
+        let answers = InputResponses::from([("who".to_owned(), serde_json::json!({"action": "cancel"}))]);
+        let last = Errand { state: Some(state), responses: Some(answers), ..errand("ann") };
+        let over = desk.attend(&inquiry(99), last, asks(&desk)).await.unwrap();
+        assert!(matches!(over.result, ServerResult::EmptyResult(_)));
+        settled(0).await;
+    }
+
+    #[tokio::test]
+    async fn what_breaks_is_an_error_and_leaves_nothing_behind() {
+        let desk = Arc::new(Desk::new().unwrap());
+        let breaks = |_| -> BoxFuture<'static, _> { Box::pin(async { panic!("it breaks") }) };
+        let broken = desk.attend(&inquiry(1), errand("ann"), breaks).await;
+        assert!(broken.is_err_and(|error| error.message.contains("without a word")));
+        assert!(lock(&desk.works).is_empty());
     }
 }

@@ -19,7 +19,6 @@ use rmcp::model::{
 use rmcp::transport::{StreamableHttpServerConfig, StreamableHttpService};
 use serde_json::Value;
 
-use super::Mcp;
 use super::delivery::{Slot, Watched};
 use super::direct::Call;
 use super::face::{Face, owner};
@@ -27,6 +26,7 @@ use super::listen::{Opened, must_be_bearable};
 use super::scope::Scope;
 use super::sessions::{Bounds, Own, Owner};
 use super::visit::Visit;
+use super::{Mcp, own};
 use crate::faces::protected_resource::server_of;
 use crate::reply::{self, Said};
 use crate::request::{Request, Response};
@@ -242,9 +242,10 @@ fn slot_of(mcp: &Mcp, request: &Request) -> Slot {
     session_of(headers).map_or_else(Slot::default, |id| Slot::of_session(mcp.sessions.left(id), goes_on))
 }
 
-/// Sees to it that the server's tools are known, which headers of the call are held against.
+/// Sees to it that the server's tools are known, which headers of the call are held against. A tool of ours is no server's.
 async fn know_tools(scope: &Scope, message: &Message) {
-    if let Some((server, _)) = message.name().and_then(|name| scope.inward(name)) {
+    let name = message.name().filter(|name| !own::is_own_tool(name));
+    if let Some((server, _)) = name.and_then(|name| scope.inward(name)) {
         let _ = tokio::time::timeout(BEARABLE, server.tools()).await;
     }
 }

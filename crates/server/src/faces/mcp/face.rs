@@ -21,12 +21,12 @@ use rmcp::model::{
 };
 use rmcp::service::{NotificationContext, RequestContext, RoleServer, SubscriptionContext};
 
-use super::Mcp;
 use super::custom::may_pass;
 use super::inquiry::Inquiry;
 use super::party::{Seated, Session, Stateless};
 use super::scope::Scope;
 use super::visit::Visit;
+use super::{Mcp, own};
 
 type Context = RequestContext<RoleServer>;
 type Heard = NotificationContext<RoleServer>;
@@ -149,7 +149,7 @@ impl ServerHandler for Face {
 
     /// What headers are held against; known as soon as its server has listed it once.
     fn get_tool(&self, name: &str) -> Option<Tool> {
-        let (server, name) = self.scope.inward(name)?;
+        let (server, name) = self.scope.inward(name).filter(|_| !own::is_own_tool(name))?;
         let tools = server.known_tools()?;
         tools.iter().find(|seen| seen.tool.name == name).map(|seen| seen.tool.clone())
     }

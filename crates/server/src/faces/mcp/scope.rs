@@ -153,6 +153,11 @@ impl Whereabouts {
         known.insert((tenant.clone(), uri.to_owned()), server.into());
     }
 
+    /// This server is listed anew: what it had before it may not have any more.
+    pub(super) fn forget(&self, tenant: &Tenant, server: &str) {
+        lock(&self.0).retain(|(of, _), has| of != tenant || **has != *server);
+    }
+
     /// The servers of a scope in the order in which they are to be asked for a resource: whoever lists it; else whoever has a
     /// template that it fits; else all that have resources.
     pub(super) async fn of(
@@ -197,8 +202,12 @@ impl Whereabouts {
     }
 
     fn known(&self, scope: &Scope, uri: &str) -> Option<Arc<Server>> {
-        let name = lock(&self.0).get(&(scope.tenant.clone(), uri.to_owned())).cloned()?;
+        let name = self.holder(&scope.tenant, uri)?;
         scope.gateway.mcp().get(&scope.tenant, &name)
+    }
+
+    fn holder(&self, tenant: &Tenant, uri: &str) -> Option<Arc<str>> {
+        lock(&self.0).get(&(tenant.clone(), uri.to_owned())).cloned()
     }
 
     /// How this server has each of these resources; what it does not say in time it has not.
@@ -233,12 +242,16 @@ impl Whereabouts {
         fits.fill(Fits::Perhaps);
         let mut cursor = None;
         for _ in 0..MOST_PAGES {
+            let is_first = cursor.is_none();
             let request = ListResourcesRequest { params: page(cursor), ..Default::default() };
             let Ok(ServerResult::ListResourcesResult(list)) =
                 server.pass(party, request.into(), Tie::default()).await
             else {
                 break;
             };
+            if is_first {
+                self.forget(&scope.tenant, server.name());
+            }
             let listed: HashSet<&str> = list.resources.iter().map(|resource| &*resource.uri).collect();
             listed.iter().for_each(|uri| self.learn(&scope.tenant, server.name(), uri));
             for (fits, _) in fits.iter_mut().zip(uris).filter(|(_, uri)| listed.contains(*uri)) {
@@ -317,7 +330,24 @@ const SHORTEST: Duration = Duration::from_millis(100);
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn what_a_server_had_is_forgotten_when_it_is_listed_anew_and_nobody_elses() {
+        let (known, [ann, bob]) =
+            (Whereabouts::default(), ["ann", "bob"].map(|it| Tenant::parse(it).unwrap()));
+        for (tenant, server, uri) in
+            [(&ann, "shop", "book:1"), (&ann, "farm", "cow:1"), (&bob, "shop", "book:1")]
+        {
+            known.learn(tenant, server, uri);
+        }
+        known.forget(&ann, "shop");
+        let has = |tenant: &Tenant, uri: &str| known.holder(tenant, uri).map(|it| it.to_string());
+        assert_eq!(has(&ann, "book:1"), None);
+        assert_eq!(has(&ann, "cow:1").as_deref(), Some("farm"));
+        assert_eq!(has(&bob, "book:1").as_deref(), Some("shop"));
+    }
 
     #[test]
     fn a_uri_fits_a_template_by_its_fixed_parts() {
