@@ -190,3 +190,45 @@ const FIRST: i64 = 1 << 32;
 /// How long a stream that broke off rests, unless its server says something else.
 const PAUSE: Duration = Duration::from_secs(1);
 const SHORTEST: Duration = Duration::from_millis(100);
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::sync::atomic::AtomicUsize;
+
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[test]
+    fn only_what_names_the_request_ends_it() {
+        let heard = AtomicUsize::new(0);
+        let hear = |_| drop(heard.fetch_add(1, Ordering::Relaxed));
+        let said = |rest: Value| {
+            let mut message = json!({ "jsonrpc": "2.0" });
+            message.as_object_mut().unwrap().extend(rest.as_object().unwrap().clone());
+            answer(serde_json::from_value(message).unwrap(), &NumberOrString::Number(7), &hear)
+        };
+        let (result, error) = (json!({ "content": [] }), json!({ "code": -32602, "message": "none" }));
+        for id in [json!(7), json!("7")] {
+            assert!(matches!(said(json!({ "id": id, "result": result })), Some(Ok(_))), "{id}");
+            assert!(
+                matches!(said(json!({ "id": id, "error": error })), Some(Err(Fault::Refused(_)))),
+                "{id}"
+            );
+        }
+        let told = |method: &str, params: Value| said(json!({ "method": method, "params": params }));
+        let ends = told("notifications/cancelled", json!({ "requestId": 7 }));
+        assert!(matches!(ends, Some(Err(Fault::Lost(Doubt::Error, _)))), "the server gave it up");
+        for other in [
+            said(json!({ "id": 8, "result": result })),
+            said(json!({ "id": 8, "error": error })),
+            said(json!({ "error": error })),
+            told("notifications/cancelled", json!({ "requestId": 8 })),
+            told("notifications/message", json!({ "level": "info", "data": "7" })),
+        ] {
+            assert!(other.is_none(), "{other:?}");
+        }
+        assert_eq!(heard.load(Ordering::Relaxed), 2, "what is told is heard");
+    }
+}
