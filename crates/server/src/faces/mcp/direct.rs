@@ -19,8 +19,8 @@ use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::Frame;
 use rmcp::model::{
-    CallToolRequestParams, CallToolResponse, ErrorCode, ErrorData, ProtocolVersion, RequestId,
-    RequestMetaObject, ServerJsonRpcMessage, ServerResult,
+    CallToolRequestParams, CallToolResponse, ClientCapabilities, ErrorCode, ErrorData, Implementation,
+    ProtocolVersion, RequestId, RequestMetaObject, ServerJsonRpcMessage, ServerResult,
 };
 use serde_json::Value;
 use tokio::sync::mpsc;
@@ -39,6 +39,7 @@ pub(super) struct Call {
     id: RequestId,
     asked: CallToolRequestParams,
     meta: RequestMetaObject,
+    client: (Implementation, ClientCapabilities),
 }
 
 impl Call {
@@ -57,7 +58,6 @@ impl Call {
         let meta = asked.meta.take()?;
         let is_right = accepts(headers)
             && meta.protocol_version()? == VERSION
-            && meta.client_capabilities().is_some()
             && only(headers, "mcp-protocol-version")? == VERSION.as_str()
             && only(headers, "mcp-method")? == CALL
             && only(headers, "mcp-name")? == asked.name
@@ -66,16 +66,15 @@ impl Call {
         if !is_right {
             return None;
         }
-        Some(Call { id: serde_json::from_value(id).ok()?, asked, meta })
+        let client = (meta.client_info().unwrap_or_else(unknown), meta.client_capabilities()?);
+        Some(Call { id: serde_json::from_value(id).ok()?, asked, meta, client })
     }
 
     /// Has it made.
     pub(super) async fn answer(self, face: Face, visit: Visit) -> Response<Body> {
-        let Call { id, asked, meta } = self;
+        let Call { id, asked, meta, client } = self;
         let (mail, mut letters) = Mail::with_the_answer();
         let gone = CancellationToken::new();
-        let client =
-            (meta.client_info().unwrap_or_else(unknown), meta.client_capabilities().unwrap_or_default());
         let inquiry = Inquiry {
             id: id.clone(),
             meta,
