@@ -27,7 +27,7 @@ use crate::outcome::{Details, Kind, Outcome, Reply};
 use crate::remember::unavailable;
 use crate::row::{IntentRow, OutcomeRow, internal};
 use crate::tenants::Rules;
-use crate::views::ActionView;
+use crate::views::{ActionView, ReceiptView};
 use crate::{Answer, Ask, Code, Error, clock};
 
 /// One `tools/call`.
@@ -181,7 +181,7 @@ impl Gateway {
             called = Called { replayed: called.replayed, ..self.called(caller, &id.to_string()).await? };
         }
         called.delivery = delivery.filter(|_| called.is_over());
-        Ok(called)
+        self.point_on(caller, called).await
     }
 
     /// How an action of the caller's stands.
@@ -200,6 +200,26 @@ impl Gateway {
         let mut called = Called::read(Some(action_id), &reply, answer, false)?;
         if let Some(doubt) = view.doubt {
             called.body["details"]["reasons"] = json!([doubt]);
+        }
+        self.point_on(caller, called).await
+    }
+
+    /// Says where to go on reading: where people decide, which opens to none but them, and what came of the earlier action that
+    /// this one repeats, where that is the caller's own.
+    async fn point_on(&self, caller: &Caller, mut called: Called) -> Result<Called, Error> {
+        if let (CalledKind::Outcome(Kind::Held), Some(id)) = (called.kind, called.action_id) {
+            called.body["details"]["approval_url"] = self.approval_url(id).into();
+        }
+        let earlier = called.body["details"]["earlier_transaction"].as_str();
+        let Some(earlier) = earlier.map(str::to_owned) else { return Ok(called) };
+        let receipts = match self.action(caller, &earlier).await {
+            Ok(view) => view.receipts,
+            Err(error) if error.code == Code::NotFound => Vec::new(),
+            Err(error) => return Err(error),
+        };
+        if let Some(ReceiptView { receipt, .. }) = receipts.last() {
+            let url = format!("{}/r/{}", self.public_url, receipt.signature);
+            called.body["details"]["earlier_receipt"] = json!({ "id": receipt.receipt_id, "url": url });
         }
         Ok(called)
     }

@@ -131,7 +131,9 @@ pub(super) fn brief(called: &Called) -> Value {
         "missing",
         "hold_reason",
         "expires_at",
+        "approval_url",
         "earlier_transaction",
+        "earlier_receipt",
         "challenge_url",
         "repeats",
         "untrusted_text",
@@ -160,8 +162,9 @@ fn advice(code: Option<Code>, kind: Option<CalledKind>, reasons: &[&str]) -> &'s
     match kind {
         Some(CalledKind::Outcome(Kind::Executed)) => return "The call was carried out and confirmed.",
         Some(CalledKind::Outcome(Kind::Held)) => {
-            return "Nothing has happened yet: a person has to agree to this call. Do not try another way; make the same \
-                    call again later, or ask countersign_status, to learn what became of it.";
+            return "Nothing has happened yet: a person has to agree to this call, at approval_url, which opens to people only. \
+                    Do not try another way; make the same call again later, or ask countersign_status, to learn what became \
+                    of it.";
         }
         Some(CalledKind::Outcome(Kind::PendingSettlement)) => {
             return "The call was sent, and what became of it is not known yet. Do not try another way; make the same call \
