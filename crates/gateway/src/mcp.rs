@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use action::{ActionId, IdempotencyKey};
 use ledger::State;
-use provider::mcp::{Seat, SeenTool, Servers, Unreachable, provider_of};
+use provider::mcp::{Quarantine, Seat, SeenTool, Servers, Unreachable, provider_of};
 use serde_json::{Map, Value, json};
 
 use crate::act::lock;
@@ -180,6 +180,11 @@ impl Gateway {
             pause.rest().await;
             called = Called { replayed: called.replayed, ..self.called(caller, &id.to_string()).await? };
         }
+        if called.is_quarantined()
+            && let Some(tools) = self.mcp().get(&caller.tenant, &call.server).and_then(|it| it.known_tools())
+        {
+            self.note_quarantined(self.tenant(&caller.tenant)?, &call.server, &tools).await;
+        }
         called.delivery = delivery.filter(|_| called.is_over());
         self.point_on(caller, called).await
     }
@@ -253,9 +258,11 @@ impl Gateway {
     /// The server does not list them.
     pub async fn tools_of(&self, caller: &Caller, server: &str) -> Result<Vec<SeenTool>, Unreachable> {
         let none = || Unreachable { name: server.to_owned(), why: "there is no such server".to_owned() };
-        let rules = self.tenant(&caller.tenant).map_err(|_| none())?.rules();
+        let tenant = self.tenant(&caller.tenant).map_err(|_| none())?;
+        let rules = tenant.rules();
         let found = self.outside.servers.get(&caller.tenant, server).ok_or_else(none)?;
         let tools = found.tools().await?;
+        self.note_quarantined(tenant, server, &tools).await;
         let accepted = |seen: &&SeenTool| {
             let archetype = archetype_of(server, &seen.tool.name);
             let tool = rules.providers.get(&archetype).and_then(|provider| provider.tool());
@@ -480,6 +487,13 @@ impl Called {
             CalledKind::Outcome(Kind::NeedsChallenge) => Some("this call has to be confirmed elsewhere"),
             CalledKind::Outcome(Kind::Executed | Kind::Failed | Kind::Blocked) => None,
         }
+    }
+
+    /// Whether it was blocked because its tool is not as it was accepted.
+    fn is_quarantined(&self) -> bool {
+        let words = [Quarantine::Changed, Quarantine::Gone].map(Quarantine::as_str);
+        let reasons = self.body["details"]["reasons"].as_array().into_iter().flatten();
+        reasons.filter_map(Value::as_str).any(|reason| words.contains(&reason))
     }
 
     fn is_over(&self) -> bool {
