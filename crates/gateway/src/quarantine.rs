@@ -13,6 +13,7 @@ use sha2::{Digest, Sha256};
 use crate::Error;
 use crate::act::lock;
 use crate::admin::event;
+use crate::alert::Alert;
 use crate::gateway::Gateway;
 use crate::mcp::archetype_of;
 use crate::remember::unavailable;
@@ -79,6 +80,7 @@ impl Gateway {
             lock(&self.quarantined).remove(&key);
         } else if noted == Ok(true) {
             let Quarantined { server, tool, why, .. } = quarantined;
+            self.metrics.alert(Alert::ToolQuarantined);
             tracing::error!(alert = EVENT, tenant = %tenant.tenant, server, tool, why, "a person should look at this");
         }
         noted.map(drop)
