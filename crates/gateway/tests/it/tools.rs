@@ -72,7 +72,7 @@ async fn house(tools: &Tools) -> House {
     house_where(tools, |_| {}).await
 }
 
-async fn house_where(tools: &Tools, change: impl FnOnce(&mut Config)) -> House {
+pub(crate) async fn house_where(tools: &Tools, change: impl FnOnce(&mut Config)) -> House {
     House::bound(BINDING, |config| {
         let at = tools.url().trim_start_matches("http://").trim_end_matches("/mcp").to_owned();
         config.egress.allow.push(at.clone());
@@ -93,7 +93,7 @@ async fn house_where(tools: &Tools, change: impl FnOnce(&mut Config)) -> House {
     .await
 }
 
-fn call(tool: &str, key: &str) -> ToolCall {
+pub(crate) fn call(tool: &str, key: &str) -> ToolCall {
     ToolCall {
         server: "shop".to_owned(),
         tool: tool.to_owned(),
@@ -113,7 +113,7 @@ async fn by(house: &House, caller: &Caller, call: ToolCall, wait: Duration) -> R
     house.gateway().call_tool(caller, call, seat, wait, &|_| {}).await
 }
 
-async fn ask(house: &House, call: ToolCall) -> Called {
+pub(crate) async fn ask(house: &House, call: ToolCall) -> Called {
     by(house, &house.agent, call, NO_TIME).await.unwrap()
 }
 

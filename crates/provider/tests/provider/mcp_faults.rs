@@ -501,3 +501,57 @@ async fn a_call_that_is_given_up_does_not_wait_for_its_question() {
     let (passed, ()) = tokio::join!(timeout(NEVER, server.pass(&party, call_of("ask"), tie)), asked);
     assert!(passed.expect("it ends").is_err());
 }
+
+/// Bounded like this; all else as it was.
+fn bounded(memory: Option<u64>, files: u64) -> impl FnOnce(Declared) -> Declared {
+    move |it| {
+        let mut how = it.how;
+        if let How::Process { most_memory, most_files, .. } = &mut how {
+            (*most_memory, *most_files) = (memory, files);
+        }
+        Declared { how, timeout: NEVER, ..it }
+    }
+}
+
+#[tokio::test]
+async fn a_process_that_takes_more_memory_than_it_may_dies_and_others_live_on() {
+    // 16 bytes, doubled to as many as 256 MiB: four times what it may have.
+    let cases = r#"tools/call)
+        if [ ! -e tried ]; then
+            touch tried
+            x=0123456789abcdef; doubled=0
+            while [ $doubled -lt 24 ]; do x=$x$x; doubled=$((doubled + 1)); done
+            touch grown
+        fi
+        answer '"content":[{"type":"text","text":"done"}]' ;;"#;
+    let greedy = Raw::with(cases, None, bounded(Some(64 * 1024 * 1024), 64));
+    let other = Raw::start("");
+    let party = Agent::party(true);
+    assert_eq!(text(other.server().pass(&party, call(), Tie::default()).await), "done");
+    let server = greedy.server();
+    let ended = server.pass(&party, call(), Tie::default());
+    timeout(NEVER / 2, ended).await.expect("it is seen that it is gone").unwrap_err();
+    assert!(greedy.path("tried").exists() && !greedy.path("grown").exists(), "it had what it asked for");
+    assert_eq!(text(other.server().pass(&party, call(), Tie::default()).await), "done");
+    assert_eq!(text(greedy.server().pass(&party, call(), Tie::default()).await), "done");
+    assert_eq!((greedy.starts(), other.starts()), (2, 1), "the one was started again, the other never ended");
+}
+
+#[tokio::test]
+async fn a_process_that_opens_more_files_than_it_may_is_refused_them_and_others_live_on() {
+    // `paste` opens all of its files before it reads any.
+    let cases = r#"tools/call)
+        most=8; if [ -e few ]; then most=64; fi
+        touch few
+        if paste $(yes /dev/null | head -n $most) > pasted 2> why; then said=opened; else said=refused; fi
+        answer "\"content\":[{\"type\":\"text\",\"text\":\"$said\"}]" ;;"#;
+    let hoarder = Raw::with(cases, None, bounded(None, 32));
+    let other = Raw::with(cases, None, bounded(None, 128));
+    let party = Agent::party(true);
+    let said = async |raw: &Raw| text(raw.server().pass(&party, call(), Tie::default()).await);
+    assert_eq!([said(&hoarder).await, said(&other).await], ["opened", "opened"], "8 are few enough");
+    assert_eq!([said(&hoarder).await, said(&other).await], ["refused", "opened"], "64 are too many for one");
+    let why = std::fs::read_to_string(hoarder.path("why")).unwrap();
+    assert!(why.contains("Too many open files"), "{why}");
+    assert_eq!((hoarder.starts(), other.starts()), (1, 1), "neither ended");
+}
