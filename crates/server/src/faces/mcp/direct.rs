@@ -138,6 +138,7 @@ impl Drop for Lasting {
 }
 
 /// What a client is to hear next.
+#[expect(clippy::large_enum_variant, reason = "there is one at a time, and mostly the large one")]
 enum Next {
     Told(Box<ServerJsonRpcMessage>),
     Over(Answer),
