@@ -557,11 +557,11 @@ impl Ears {
             for line in [format!("Action: {id}"), format!("State: {state}"), format!("Look: {url}")] {
                 assert!(lines.contains(&line.as_str()), "{}: {line}: {lines:#?}", topic.word());
             }
+            // A time of day may read like an amount.
+            let at = told.body["timestamp"].as_str().unwrap();
+            let [said, mailed] = [&told.body.to_string(), &mail.text].map(|text| text.replace(at, "then"));
             for foreign in ["secretive", "25.00", "30.00", "statement", "anna", "agent-7"] {
-                assert!(
-                    !told.body.to_string().contains(foreign) && !mail.text.contains(foreign),
-                    "{foreign}"
-                );
+                assert!(!said.contains(foreign) && !mailed.contains(foreign), "{foreign}");
             }
         }
         topics.to_vec()
