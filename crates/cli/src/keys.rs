@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use action::Subject;
 use gateway::{Caller, Gateway, KeyAsk, KeyView, Role, SigningKeyView};
+use receipt::log::Verifier;
 use receipt::{Jwks, Pin, Timestamp};
 use serde_json::{Value, json};
 
@@ -54,6 +55,9 @@ enum Command {
         /// Pin the issuer's name too, and print the form of a pin file
         #[arg(long, value_name = "URL")]
         name: Option<String>,
+        /// Pin the transparency log of the caller's tenant too, so that proofs of inclusion are believed
+        #[arg(long, requires = "name")]
+        log: bool,
     },
     /// Manage the keys with which people and agents call the gateway
     Api {
@@ -99,7 +103,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         Command::List { json } => show_signing(&keeper.signing()?, *json)?,
         Command::Rotate => show_signing(&[keeper.rotate()?], false)?,
         Command::Compromise { kid, at } => show_signing(&[keeper.compromise(kid, *at)?], false)?,
-        Command::Pin { name } => pin(&keeper, name.as_deref())?,
+        Command::Pin { name, log } => pin(&keeper, name.as_deref(), *log)?,
         Command::Api { command: ApiCommand::Create { subject, role, tenant, default_mandate } } => {
             let made = keeper.create(subject, role, tenant.as_deref(), default_mandate.as_deref())?;
             out::note(format_args!("This key is shown once; only its hash is kept."));
@@ -130,7 +134,7 @@ enum Keeper {
 impl Keeper {
     fn of(args: &Args) -> Result<Keeper> {
         match (&args.config, &args.data_dir) {
-            (None, None) if matches!(args.command, Command::Pin { .. }) => {
+            (None, None) if matches!(args.command, Command::Pin { log: false, .. }) => {
                 args.api.anyone().map(Keeper::Running)
             }
             (None, None) if matches!(args.command, Command::Api { .. }) => {
@@ -192,6 +196,17 @@ impl Keeper {
             Keeper::Running(client) => Ok(client.get("/.well-known/jwks.json")?.to_string().into_bytes()),
             Keeper::Resting(resting) => Ok(resting.production().jwks().as_bytes().to_vec()),
         }
+    }
+
+    fn log_key(&self) -> Result<Verifier> {
+        let key = match self {
+            Keeper::Running(client) => client.get("/v1/log")?["key"].as_str().unwrap_or_default().to_owned(),
+            Keeper::Resting(resting) => {
+                let key = async |gateway: &Gateway, caller: &Caller| gateway.log_key(caller);
+                resting.as_admin(resting.production(), None, key)?
+            }
+        };
+        key.parse().while_we(|| "the gateway's log key cannot be read".to_owned())
     }
 
     fn create(
@@ -259,11 +274,15 @@ impl Keeper {
     }
 }
 
-fn pin(keeper: &Keeper, name: Option<&str>) -> Result<()> {
+fn pin(keeper: &Keeper, name: Option<&str>, log: bool) -> Result<()> {
     let jwks =
         Jwks::parse(&keeper.key_set()?).while_we(|| "the gateway's key set cannot be read".to_owned())?;
     match name {
-        Some(name) => out::line(Pin::new(name, &jwks).to_text()),
+        Some(name) => {
+            let pin = Pin::new(name, &jwks);
+            let pin = if log { pin.and_log(keeper.log_key()?) } else { pin };
+            out::line(pin.to_text())
+        }
         None => out::line(jwks.digest()),
     }
 }

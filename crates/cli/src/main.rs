@@ -43,6 +43,7 @@ mod mistakes;
 mod out;
 mod policy;
 mod principals;
+mod receipts;
 mod replay;
 mod report;
 mod resting;
@@ -75,6 +76,7 @@ enum Command {
     Demo(demo::Args),
     Run(Box<run::Args>),
     Verify(verify::Args),
+    Receipts(receipts::Args),
     Keys(keys::Args),
     Mandate(mandate::Args),
     Mcp(Box<mcp::Args>),
@@ -116,6 +118,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Demo(args) => demo::run(&args),
         Command::Run(args) => run::run(&args),
         Command::Verify(args) => verify::run(&args),
+        Command::Receipts(args) => receipts::run(&args),
         Command::Keys(args) => keys::run(&args),
         Command::Mandate(args) => mandate::run(&args),
         Command::Mcp(args) => mcp::run(&args),

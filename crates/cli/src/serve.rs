@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use gateway::config::Tls;
+use gateway::config::{Store, Tls};
 use gateway::{Config, Gateway, Installation};
 use server::{Faces, Running, ServerConfig};
 use tokio::net::{TcpListener, TcpSocket};
@@ -33,6 +33,9 @@ pub(crate) struct Args {
     /// Where store and keys live
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
+    /// A store that many gateways share, `postgres://…`; without it, a file where the keys live
+    #[arg(long, value_name = "URL")]
+    store: Option<Store>,
     /// Address to listen on; any but loopback needs TLS or --behind-tls-proxy
     #[arg(long, value_name = "ADDR")]
     listen: Option<SocketAddr>,
@@ -70,6 +73,9 @@ impl Args {
         })?;
         if let Some(data_dir) = &self.data_dir {
             config.data_dir.clone_from(data_dir);
+        }
+        if let Some(store) = &self.store {
+            config.store = Some(store.clone());
         }
         if let Some(listen) = self.listen {
             config.listen = listen;

@@ -5,12 +5,13 @@ mod sources;
 mod tell;
 mod trust;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use receipt::{Report, Verdict};
+use receipt::log::{Bundle, Proof};
+use receipt::{Report, Trust, Verdict};
 
-use crate::error::{Error, Result};
+use crate::error::{Context, Error, Result};
 use tell::Finding;
 
 pub(crate) use trust::{Belief, Named};
@@ -54,6 +55,12 @@ pub(crate) struct Args {
     /// approval by API key alone is not enough: only the gateway knows of it.
     #[arg(long, requires = "approvers")]
     require_approvals: bool,
+    /// That the receipt was logged: what `receipts export --proof` wrote. A bundle brings its own
+    #[arg(long, value_name = "FILE", conflicts_with = "jsonl")]
+    proof: Option<PathBuf>,
+    /// Fail where nothing proves that the receipt stands in a transparency log that the pin names
+    #[arg(long)]
+    require_inclusion: bool,
     /// Print one JSON object instead of text
     #[arg(long)]
     json: bool,
@@ -77,11 +84,16 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
 
 /// Every document by itself, all its checks shown.
 fn each(args: &Args, belief: &Belief) -> Result<Tally> {
-    let trust = belief.trust(args.allow_sandbox, args.require_approvals);
+    let proof = args.proof.as_deref().map(read_proof).transpose()?;
+    let trust = Trust { proof: proof.as_ref(), ..believing(args, belief) };
     let mut tally = Tally::default();
     let mut teller = tell::Teller::new(args.json);
     for source in sources::documents(&args.paths, "json")? {
-        let report = receipt::verify(&source.read()?, &trust);
+        let document = source.read()?;
+        let report = match Bundle::is_one(&document) {
+            true => verify_bundle(&document, &trust),
+            false => receipt::verify(&document, &trust),
+        };
         tally.count(&report);
         teller.report(&source.name, &report)?;
     }
@@ -89,9 +101,29 @@ fn each(args: &Args, belief: &Belief) -> Result<Tally> {
     Ok(tally)
 }
 
+fn believing<'a>(args: &Args, belief: &'a Belief) -> Trust<'a> {
+    let trust = belief.trust(args.allow_sandbox, args.require_approvals);
+    Trust { require_inclusion: args.require_inclusion, ..trust }
+}
+
+fn read_proof(file: &Path) -> Result<Proof> {
+    let text = std::fs::read(file).while_we(|| format!("cannot read `{}`", file.display()))?;
+    Proof::parse(&text).while_we(|| format!("cannot use the proof in `{}`", file.display()))
+}
+
+/// A bundle's own key set counts as far as the pin bears it out; its proof is the one that is meant for it.
+fn verify_bundle(text: &[u8], trust: &Trust<'_>) -> Report {
+    let Ok(bundle) = Bundle::parse(text) else {
+        // Read as a receipt, which it is not either, it is told what is wrong with it.
+        return receipt::verify(text, trust);
+    };
+    let jwks = if trust.pin.trusts(&bundle.jwks) { &bundle.jwks } else { trust.jwks };
+    receipt::verify(&bundle.receipt, &Trust { jwks, proof: Some(&bundle.proof), ..*trust })
+}
+
 /// Files of many receipts, in parallel; what fails is shown in the order of the lines.
 fn stream(args: &Args, belief: &Belief) -> Result<Tally> {
-    let trust = belief.trust(args.allow_sandbox, args.require_approvals);
+    let trust = believing(args, belief);
     let mut tally = Tally::default();
     let mut teller = tell::Teller::new(args.json);
     for source in sources::documents(&args.paths, "jsonl")? {

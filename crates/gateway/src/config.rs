@@ -6,8 +6,10 @@ mod mcp;
 mod token_issuers;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::sync::Arc;
 
 use figment::Figment;
@@ -30,8 +32,10 @@ pub use self::token_issuers::{SubjectClaim, TokenIssuer};
 pub struct Config {
     /// Address to listen on. Anything but loopback needs TLS or `behind_tls_proxy`.
     pub listen: SocketAddr,
-    /// Where the store and the keys live. One gateway at a time holds it.
+    /// Where the keys live, and the store unless `store` names another. One gateway at a time holds it.
     pub data_dir: PathBuf,
+    /// The store: `postgres://…` for one that many gateways share; default: SQLite files in `data_dir`.
+    pub store: Option<Store>,
     /// How callers reach the gateway; the issuer of its receipts. Default: `http://LISTEN`.
     pub public_url: Option<String>,
     /// Certificate and key for TLS.
@@ -74,6 +78,50 @@ pub struct Config {
     /// Where the process may be made to die, see [`crate::Point`]. No key: only whoever opens the gateway can bring it.
     #[serde(skip)]
     pub fail_points: Option<Arc<dyn ledger::FailPoints>>,
+}
+
+/// Where a store is that many gateways share. Not shown: there may be a password in it.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Store(String);
+
+impl Store {
+    /// The URL.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for Store {
+    type Error = String;
+
+    fn try_from(url: String) -> Result<Store, String> {
+        match url.split_once("://") {
+            Some(("postgres" | "postgresql", _)) => Ok(Store(url)),
+            _ => Err("a store is `postgres://…`; without one, it is a file in `data_dir`".to_owned()),
+        }
+    }
+}
+
+impl From<Store> for String {
+    fn from(Store(url): Store) -> String {
+        url
+    }
+}
+
+impl FromStr for Store {
+    type Err = String;
+
+    fn from_str(url: &str) -> Result<Store, String> {
+        Store::try_from(url.to_owned())
+    }
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("postgres://…")
+    }
 }
 
 /// TLS by files.
@@ -290,6 +338,7 @@ impl Default for Config {
         Config {
             listen: SocketAddr::from(([127, 0, 0, 1], 8787)),
             data_dir: PathBuf::from("countersign-data"),
+            store: None,
             public_url: None,
             tls: None,
             behind_tls_proxy: false,

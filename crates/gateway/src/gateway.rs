@@ -21,6 +21,7 @@ use crate::caller::Caller;
 use crate::config::Config;
 use crate::events::Transmitter;
 use crate::keys::Keys;
+use crate::log::Logs;
 use crate::mcp::Alike;
 use crate::metrics::Metrics;
 use crate::notices::Destination;
@@ -43,6 +44,7 @@ pub struct Gateway {
     pub(crate) config: Arc<Config>,
     pub(crate) ledger: Arc<dyn Ledger>,
     pub(crate) keys: Arc<Keys>,
+    pub(crate) logs: Logs,
     pub(crate) authority: Authority,
     /// What is stored and gives nobody any right.
     pub(crate) unproven: Unproven,
@@ -173,6 +175,7 @@ impl Gateway {
             let hmac = tenant_key(ledger.as_ref(), vault, &tenant).await?;
             states.insert(tenant.clone(), Arc::new(TenantState::new(tenant, hmac, rules)));
         }
+        let logs = Logs::open(keys_folder, &issuer, states.values().map(|state| &**state))?;
         let gateway = Gateway {
             environment,
             issuer,
@@ -188,6 +191,7 @@ impl Gateway {
             config,
             ledger,
             keys,
+            logs,
             authority,
             unproven,
             tenants: states,

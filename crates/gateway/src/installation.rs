@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use action::{Environment, Subject, Tenant};
-use ledger::{Ledger, Lock, Options, Sealer, Sqlite};
+use ledger::{Access, Ledger, Lock, Options, Postgres, Sealer, Sqlite};
 use provider::mcp::Servers;
 use provider::{Egress, Outside, Secrets, egress};
 use tokio::task::JoinHandle;
@@ -229,13 +229,22 @@ async fn open_one(
     let keys_folder = config.data_dir.join("keys").join(environment.as_str());
     let keys = Arc::new(Keys::open(&keys_folder, clock::now())?);
     let sealer: Arc<dyn Sealer> = keys.clone();
-    let options = Options {
-        queue: config.limits.queue,
-        sealer: Some(sealer),
-        fail_points: config.fail_points.clone(),
-        ..Options::new(&chain_id, now_ms)
+    let ledger = match &config.store {
+        Some(store) => {
+            let (queue, sealer) = (config.limits.queue, Some(sealer));
+            let access = Access::new(store.url(), &chain_id, &chain_id, now_ms);
+            join(Access { schema: environment.as_str().into(), queue, sealer, ..access }).await?
+        }
+        None => {
+            let options = Options {
+                queue: config.limits.queue,
+                sealer: Some(sealer),
+                fail_points: config.fail_points.clone(),
+                ..Options::new(&chain_id, now_ms)
+            };
+            open_ledger(file, options).await?
+        }
     };
-    let ledger = open_ledger(file, options).await?;
     let opening = Opening {
         config: Arc::clone(config),
         environment,
@@ -261,6 +270,13 @@ async fn open_ledger(file: PathBuf, options: Options) -> Result<Arc<dyn Ledger>,
         ledger.map_err(|error| format!("`{}`: {error}", file.display()))
     };
     let ledger = tokio::task::spawn_blocking(open).await.map_err(|error| error.to_string())??;
+    Ok(Arc::new(ledger))
+}
+
+/// Takes part in the store of many.
+async fn join(access: Access) -> Result<Arc<dyn Ledger>, String> {
+    let opened = tokio::task::spawn_blocking(move || Postgres::open(access)).await;
+    let ledger = opened.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
     Ok(Arc::new(ledger))
 }
 

@@ -53,6 +53,7 @@ mod grants;
 mod installation;
 mod keys;
 mod late;
+mod log;
 mod mcp;
 mod mcp_tools;
 mod metrics;

@@ -358,7 +358,7 @@ impl Gateway {
                     would_be: Cow::Borrowed(&it.would_be),
                     code: Some(Cow::Borrowed(&it.code)),
                 }),
-                log: None,
+                log: self.mention(&pending.tenant)?,
             },
         };
         let chain = &mut ending.chain;

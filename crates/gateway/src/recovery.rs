@@ -40,7 +40,8 @@ impl Gateway {
     pub(crate) fn look_after(self: &Arc<Self>) -> JoinHandle<()> {
         let gateway = Arc::clone(self);
         tokio::spawn(async move {
-            tokio::join!(gateway.keep_asking(), gateway.keep_clearing(), gateway.keep_telling());
+            let logging = gateway.keep_logging();
+            tokio::join!(gateway.keep_asking(), gateway.keep_clearing(), gateway.keep_telling(), logging);
         })
     }
 

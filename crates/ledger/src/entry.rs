@@ -76,6 +76,16 @@ impl Chain {
         Chain { id: id.into(), seq: 0, head, at_ms: 0 }
     }
 
+    /// A chain that goes on where it was left.
+    pub(crate) fn at(id: &str, seq: u64, head: Option<[u8; 32]>, at_ms: i64) -> Chain {
+        Chain { id: id.into(), seq, head, at_ms }
+    }
+
+    /// Where it is left: number of the next entry, hash and time of the last.
+    pub(crate) fn end(&self) -> (u64, Option<[u8; 32]>, i64) {
+        (self.seq, self.head, self.at_ms)
+    }
+
     /// The id of the entry that comes next.
     pub(crate) fn next_id(&self) -> String {
         record_id(&self.id, self.seq)
@@ -377,6 +387,7 @@ pub(crate) struct Reading<'a> {
     pub(crate) receipt: Option<&'a str>,
     pub(crate) tenant: Option<&'a str>,
     pub(crate) action_hash: Option<[u8; 32]>,
+    pub(crate) in_session: bool,
 }
 
 impl<'a> Reading<'a> {
@@ -395,6 +406,7 @@ impl<'a> Reading<'a> {
             receipt: entry.receipt_hash,
             tenant: entry.tenant_ref,
             action_hash: read(entry.action_hash).ok()?,
+            in_session: entry.session.is_some(),
         })
     }
 }
@@ -566,7 +578,7 @@ impl Hex {
 
 const DIGITS: &[u8; 16] = b"0123456789abcdef";
 const EVENT: &[u8] = b",\"event\":\"";
-const OPENED: &str = "chain_opened";
+pub(crate) const OPENED: &str = "chain_opened";
 /// Event of a passkey that a person registered.
 pub const PASSKEY_REGISTERED: &str = "passkey_registered";
 /// Event of a passkey that an admin says is that person's.

@@ -14,8 +14,9 @@ pub enum Error {
     /// As many writes wait as are allowed to; try again in a moment.
     #[error("too many writes are waiting")]
     Busy,
-    /// A write failed and nothing more is written until the store is opened again: after a failed sync nobody
-    /// knows what is on disk. Whether the write that met the failure survived shows after a restart.
+    /// A write failed, and nobody knows whether it survived. A file is not written any more until it is opened again,
+    /// because after a failed sync nobody knows what is on disk; a database is found again by itself. Whoever asks once more
+    /// with the same key learns what became of it.
     #[error("the ledger is not writable: {0}")]
     Unavailable(Arc<str>),
     /// There is no such action.

@@ -28,6 +28,16 @@ impl Claim {
         Some(Claim::new(&intent.tenant, intent.environment, &intent.subject, key))
     }
 
+    /// As it is stored in full.
+    pub(crate) fn bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
+    /// One that is stored in full.
+    pub(crate) fn stored(bytes: [u8; 32]) -> Claim {
+        Claim(bytes)
+    }
+
     /// Where the index looks first. Another key with the same 64 bits moves on to the next number.
     pub(crate) fn slot(&self) -> i64 {
         tag(&self.0)

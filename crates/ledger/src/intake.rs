@@ -1,5 +1,6 @@
 //! What is handed in to be remembered.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use action::{ActionId, Environment, Money, Subject, Tenant};
@@ -345,6 +346,23 @@ pub(crate) struct Digests {
     pub(crate) addresses: [i64; 2],
 }
 
+/// A settlement or amendment, with what was computed before it came to the one writer.
+#[derive(Clone, Debug)]
+pub(crate) struct Close {
+    pub(crate) settlement: Settlement,
+    pub(crate) digests: Digests,
+    pub(crate) overage: Option<Digests>,
+    pub(crate) amends: bool,
+}
+
+impl Close {
+    pub(crate) fn new(settlement: Settlement, amends: bool) -> Close {
+        let digests = settlement.outcome.digests();
+        let overage = settlement.overage.as_ref().map(Outcome::digests);
+        Close { settlement, digests, overage, amends }
+    }
+}
+
 impl Used {
     /// What the action used as far as is known by now.
     pub(crate) fn measured(&self, debited: &Usage, amends: bool) -> Usage {
@@ -358,12 +376,18 @@ impl Used {
 
 impl Settlement {
     /// May it be written about an action that is in this state, and by them?
-    pub(crate) fn check(&self, from: State, lease: &Lease, now: Process, amends: bool) -> Result<(), Error> {
+    pub(crate) fn check(
+        &self,
+        from: State,
+        lease: &Lease,
+        owners: &Owners,
+        amends: bool,
+    ) -> Result<(), Error> {
         let (id, to) = (self.action, self.outcome.state);
         if matches!(self.by, By::Heir(_)) && (from, to) != (State::Sent, State::InDoubt) {
             return Err(Error::Illegal { id, from, to });
         }
-        self.by.check(id, lease, now, self.outcome.at_ms)?;
+        self.by.check(id, lease, owners, self.outcome.at_ms)?;
         if !(if amends { from.may_amend(to) } else { from.may_settle(to) }) {
             return Err(Error::Illegal { id, from, to });
         }
@@ -400,6 +424,24 @@ fn stays(from: State, to: State, amends: bool) -> bool {
 
 /// Which process of a store: numbers rise.
 pub(crate) type Process = i64;
+
+/// Which processes may still be at what they have in hand.
+#[derive(Clone, Debug)]
+pub(crate) enum Owners {
+    /// Of a store of one process: every earlier one is gone.
+    Only(Process),
+    /// Of a store of many: those that nobody knows to be gone.
+    Living(BTreeSet<Process>),
+}
+
+impl Owners {
+    fn may_be_at_it(&self, owner: Process) -> bool {
+        match self {
+            Owners::Only(process) => *process == owner,
+            Owners::Living(processes) => processes.contains(&owner),
+        }
+    }
+}
 
 /// Who is at an action that is marked sent, and how often it changed hands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -440,15 +482,15 @@ impl Lease {
 
 impl By {
     /// INVARIANT (fencing): nobody's word is taken on what somebody else has in hand.
-    pub(crate) fn check(self, id: ActionId, lease: &Lease, now: Process, at_ms: i64) -> Result<(), Error> {
+    pub(crate) fn check(self, id: ActionId, lease: &Lease, owners: &Owners, at_ms: i64) -> Result<(), Error> {
         match self {
             By::Holder(token) | By::Heir(token) | By::Person(token) if token != lease.token => {
                 Err(Error::Fenced(id))
             }
             By::Holder(_) => Ok(()),
-            // Of a store of one process every earlier owner is gone.
             By::Heir(_) | By::Person(_)
-                if lease.owner == Some(now) && lease.until_ms.is_some_and(|until| until > at_ms) =>
+                if lease.owner.is_some_and(|owner| owners.may_be_at_it(owner))
+                    && lease.until_ms.is_some_and(|until| until > at_ms) =>
             {
                 Err(Error::Leased(id))
             }

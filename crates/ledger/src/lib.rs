@@ -19,15 +19,17 @@
 //! claims nothing.
 //!
 //! [`Sqlite`] is the store of one machine: one writer thread commits everything that waits in one transaction, with
-//! `synchronous=FULL`, and wakes the waiting only then. [`Memory`] keeps nothing and is for tests. A store that many
-//! gateways share will stand beside them and pass the same conformance suite.
+//! `synchronous=FULL`, and wakes the waiting only then. [`Postgres`] is the store that many gateways share: each commits what
+//! waits at it in one transaction, under locks on the rows it touches. [`Memory`] keeps nothing and is for tests. All pass the
+//! same conformance suite.
 //!
 //! Whatever is marked sent is leased: to whom, until when, and with which fencing token. The token protects the record
 //! and not the world outside, so what is taken over becomes in doubt and is never simply sent again.
 //!
 //! What the ledger deliberately does not do: it makes no decision about policy, calls nobody, signs nothing, and
 //! knows neither wire nor receipt format: receipts, replies and payloads are bytes to it. It reads no clock; every
-//! write brings its time. After a failed write it writes nothing more until it is opened again.
+//! write brings its time. After a failed write a file is not written any more until it is opened again; a database is tried
+//! again.
 
 mod admit;
 mod audit;
@@ -43,15 +45,21 @@ mod identity;
 mod inspect;
 mod intake;
 mod lock;
+mod log;
 mod memory;
 mod outbox;
+mod packed;
+mod postgres;
 mod pruned;
+mod refusals;
 mod session;
 mod sqlite;
+mod stand;
 mod state;
 mod step;
 mod stored;
 mod told;
+mod world;
 
 use std::sync::Arc;
 
@@ -78,14 +86,19 @@ pub use intake::{
     Refusal, Reply, Resumption, Settlement, Tolerance, Used,
 };
 pub use lock::Lock;
+pub use log::{
+    Fresh, Grown, Growth, Head, Leafed, Log, LogOf, NewLeaf, Nonces, Round, Sequencer, Unlogged, hashes,
+};
 pub use memory::Memory;
 pub use outbox::{Notice, Outbox, Standing, Tried, Waiting};
+pub use packed::unpack;
+pub use postgres::{Access, Postgres};
 pub use session::{
     BUDGET_BREACHED, Cycle, Declared, Declaring, Governed, Heard, INTENT_DECLARED, Intention, Lapse, Lapsed,
     Opening, RECOVERY_COMPLETE, RECOVERY_INITIATED, Record, Recovering, SESSION_CLOSED, SESSION_HALTED,
     SESSION_OPENED, SESSION_STOPPED, Sealer, SecurityEvent, Turn,
 };
-pub use sqlite::{Options, Sqlite, unpack};
+pub use sqlite::{Options, Sqlite};
 pub use state::State;
 pub use step::STEPS;
 pub use stored::{
@@ -100,6 +113,9 @@ pub type Answer<'a, T> = BoxFuture<'a, Result<T, Error>>;
 /// Every write is durable when its future resolves with `Ok`, and linearised with every other. A write whose future
 /// is dropped may still happen.
 pub trait Ledger: Outbox {
+    /// Its transparency logs; nothing where it keeps none.
+    fn logs(&self) -> Option<&dyn Log>;
+
     /// What the judge is told of the past.
     fn facts<'a>(&'a self, query: FactsQuery<'a>) -> Answer<'a, Facts>;
 

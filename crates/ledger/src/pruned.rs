@@ -53,7 +53,7 @@ impl Pruned {
     }
 }
 
-const PRUNED: &str = "pruned";
+pub(crate) const PRUNED: &str = "pruned";
 
 #[cfg(test)]
 mod tests {

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use action::{Subject, Tenant};
 use common::*;
 use futures_util::future::join_all;
+use ledger::{Access, Postgres};
 use ledger::{
     Admitted, Broken, Clustered, Clustering, Cycle, Declaring, Deed, Doer, Error, Grouped, Hold, Ledger,
     Link, Memory, Obstacle, Options, Sealer, Sqlite, Transfer, Turn, session_of,
@@ -40,6 +41,10 @@ fn on_every_sealed_ledger(test: impl Fn(&dyn Ledger)) {
     test(&Memory::new("chain-1", NOW).unwrap().sealed_by(Arc::new(Counting)));
     let directory = tempfile::tempdir().unwrap();
     test(&sealed_sqlite(directory.path(), "chain-1"));
+    if let Some(server) = postgres::server() {
+        let access = Access { sealer: Some(Arc::new(Counting)), ..access(&server.database()) };
+        test(&Postgres::open(access).unwrap());
+    }
 }
 
 fn sealed_sqlite(directory: &Path, chain: &str) -> Sqlite {

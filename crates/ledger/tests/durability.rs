@@ -320,6 +320,7 @@ fn back_to(version: i64, directory: &Path) {
 }
 
 const UNDONE: &[(i64, &str)] = &[
+    (17, "DROP TABLE log; DROP TABLE log_tile; DROP TABLE log_leaf"),
     (16, "DROP TABLE delivery"),
     (
         15,

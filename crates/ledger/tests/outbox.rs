@@ -17,6 +17,21 @@ fn open(ledger: &dyn Ledger, names: &[&str]) {
     wait(ledger.give_places(names.iter().map(|name| (*name).into()).collect())).unwrap();
 }
 
+/// The row of the last entry there is.
+fn end(ledger: &dyn Ledger) -> i64 {
+    wait(ledger.entries(None, 1000)).unwrap().rows.last().unwrap().0
+}
+
+/// A row far behind everything that is there, or comes to be while a test runs.
+fn far(ledger: &dyn Ledger) -> i64 {
+    end(ledger) + (1 << 40)
+}
+
+/// Does nothing come after this place?
+fn is_the_end(ledger: &dyn Ledger, place: i64) -> bool {
+    place >= end(ledger) && wait(ledger.entries(Some(place), 10)).unwrap().rows.is_empty()
+}
+
 fn due(ledger: &dyn Ledger, name: &str, now_ms: i64) -> Vec<(i64, u32)> {
     let due = wait(ledger.untold(name, now_ms, 10)).unwrap();
     due.into_iter().map(|waiting| (waiting.notice.entry, waiting.tries)).collect()
@@ -33,16 +48,18 @@ fn a_new_destination_begins_at_the_end_and_a_known_one_where_it_was() {
         admitted(&*ledger, admission("before"));
         open(&*ledger, &["ops"]);
         let (begin, _) = standing(&*ledger, "ops");
-        assert_eq!(begin, 2, "the opening entry and the action's are over");
+        assert!(is_the_end(&*ledger, begin), "the opening entry and the action's are over");
         let id = admitted(&*ledger, admission("after"));
-        wait(ledger.put("ops", 3, vec![notice(3, id)])).unwrap();
+        let after = end(&*ledger);
+        wait(ledger.put("ops", after, vec![notice(after, id)])).unwrap();
         admitted(&*ledger, admission("later"));
 
         open(&*ledger, &["ops", "desk"]);
-        assert_eq!(standing(&*ledger, "ops"), (3, 1));
-        assert_eq!(standing(&*ledger, "desk"), (4, 0));
-        wait(ledger.put("ops", 2, vec![])).unwrap();
-        assert_eq!(standing(&*ledger, "ops"), (3, 1), "no way back");
+        assert_eq!(standing(&*ledger, "ops"), (after, 1));
+        let (desk, waiting) = standing(&*ledger, "desk");
+        assert!(is_the_end(&*ledger, desk) && waiting == 0);
+        wait(ledger.put("ops", begin, vec![])).unwrap();
+        assert_eq!(standing(&*ledger, "ops"), (after, 1), "no way back");
     });
 }
 
@@ -66,18 +83,19 @@ fn of_each_action_only_the_oldest_is_due_and_others_do_not_wait_for_it() {
     on_every_ledger(|ledger| {
         open(&*ledger, &["ops"]);
         let (a, b) = (id(), id());
-        let notices = vec![notice(5, a), notice(6, b), notice(7, a), notice(8, b), notice(9, a)];
-        wait(ledger.put("ops", 9, notices)).unwrap();
-        assert_eq!(due(&*ledger, "ops", NOW), [(5, 0), (6, 0)]);
+        let [n5, n6, n7, n8, n9] = [5, 6, 7, 8, 9].map(|number| far(&*ledger) + number);
+        let notices = vec![notice(n5, a), notice(n6, b), notice(n7, a), notice(n8, b), notice(n9, a)];
+        wait(ledger.put("ops", n9, notices)).unwrap();
+        assert_eq!(due(&*ledger, "ops", NOW), [(n5, 0), (n6, 0)]);
 
-        let tried = vec![Tried { entry: 5, again_ms: Some(NOW + 100) }, Tried { entry: 6, again_ms: None }];
+        let tried = vec![Tried { entry: n5, again_ms: Some(NOW + 100) }, Tried { entry: n6, again_ms: None }];
         wait(ledger.tried("ops", tried)).unwrap();
-        assert_eq!(due(&*ledger, "ops", NOW + 99), [(8, 0)], "what comes after a failed one waits for it");
-        assert_eq!(due(&*ledger, "ops", NOW + 100), [(5, 1), (8, 0)]);
-        assert_eq!(standing(&*ledger, "ops"), (9, 4));
+        assert_eq!(due(&*ledger, "ops", NOW + 99), [(n8, 0)], "what comes after a failed one waits for it");
+        assert_eq!(due(&*ledger, "ops", NOW + 100), [(n5, 1), (n8, 0)]);
+        assert_eq!(standing(&*ledger, "ops"), (n9, 4));
 
-        wait(ledger.tried("ops", vec![Tried { entry: 5, again_ms: None }])).unwrap();
-        assert_eq!(due(&*ledger, "ops", NOW), [(7, 0), (8, 0)]);
+        wait(ledger.tried("ops", vec![Tried { entry: n5, again_ms: None }])).unwrap();
+        assert_eq!(due(&*ledger, "ops", NOW), [(n7, 0), (n8, 0)]);
     });
 }
 
@@ -85,13 +103,13 @@ fn of_each_action_only_the_oldest_is_due_and_others_do_not_wait_for_it() {
 fn what_was_taken_up_is_not_taken_up_anew() {
     on_every_ledger(|ledger| {
         open(&*ledger, &["ops"]);
-        let a = id();
-        wait(ledger.put("ops", 5, vec![notice(5, a)])).unwrap();
-        wait(ledger.tried("ops", vec![Tried { entry: 5, again_ms: Some(NOW + 50) }])).unwrap();
-        wait(ledger.put("ops", 5, vec![notice(5, a)])).unwrap();
-        assert_eq!(standing(&*ledger, "ops"), (5, 1));
+        let (a, five) = (id(), far(&*ledger));
+        wait(ledger.put("ops", five, vec![notice(five, a)])).unwrap();
+        wait(ledger.tried("ops", vec![Tried { entry: five, again_ms: Some(NOW + 50) }])).unwrap();
+        wait(ledger.put("ops", five, vec![notice(five, a)])).unwrap();
+        assert_eq!(standing(&*ledger, "ops"), (five, 1));
         assert_eq!(due(&*ledger, "ops", NOW), []);
-        assert_eq!(due(&*ledger, "ops", NOW + 50), [(5, 1)]);
+        assert_eq!(due(&*ledger, "ops", NOW + 50), [(five, 1)]);
     });
 }
 

@@ -11,6 +11,7 @@ use std::collections::BTreeSet;
 
 use action::{ActionId, Tenant};
 use common::*;
+use ledger::Postgres;
 use ledger::{
     Admission, Admitted, Approval, Basis, By, Error, Hold, Ledger, Memory, Obstacle, Scope, Settlement, State,
 };
@@ -377,5 +378,15 @@ proptest! {
     fn nor_does_it_where_everything_is_durable(steps in prop::collection::vec(step(), 60..120)) {
         let directory = tempfile::tempdir().unwrap();
         happen(&sqlite(directory.path()), &steps);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(6))]
+    #[test]
+    fn nor_where_many_share_it(steps in prop::collection::vec(step(), 60..120)) {
+        if let Some(server) = postgres::server() {
+            happen(&Postgres::open(access(&server.database())).unwrap(), &steps);
+        }
     }
 }

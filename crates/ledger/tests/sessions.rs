@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use action::{Subject, Tenant};
 use common::*;
+use ledger::{Access, Postgres};
 use ledger::{
     Admitted, BUDGET_BREACHED, Basis, Cycle, Debit, Declared, Declaring, Deferral, Draft, Error, Hold,
     Ledger, Link, Memory, Obstacle, Opening, Options, RECOVERY_COMPLETE, RECOVERY_INITIATED, RESERVED,
@@ -36,6 +37,13 @@ fn on_every_sealed_ledger(test: impl Fn(Arc<dyn Ledger>)) {
     test(Arc::new(Memory::new("chain-1", NOW).unwrap().sealed_by(Arc::new(Counting))));
     let directory = tempfile::tempdir().unwrap();
     test(Arc::new(sealed_sqlite(directory.path())));
+    if let Some(server) = postgres::server() {
+        test(Arc::new(sealed_postgres(&server.database())));
+    }
+}
+
+fn sealed_postgres(url: &str) -> Postgres {
+    Postgres::open(Access { sealer: Some(Arc::new(Counting)), ..access(url) }).unwrap()
 }
 
 fn sealed_sqlite(directory: &std::path::Path) -> Sqlite {
@@ -483,6 +491,16 @@ proptest! {
     fn so_it_does_where_everything_is_durable(steps in prop::collection::vec(step(), 40..80)) {
         let directory = tempfile::tempdir().unwrap();
         happen(&sealed_sqlite(directory.path()), &steps);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(4))]
+    #[test]
+    fn and_where_many_share_it(steps in prop::collection::vec(step(), 40..80)) {
+        if let Some(server) = postgres::server() {
+            happen(&sealed_postgres(&server.database()), &steps);
+        }
     }
 }
 

@@ -240,8 +240,12 @@ impl Raw {
 
 /// Has the text the form of a commitment?
 pub(crate) fn is_commitment(text: &str) -> bool {
-    let digest = text.strip_prefix(PREFIX).and_then(|text| BASE64_URL_SAFE_NO_PAD.decode(text).ok());
-    digest.is_some_and(|digest| digest.len() == 32)
+    text.strip_prefix(PREFIX).is_some_and(is_digest)
+}
+
+/// Is the text unpadded base64url of 32 bytes?
+pub(crate) fn is_digest(text: &str) -> bool {
+    BASE64_URL_SAFE_NO_PAD.decode(text).is_ok_and(|bytes| bytes.len() == 32)
 }
 
 fn commitment(salt: &Salt, value: &[u8]) -> String {

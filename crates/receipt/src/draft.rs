@@ -1,7 +1,10 @@
 use std::borrow::Cow;
 
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+
 use crate::approval::Approval;
-use crate::{Error, Stage, canonical, chain};
+use crate::{Error, Stage, Timestamp, canonical, chain, commitment};
 
 /// Text of a receipt, borrowed where it can be.
 pub type Text<'a> = Cow<'a, str>;
@@ -88,6 +91,17 @@ pub struct Checkpoint<'a> {
     pub size: u64,
     /// Root hash.
     pub root: Text<'a>,
+    /// That the receipt itself will be in the log.
+    pub promise: Option<Promise<'a>>,
+}
+
+/// A place in the log that a receipt is promised. One that is not there by then is evidence against its issuer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Promise<'a> {
+    /// By when.
+    pub merge_by: Timestamp,
+    /// With what the receipt's leaf commits to it, base64url of 32 random bytes; see [`crate::log::Leaf`].
+    pub nonce: Text<'a>,
 }
 
 /// Amounts as decimal strings without sign, at most 18 digits.
@@ -115,6 +129,14 @@ pub enum Event<'a> {
         /// `receiptId` of the receipt amended.
         of: Text<'a>,
     },
+}
+
+impl Promise<'_> {
+    /// A nonce, or any bytes of a log, as receipts and proofs spell them: unpadded base64url.
+    #[must_use]
+    pub fn spelled(bytes: &[u8]) -> String {
+        BASE64_URL_SAFE_NO_PAD.encode(bytes)
+    }
 }
 
 impl Event<'_> {
@@ -239,8 +261,10 @@ impl Draft<'_> {
         }
         let few = self.metadata.approvals.len() <= MOST_APPROVALS;
         rule(few, "metadata.approvals", "are more than 32")?;
-        let size = self.metadata.log.as_ref().map_or(0, |log| log.size);
-        rule(size <= canonical::MAX_SAFE_INTEGER, "metadata.log.size", "is too large")
+        let Some(log) = &self.metadata.log else { return Ok(()) };
+        rule(log.size <= canonical::MAX_SAFE_INTEGER, "metadata.log.size", "is too large")?;
+        let Some(promise) = &log.promise else { return Ok(()) };
+        rule(commitment::is_digest(&promise.nonce), "metadata.log.nonce", "is not base64url of 32 bytes")
     }
 
     /// An action that was executed has passed every stage; one that was refused, or a later word, has fewer.

@@ -19,6 +19,7 @@
 //!   not canonical is parsed strictly, made canonical and then takes the same path.
 //! * A **commitment** stands for a value that not everyone may see; a disclosure opens it.
 //! * An **approval** is a person's own signature over what was to run; see [`approval`].
+//! * The **log** shows that no receipt was left out and none made later; see [`log`].
 //!
 //! Absent on purpose: no IO, no clock, no randomness but that of key generation and ECDSA itself, nothing of our
 //! other crates. Whether an action was *right* is not asked here, only whether this is what its gateway said.
@@ -88,6 +89,9 @@ mod draft;
 mod keys;
 mod receipt;
 
+// That none was left out.
+pub mod log;
+
 // Believing one.
 mod document;
 mod jwks;
@@ -104,7 +108,7 @@ pub use commitment::{Disclosure, Disclosures, Salt, Salts, commit, label};
 pub use document::{Document, Entry, MAX_BYTES};
 pub use draft::{
     Amendment, Checkpoint, Draft, Environment, Event, Kind, Metadata, MoneyFields, Observed, PaymentStatus,
-    Text,
+    Promise, Text,
 };
 pub use error::Error;
 pub use failure::{Failure, Place};

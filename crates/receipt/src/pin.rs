@@ -1,5 +1,6 @@
 use serde::Deserialize;
 
+use crate::log::Verifier;
 use crate::{Error, Json, Jwks, JwksDigest};
 
 /// What a verifier trusts beforehand: which key sets are the issuer's.
@@ -15,18 +16,23 @@ use crate::{Error, Json, Jwks, JwksDigest};
 /// the older set, which does not know of later compromises.
 ///
 /// Two forms are read: a bare digest, `sha256:<64 hex digits>`, or a file,
-/// `{"issuer":"https://…","jwks":["sha256:…"]}`, which pins the name in `metadata.issuer` as well.
+/// `{"issuer":"https://…","jwks":["sha256:…"]}`, which pins the name in `metadata.issuer` as well. The file may name the
+/// issuer's logs by their verifier keys, `"logs":["gateway.example/log/default+…+…"]`, without which no proof of inclusion
+/// is believed, and witnesses of whom some have to have cosigned, `"witnesses":{"keys":["w.example+…+…"],"need":1}`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pin {
     issuer: Option<String>,
     digests: Vec<JwksDigest>,
+    logs: Vec<Verifier>,
+    witnesses: Vec<Verifier>,
+    need: usize,
 }
 
 impl Pin {
     /// A pin for an issuer and its present key set.
     #[must_use]
     pub fn new(issuer: &str, jwks: &Jwks) -> Self {
-        Self { issuer: Some(issuer.to_owned()), digests: vec![jwks.digest()] }
+        Self { issuer: Some(issuer.to_owned()), ..Self::bare(jwks.digest()) }
     }
 
     /// Reads either form.
@@ -36,14 +42,24 @@ impl Pin {
     pub fn parse(text: &str) -> Result<Self, Error> {
         let text = text.trim();
         if !text.starts_with('{') {
-            return Ok(Self { issuer: None, digests: vec![JwksDigest::parse(text)?] });
+            return Ok(Self::bare(JwksDigest::parse(text)?));
         }
         let raw: RawPin = serde_json::from_str(text).map_err(|error| Error::Pin(error.to_string()))?;
         let digests = raw.jwks.iter().map(|text| JwksDigest::parse(text)).collect::<Result<Vec<_>, _>>()?;
         if digests.is_empty() {
             return Err(Error::Pin("`jwks` lists no digest".to_owned()));
         }
-        Ok(Self { issuer: Some(raw.issuer), digests })
+        let logs = keys(&raw.logs, false)?;
+        let witnesses = keys(&raw.witnesses.keys, true)?;
+        let need = raw.witnesses.need;
+        if need > witnesses.len() {
+            return Err(Error::Pin("`witnesses` needs more than it lists".to_owned()));
+        }
+        Ok(Self { issuer: Some(raw.issuer), digests, logs, witnesses, need })
+    }
+
+    fn bare(digest: JwksDigest) -> Self {
+        Self { issuer: None, digests: vec![digest], logs: Vec::new(), witnesses: Vec::new(), need: 0 }
     }
 
     /// The same pin, trusting another key set too.
@@ -53,13 +69,42 @@ impl Pin {
         self
     }
 
+    /// The same pin, believing a log of the issuer's too.
+    #[must_use]
+    pub fn and_log(mut self, log: Verifier) -> Self {
+        self.logs.push(log);
+        self
+    }
+
+    /// The same pin, believing a log only as far as that many of these witnesses cosigned it.
+    ///
+    /// # Errors
+    /// [`Error::Pin`] if there are not as many.
+    pub fn witnessed(self, witnesses: Vec<Verifier>, need: usize) -> Result<Self, Error> {
+        if need > witnesses.len() {
+            return Err(Error::Pin("more witnesses are needed than there are".to_owned()));
+        }
+        Ok(Self { witnesses, need, ..self })
+    }
+
     /// The file form, or the bare digest where no name is pinned.
     #[must_use]
     pub fn to_text(&self) -> String {
         let digests: Vec<_> = self.digests.iter().map(|digest| format!("\"{digest}\"")).collect();
+        let listed = |keys: &[Verifier]| {
+            let keys: Vec<_> = keys.iter().map(|key| Json::string(&key.to_string()).to_string()).collect();
+            keys.join(",")
+        };
+        let mut more = String::new();
+        if !self.logs.is_empty() {
+            more += &format!(r#","logs":[{}]"#, listed(&self.logs));
+        }
+        if !self.witnesses.is_empty() {
+            more += &format!(r#","witnesses":{{"keys":[{}],"need":{}}}"#, listed(&self.witnesses), self.need);
+        }
         match &self.issuer {
             Some(issuer) => {
-                format!(r#"{{"issuer":{},"jwks":[{}]}}"#, Json::string(issuer), digests.join(","))
+                format!(r#"{{"issuer":{},"jwks":[{}]{more}}}"#, Json::string(issuer), digests.join(","))
             }
             None => digests.join("").trim_matches('"').to_owned(),
         }
@@ -69,6 +114,24 @@ impl Pin {
     #[must_use]
     pub fn issuer(&self) -> Option<&str> {
         self.issuer.as_deref()
+    }
+
+    /// The issuer's logs.
+    #[must_use]
+    pub fn logs(&self) -> &[Verifier] {
+        &self.logs
+    }
+
+    /// The witnesses that are believed.
+    #[must_use]
+    pub fn witnesses(&self) -> &[Verifier] {
+        &self.witnesses
+    }
+
+    /// How many of them have to have cosigned.
+    #[must_use]
+    pub fn witnesses_needed(&self) -> usize {
+        self.need
     }
 
     /// Is this one of the issuer's key sets?
@@ -83,4 +146,32 @@ impl Pin {
 struct RawPin {
     issuer: String,
     jwks: Vec<String>,
+    #[serde(default)]
+    logs: Vec<String>,
+    #[serde(default)]
+    witnesses: RawWitnesses,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawWitnesses {
+    keys: Vec<String>,
+    need: usize,
+}
+
+/// Keys of logs or of witnesses, each once: nobody counts twice.
+fn keys(texts: &[String], witnesses: bool) -> Result<Vec<Verifier>, Error> {
+    let mut keys: Vec<Verifier> = Vec::new();
+    for text in texts {
+        let key: Verifier = text.parse().map_err(|error| Error::Pin(format!("`{text}`: {error}")))?;
+        if key.is_witness() != witnesses {
+            let kind = if witnesses { "a log's, not a witness's" } else { "a witness's, not a log's" };
+            return Err(Error::Pin(format!("`{text}` is {kind}")));
+        }
+        if keys.iter().any(|other| other.name() == key.name() || other.same_key(&key)) {
+            return Err(Error::Pin(format!("`{}`, or its key, stands twice", key.name())));
+        }
+        keys.push(key);
+    }
+    Ok(keys)
 }

@@ -176,6 +176,10 @@ fn write_metadata(out: &mut Vec<u8>, metadata: &Metadata<'_>) {
 
 fn write_checkpoint(out: &mut Vec<u8>, log: &Checkpoint<'_>) {
     let mut object = Object::open(out);
+    if let Some(promise) = &log.promise {
+        object.text("mergeBy", promise.merge_by.as_str());
+        object.text("nonce", &promise.nonce);
+    }
     object.text("origin", &log.origin);
     object.text("root", &log.root);
     object.name("size").extend_from_slice(log.size.to_string().as_bytes());

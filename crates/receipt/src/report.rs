@@ -92,6 +92,8 @@ pub enum CheckName {
     Approval,
     /// An action that people had to agree to bears the signature of a pinned person; only where that is asked for.
     Consent,
+    /// The receipt stands in its issuer's log; only where a proof of it is given or asked for.
+    Inclusion,
     /// The receipt is not from the sandbox, or the sandbox is allowed.
     Environment,
     /// The key was in the issuer's hands alone.
@@ -211,6 +213,7 @@ impl CheckName {
             Self::Commitments => "commitments",
             Self::Approval => "approval",
             Self::Consent => "consent",
+            Self::Inclusion => "inclusion",
             Self::Environment => "environment",
             Self::Custody => "custody",
         }

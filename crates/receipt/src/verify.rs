@@ -8,6 +8,7 @@ use crate::chain::NO_HASH;
 use crate::document::MAX_BYTES;
 use crate::draft::Environment;
 use crate::keys::{Signature, has_low_s};
+use crate::log::{Logged, Proof};
 use crate::report::{Check, CheckName, Facts, Outcome, Quarantine, Report, SANDBOX, Verdict};
 use crate::{Disclosures, Document, Entry, Failure, Jwk, Jwks, Pin, Place, Stage, canonical};
 
@@ -26,6 +27,10 @@ pub struct Trust<'a> {
     pub approvers: &'a Approvers,
     /// Must an action that people had to agree to bear the signature of one of them?
     pub require_approvals: bool,
+    /// That the receipt stands in its issuer's log.
+    pub proof: Option<&'a Proof>,
+    /// Must it?
+    pub require_inclusion: bool,
 }
 
 impl<'a> Trust<'a> {
@@ -41,6 +46,8 @@ impl<'a> Trust<'a> {
             disclosures: &NOTHING,
             approvers: &NOBODY,
             require_approvals: false,
+            proof: None,
+            require_inclusion: false,
         }
     }
 }
@@ -147,7 +154,8 @@ fn judge(document: &Document<'_>, trust: &Trust<'_>) -> Report {
             Err(failure) => table.add(CheckName::Consent, Err(failure), ""),
         }
     }
-    let reservation = table.reserve(document, key.ok(), trust);
+    let logged = table.inclusion(document, trust);
+    let reservation = table.reserve(document, key.ok(), logged.as_ref(), trust);
     let verdict = match table.failure {
         Some(failure) => Verdict::Invalid(failure),
         None => reservation,
@@ -208,8 +216,41 @@ impl Table {
         self.checks.push(Check { name, outcome: Outcome::Skipped, detail: detail.into() });
     }
 
+    /// Where the receipt is logged, if that was shown.
+    fn inclusion(&mut self, document: &Document<'_>, trust: &Trust<'_>) -> Option<Logged> {
+        let name = CheckName::Inclusion;
+        let shown = match trust.proof {
+            Some(proof) => proof.shows(document, trust.pin),
+            None if trust.require_inclusion => Err(Failure::document("no proof that it was logged")),
+            None => return None,
+        };
+        match shown {
+            Ok(logged) => {
+                let Logged { checkpoint, index, witnessed, .. } = &logged;
+                let detail = format!(
+                    "leaf {index} of {} in `{}`, cosigned by {} of the witnesses pinned",
+                    checkpoint.size,
+                    checkpoint.origin,
+                    witnessed.len()
+                );
+                self.checks.push(Check { name, outcome: Outcome::Passed, detail: detail.into() });
+                Some(logged)
+            }
+            Err(failure) => {
+                self.add(name, Err(failure), "");
+                None
+            }
+        }
+    }
+
     /// The two checks that a genuine receipt can fail, and the verdict if all others hold.
-    fn reserve(&mut self, document: &Document<'_>, key: Option<&Jwk>, trust: &Trust<'_>) -> Verdict {
+    fn reserve(
+        &mut self,
+        document: &Document<'_>,
+        key: Option<&Jwk>,
+        logged: Option<&Logged>,
+        trust: &Trust<'_>,
+    ) -> Verdict {
         let sandbox = document.content.metadata.environment == Environment::Sandbox && !trust.allow_sandbox;
         if sandbox {
             self.failed(CheckName::Environment, SANDBOX);
@@ -227,7 +268,16 @@ impl Table {
             }
             // A receipt made in that very millisecond is not made before.
             Some(Some(at)) if document.created >= at => Verdict::Quarantined(Quarantine::Compromised { at }),
-            Some(Some(compromised_at)) => Verdict::TimeUnproven { compromised_at },
+            Some(Some(compromised_at)) => {
+                match logged.and_then(|logged| logged.is_before(&document.kid, compromised_at)) {
+                    Some(how) => {
+                        let (name, outcome) = (CheckName::Custody, Outcome::Passed);
+                        self.checks.push(Check { name, outcome, detail: how.into() });
+                        Verdict::Valid
+                    }
+                    None => Verdict::TimeUnproven { compromised_at },
+                }
+            }
         };
         if custody != Verdict::Valid {
             self.failed(CheckName::Custody, custody.to_string());

@@ -23,7 +23,7 @@ use utoipa::openapi::{
 
 use crate::errors;
 use crate::faces::{
-    actions, approvals, audit, authzen, callbacks, clusters, events, grants, keys, mandates, mcp_tools,
+    actions, approvals, audit, authzen, callbacks, clusters, events, grants, keys, log, mandates, mcp_tools,
     operations, policies, principals, protected_resource, rollbacks, runs, sessions,
 };
 use crate::fault;
@@ -98,6 +98,14 @@ impl Answer {
 
     pub(crate) const fn events(status: u16, when: &'static str) -> Answer {
         Answer { status, when, content_type: "text/event-stream", schema: Schema::Text }
+    }
+
+    pub(crate) const fn note(status: u16, when: &'static str) -> Answer {
+        Answer { status, when, content_type: "text/plain", schema: Schema::Text }
+    }
+
+    pub(crate) const fn bytes(status: u16, when: &'static str) -> Answer {
+        Answer { status, when, content_type: "application/octet-stream", schema: Schema::Text }
     }
 
     pub(crate) const fn text(status: u16, when: &'static str) -> Answer {
@@ -200,6 +208,10 @@ pub enum Schema {
     Observe,
     Reload,
     Jwks,
+    LogKey,
+    LogProof,
+    LogBundle,
+    Consistency,
     ProtectedResource,
     Health,
     ProductionError,
@@ -317,6 +329,10 @@ impl Schema {
             Schema::Observe => of::<operations::Observe>(components),
             Schema::Reload => of::<operations::Reload>(components),
             Schema::Jwks => of::<Jwks>(components),
+            Schema::LogKey => of::<log::LogKey>(components),
+            Schema::LogProof => of::<log::LogProof>(components),
+            Schema::LogBundle => of::<log::LogBundle>(components),
+            Schema::Consistency => of::<log::Consistency>(components),
             Schema::ProtectedResource => of::<protected_resource::ProtectedResource>(components),
             Schema::Health => of::<operations::Health>(components),
             Schema::ProductionError => of::<fault::Production>(components),
@@ -740,7 +756,7 @@ fn tag(path: &str) -> &'static str {
         Some("approvals") => "Approval page",
         Some("access") => "Decisions for others",
         Some(".well-known") if path.contains("authzen") => "Decisions for others",
-        Some("r") => "Receipts and keys",
+        Some("r" | "log") => "Receipts and keys",
         Some(".well-known") if path.ends_with("/jwks.json") => "Receipts and keys",
         Some("v1")
             if ["/v1/approv", "/v1/passkeys", "/approve", "/reject", "/envelope"]

@@ -8,7 +8,7 @@ use http::{HeaderMap, Method};
 
 use crate::faces::{
     actions, approval_page, approvals, audit, authzen, callbacks, clusters, discovery, events,
-    execution_protocol, grants, keys, mandates, mcp, mcp_tools, operations, policies, principals,
+    execution_protocol, grants, keys, log, mandates, mcp, mcp_tools, operations, policies, principals,
     protected_resource, receipts, rollbacks, runs, sessions,
 };
 use crate::fault::Audience;
@@ -19,7 +19,7 @@ use crate::request::{self, Request, Response};
 pub struct Route {
     /// `GET`, `POST` or `DELETE`; `HEAD` is answered as `GET`.
     pub method: Method,
-    /// The path; one segment may be `{name}`.
+    /// The path; one segment may be `{name}`, or all that follow `{name..}`.
     pub path: &'static str,
     /// In which environments.
     pub place: Place,
@@ -854,6 +854,78 @@ pub static ROUTES: &[Route] = &[
         query: &[],
         codes: READING,
         handler: by!(receipts::get),
+    },
+    Route {
+        method: Method::GET,
+        path: "/v1/receipts/{id}/proof",
+        place: Place::Both,
+        who: Who::May(Deed::ReadOwn),
+        summary: "That a receipt is in the transparency log, against its newest checkpoint",
+        body: None,
+        answers: &[Answer::json(200, "The proof, canonical JSON", Schema::LogProof)],
+        query: &[],
+        codes: READING,
+        handler: by!(log::proof),
+    },
+    Route {
+        method: Method::GET,
+        path: "/v1/receipts/{id}/bundle",
+        place: Place::Both,
+        who: Who::May(Deed::ReadOwn),
+        summary: "A receipt with key set and proof, for whoever has nothing but the issuer's pin",
+        body: None,
+        answers: &[Answer::json(200, "The bundle, canonical JSON", Schema::LogBundle)],
+        query: &[],
+        codes: READING,
+        handler: by!(log::bundle),
+    },
+    Route {
+        method: Method::GET,
+        path: "/v1/log",
+        place: Place::Both,
+        who: Who::May(Deed::ReadOwn),
+        summary: "The key by which checkpoints of the tenant's transparency log are verified",
+        body: None,
+        answers: &[Answer::json(200, "The key", Schema::LogKey)],
+        query: &[],
+        codes: &[],
+        handler: by!(log::key),
+    },
+    Route {
+        method: Method::GET,
+        path: "/log/checkpoint",
+        place: Place::Both,
+        who: Who::May(Deed::Audit),
+        summary: "The newest checkpoint of the tenant's transparency log, a signed note",
+        body: None,
+        answers: &[Answer::note(200, "The note")],
+        query: &[],
+        codes: READING,
+        handler: by!(log::checkpoint),
+    },
+    Route {
+        method: Method::GET,
+        path: "/log/tile/{path..}",
+        place: Place::Both,
+        who: Who::May(Deed::Audit),
+        summary: "Hashes of the tenant's transparency log, or its entries, by the paths of C2SP tlog-tiles",
+        body: None,
+        answers: &[Answer::bytes(200, "The tile, or the entries below it")],
+        query: &[],
+        codes: READING,
+        handler: by!(log::tile),
+    },
+    Route {
+        method: Method::GET,
+        path: "/log/consistency",
+        place: Place::Both,
+        who: Who::May(Deed::Audit),
+        summary: "That the tenant's transparency log of a later size begins with that of an earlier one",
+        body: None,
+        answers: &[Answer::json(200, "The proof", Schema::Consistency)],
+        query: &[("from", "The earlier size"), ("to", "The later size")],
+        codes: &[Code::ValidationFailed, Code::NotFound],
+        handler: by!(log::consistency),
     },
     Route {
         method: Method::POST,
@@ -1753,8 +1825,9 @@ pub static ROUTES: &[Route] = &[
 impl Route {
     /// Every path it is served under.
     pub fn paths(&self) -> impl Iterator<Item = String> {
-        let sandbox = (self.place == Place::Both).then(|| format!("{SANDBOX}{}", self.path));
-        std::iter::once(self.path.to_owned()).chain(sandbox)
+        let path = self.path.replace("..}", "}");
+        let sandbox = (self.place == Place::Both).then(|| format!("{SANDBOX}{path}"));
+        std::iter::once(path).chain(sandbox)
     }
 
     pub(crate) fn audience(&self) -> Audience {
@@ -1829,9 +1902,10 @@ fn fits<'a>(template: &str, path: &'a str) -> Option<&'a str> {
     let Some((before, rest)) = template.split_once('{') else {
         return (template == path).then_some("");
     };
-    let (_, after) = rest.split_once('}')?;
+    let (name, after) = rest.split_once('}')?;
     let argument = path.strip_prefix(before)?.strip_suffix(after)?;
-    (!argument.is_empty() && !argument.contains('/')).then_some(argument)
+    let fits = name.ends_with("..") || !argument.contains('/');
+    (!argument.is_empty() && fits).then_some(argument)
 }
 
 /// A path segment with its percent-encoding undone.
@@ -1885,6 +1959,11 @@ mod tests {
             found(Method::POST, "/v1/signing-keys/rotate"),
             Some(("/v1/signing-keys/rotate", String::new()))
         );
+        // All that follows, where a path is what is asked for.
+        let tile = "/log/tile/{path..}";
+        assert_eq!(found(Method::GET, "/log/tile/0/x001/067.p/8"), Some((tile, "0/x001/067.p/8".into())));
+        assert_eq!(found(Method::GET, "/sandbox/log/tile/0/000"), Some((tile, "0/000".into())));
+        assert_eq!(found(Method::GET, "/log/tile/"), None);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use receipt::approval::{
 };
 use receipt::{
     Chain, Draft, Environment, Event, Json, Jwk, Jwks, Kind, Metadata, MoneyFields, NewEntry, PaymentStatus,
-    Pin, SigningKey, Stage, Timestamp, Trust, Verdict,
+    Pin, Promise, SigningKey, Stage, Timestamp, Trust, Verdict,
 };
 use serde_json::{Value, json};
 
@@ -80,7 +80,12 @@ fn draft(environment: Environment) -> Draft<'static> {
             entity_digest: None,
             approvals: vec![],
             observed: None,
-            log: None,
+            log: Some(receipt::Checkpoint {
+                origin: "gw.example/log/default".into(),
+                size: 0,
+                root: "00".repeat(32).into(),
+                promise: Some(Promise { merge_by: at(60), nonce: "A".repeat(43).into() }),
+            }),
         },
     }
 }
@@ -395,6 +400,26 @@ fn members_added_missing_or_of_another_kind_are_refused() {
     for report in agree(&cases) {
         assert_eq!(report["verdict"], "invalid", "{report}");
     }
+}
+
+#[test]
+fn a_promise_of_a_place_in_the_log_is_whole_or_there_is_none() {
+    let issuer = Issuer::new();
+    let jwks = Jwks::new(vec![issuer.jwk.clone()]).unwrap();
+    let mut plain = draft(Environment::Production);
+    plain.metadata.log.as_mut().unwrap().promise = None;
+    let whole = issuer.sign(&draft(Environment::Production));
+    let without = |member: &str| {
+        let mut receipt: Value = serde_json::from_str(&whole).unwrap();
+        receipt["metadata"]["log"].as_object_mut().unwrap().remove(member).unwrap();
+        receipt.to_string()
+    };
+    let cases = [issuer.sign(&plain), whole.clone(), without("mergeBy"), without("nonce")];
+    let verdicts: Vec<Value> = agree(&cases.map(|receipt| (receipt, &jwks)))
+        .into_iter()
+        .map(|report| report["verdict"].clone())
+        .collect();
+    assert!(verdicts.is_empty() || verdicts == ["valid", "valid", "invalid", "invalid"], "{verdicts:?}");
 }
 
 #[test]

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use receipt::approval::Approvers;
-use receipt::{Disclosures, Jwks, Pin, Trust};
+use receipt::log::Bundle;
+use receipt::{Disclosures, Jwks, MAX_BYTES, Pin, Trust};
 
 use crate::error::{Context, Error, Result};
 
@@ -47,7 +48,7 @@ impl Belief {
 
     pub(crate) fn trust(&self, allow_sandbox: bool, require_approvals: bool) -> Trust<'_> {
         let Belief { pin, jwks, disclosures, approvers } = self;
-        Trust { pin, jwks, allow_sandbox, disclosures, approvers, require_approvals }
+        Trust { allow_sandbox, disclosures, approvers, require_approvals, ..Trust::new(pin, jwks) }
     }
 }
 
@@ -110,6 +111,9 @@ fn found_key_set(pin: &Pin, pin_file: Option<&Path>, paths: &[PathBuf]) -> Resul
     let near = paths.iter().flat_map(|path| [path.is_dir().then(|| path.join(KEY_SET)), beside(path)]);
     let candidates = [pin_file.and_then(beside)].into_iter().chain(near).flatten();
     let mut other = None;
+    if let Some(jwks) = paths.iter().find_map(|path| bundled_key_set(pin, path)) {
+        return Ok(jwks);
+    }
     for file in candidates {
         let Ok(text) = std::fs::read(&file) else { continue };
         match Jwks::parse(&text) {
@@ -123,6 +127,17 @@ fn found_key_set(pin: &Pin, pin_file: Option<&Path>, paths: &[PathBuf]) -> Resul
         None => Error::new("no key set given, and none found beside the receipts")
             .hint("name it with --jwks FILE or --jwks URL; a gateway publishes it at /.well-known/jwks.json"),
     })
+}
+
+/// The key set that a bundle brings.
+fn bundled_key_set(pin: &Pin, path: &Path) -> Option<Jwks> {
+    let short = std::fs::metadata(path).ok()?.len() <= 2 * MAX_BYTES as u64;
+    if !short {
+        return None;
+    }
+    let text = std::fs::read(path).ok()?;
+    let bundle = Bundle::is_one(&text).then(|| Bundle::parse(&text).ok())??;
+    pin.trusts(&bundle.jwks).then_some(bundle.jwks)
 }
 
 const KEY_SET: &str = super::sources::KEY_SET;

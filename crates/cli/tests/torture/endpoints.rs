@@ -85,6 +85,18 @@ const TABLE: &str = "
     POST /sandbox/v1/actions/{id}/release               401 401 409 404 403 409 403 409 404
     POST /sandbox/v1/actions/{id}/erase                 401 401 403 403 403 403 403 200 404
     GET  /sandbox/v1/receipts/{id}                      404 401 200 404 200 200 200 200 404
+    GET  /v1/receipts/{id}/proof                        401 401 200 404 200 200 200 200 404
+    GET  /v1/receipts/{id}/bundle                       401 401 200 404 200 200 200 200 404
+    GET  /sandbox/v1/receipts/{id}/proof                404 401 200 404 200 200 200 200 404
+    GET  /sandbox/v1/receipts/{id}/bundle               404 401 200 404 200 200 200 200 404
+    GET  /v1/log                                        401 401 200 200 200 200 200 200 own
+    GET  /sandbox/v1/log                                401 401 200 200 200 200 200 200 own
+    GET  /log/checkpoint                                401 401 403 403 403 200 200 200 own
+    GET  /log/tile/{path}                               401 401 403 403 403 200 200 200 own
+    GET  /log/consistency                               401 401 403 403 403 422 422 422 own
+    GET  /sandbox/log/checkpoint                        401 401 403 403 403 200 200 200 404
+    GET  /sandbox/log/tile/{path}                       401 401 403 403 403 200 200 200 404
+    GET  /sandbox/log/consistency                       401 401 403 403 403 422 422 422 own
     POST /sandbox/v1/mandates                           401 401 403 403 403 201 403 201 own
     GET  /sandbox/v1/mandates                           401 401 403 403 200 200 200 200 own
     GET  /sandbox/v1/mandates/{jti}                     404 401 200 404 200 200 200 200 404
@@ -377,7 +389,24 @@ impl World<'_> {
             let address = text("receipt_url_short").rsplit('/').next().unwrap().to_owned();
             (text("transaction_id"), text("receipt_id"), address)
         });
-        World { house, done, count: Default::default() }
+        let world = World { house, done, count: Default::default() };
+        world.until_logged().await;
+        world
+    }
+
+    /// What was done, and that the other tenant has keys, stands in the logs a moment later.
+    async fn until_logged(&self) {
+        let (agent, auditor) = (self.house.agent(), self.house.voice("other", "auditor"));
+        let proof = |base: &str, receipt: &str| format!("{base}/v1/receipts/{receipt}/proof");
+        let [production, sandbox] = [proof("", &self.done[0].1), proof("/sandbox", &self.done[1].1)];
+        for (voice, path) in [(&agent, &*production), (&agent, &*sandbox), (&auditor, "/log/checkpoint")] {
+            let mut tries = 0;
+            while voice.get(path).await.status != 200 {
+                tries += 1;
+                assert!(tries < 2000, "{path} is never there");
+                tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            }
+        }
     }
 
     /// The last entries of both chains.
@@ -462,7 +491,8 @@ impl World<'_> {
             }
             "/v1/passkeys/{id}/enrol" => self.registered().await,
             "/v1/passkeys/{id}/revoke" => self.registered().await,
-            "/v1/receipts/{id}" => receipt.clone(),
+            "/log/tile/{path}" => "0/000.p/1".to_owned(),
+            "/v1/receipts/{id}" | "/v1/receipts/{id}/proof" | "/v1/receipts/{id}/bundle" => receipt.clone(),
             "/v1/callbacks/{binding}" => "bank".to_owned(),
             "/r/{address}" => address.clone(),
             "/.well-known/oauth-protected-resource/mcp/{server}" | "/mcp/{server}" => "git".to_owned(),

@@ -6,8 +6,7 @@
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use ledger::{Labels, Receipt, Sealed, State, Stored, Testimony, Witness};
-use receipt::approval::Approvers;
-use receipt::{Disclosures, Jwk, Jwks, Kind, Pin, Stage, Trust, Verdict};
+use receipt::{Jwk, Jwks, Kind, Pin, Stage, Trust, Verdict};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -99,15 +98,7 @@ impl<'a> Judge<'a> {
         else {
             return None;
         };
-        let (disclosures, approvers) = (Disclosures::default(), Approvers::default());
-        let trust = Trust {
-            pin: &self.pin,
-            jwks: self.jwks,
-            allow_sandbox: true,
-            disclosures: &disclosures,
-            approvers: &approvers,
-            require_approvals: false,
-        };
+        let trust = Trust { allow_sandbox: true, ..Trust::new(&self.pin, self.jwks) };
         let report = receipt::verify(&receipt.document, &trust);
         if let Verdict::Invalid(failure) = &report.verdict {
             return Some(format!("the stored receipt is invalid: {failure}"));

@@ -113,6 +113,15 @@ impl House {
         self.reopened().await.unwrap()
     }
 
+    /// The same, with something done to its files before it begins again.
+    pub(crate) async fn reopened_after(self, change: impl FnOnce()) -> House {
+        let House { installation, config, .. } = self;
+        drop(installation);
+        change();
+        let installation = Installation::open(config.clone(), render).await.unwrap();
+        House { installation, config, ..self }
+    }
+
     /// The same, or why its store does not open.
     pub(crate) async fn reopened(self) -> Result<House, String> {
         let House { installation, config, .. } = self;

@@ -17,6 +17,7 @@ mod faults;
 mod house;
 mod late;
 mod late_captures;
+mod log;
 mod notices;
 mod outcomes;
 mod overage;

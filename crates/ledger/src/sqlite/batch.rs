@@ -9,37 +9,18 @@ use rusqlite::Connection;
 
 use super::Shared;
 use super::filter::Kind;
-use super::packed;
 use super::read::{self, Slot, Sql};
 use super::session::Place;
 use super::write::{Fate, Statements};
 use crate::admit::{Cell, Gate, Item, Rows, admit, corrected, is_above_cap};
 use crate::entry::{APPROVED, Chain, EXTENDED, REJECTED};
 use crate::identity;
-use crate::intake::{Digests, Lease, Process};
+use crate::intake::{Close, Digests, Lease, Owners, Process};
 use crate::session::Sealer;
 use crate::{
     Admitted, ApiKey, Approval, Basis, Counted, Deferral, Draft, Error, Event, Extension, Freeze, Outcome,
     PrincipalKey, Scope, Settlement, State, Used,
 };
-
-/// A settlement or amendment, with what was computed before it came to the writer.
-pub(crate) struct Close {
-    settlement: Settlement,
-    digests: Digests,
-    overage: Option<Digests>,
-    amends: bool,
-}
-
-impl Close {
-    pub(crate) fn new(mut settlement: Settlement, amends: bool) -> Close {
-        let digests = settlement.outcome.digests();
-        let overage = settlement.overage.as_ref().map(Outcome::digests);
-        packed::outcome(&mut settlement.outcome);
-        settlement.overage.iter_mut().for_each(packed::outcome);
-        Close { settlement, digests, overage, amends }
-    }
-}
 
 /// The ends of the tables that grow, and of the chain.
 #[derive(Clone)]
@@ -415,7 +396,9 @@ impl<'a> Batch<'a> {
     pub(crate) fn close(&mut self, close: &Close) -> Sql<Result<i64, Error>> {
         let Settlement { action: id, outcome, charged, used, overage, halts, .. } = &close.settlement;
         let Some(mut fate) = self.write.find(*id)? else { return Ok(Err(Error::NoSuchAction(*id))) };
-        if let Err(illegal) = close.settlement.check(fate.state, &fate.lease, self.tail.owner, close.amends) {
+        if let Err(illegal) =
+            close.settlement.check(fate.state, &fate.lease, &Owners::Only(self.tail.owner), close.amends)
+        {
             return Ok(Err(illegal));
         }
         let debit = charged.filter(|_| !fate.state.waits()).unwrap_or(fate.debit);

@@ -11,7 +11,8 @@ use boundary::Series;
 use mandate::Account;
 
 use crate::generations::Generations;
-use crate::{ApiKey, Freeze, Governed, PrincipalKey, Repeat};
+use crate::refusals::Refusals;
+use crate::{ApiKey, Freeze, Governed, PrincipalKey};
 
 #[derive(Debug)]
 pub(crate) struct Hot {
@@ -49,42 +50,5 @@ impl Hot {
 
     pub(crate) fn series(&mut self, key: i64) -> Option<Arc<Series>> {
         self.unsaved.get(&key).cloned().or_else(|| self.series.get(&key))
-    }
-}
-
-/// The refusals of the last minute, by a hash of who was refused what and why.
-#[derive(Debug)]
-pub(crate) struct Refusals {
-    recent: Generations<[u8; 32], Recent>,
-    /// Counts that are newer than their rows.
-    pub(crate) uncounted: HashMap<ActionId, u64>,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Recent {
-    repeat: Repeat,
-    at_ms: i64,
-}
-
-/// How long a refusal answers for its repetitions, in milliseconds.
-const REPEAT_MS: i64 = 60_000;
-
-impl Default for Refusals {
-    fn default() -> Self {
-        Refusals { recent: Generations::new(16 * 1024), uncounted: HashMap::new() }
-    }
-}
-
-impl Refusals {
-    pub(crate) fn note(&mut self, name: [u8; 32], action: ActionId, at_ms: i64) {
-        self.recent.insert(name, Recent { repeat: Repeat { action, count: 0 }, at_ms });
-    }
-
-    pub(crate) fn repeated(&mut self, name: &[u8; 32], now_ms: i64) -> Option<Repeat> {
-        let recent = self.recent.get(name).filter(|recent| recent.at_ms + REPEAT_MS > now_ms)?;
-        let repeat = Repeat { count: recent.repeat.count + 1, ..recent.repeat };
-        self.recent.insert(*name, Recent { repeat, ..recent });
-        self.uncounted.insert(repeat.action, repeat.count);
-        Some(repeat)
     }
 }

@@ -10,17 +10,18 @@ use rusqlite::{Connection, params};
 use tokio::sync::oneshot;
 
 use super::audit::{self, Query};
-use super::batch::Close;
 use super::filter::Kind;
-use super::{Counts, PAGE_BYTES, Sqlite, cluster, gone, open, packed, read, session, unreadable, verify};
+use super::{Counts, PAGE_BYTES, Sqlite, cluster, gone, open, read, session, unreadable, verify};
+use crate::intake::Close;
+use crate::packed;
 use crate::stored::page;
 use crate::{
     Admission, Admitted, Answer, ApiKey, Approval, Audited, Authority, Clustered, Clustering, Counted,
     Declared, Declaring, Deferral, Erased, Erasure, Error, Event, Extension, Facts, FactsQuery, Figures,
-    Filter, Freeze, Given, Governed, Grouped, Heard, Held, Inspected, Intention, Lapsed, Ledger, Mandate,
-    Opening, Order, Page, Passkey, Place, PrincipalKey, Record, Recorded, Recovering, Refusal, Repeat,
-    Resumption, Revocation, Scope, Search, SecurityEvent, Settled, Settlement, Stored, Turn, Verified,
-    identity,
+    Filter, Freeze, Given, Governed, Grouped, Heard, Held, Inspected, Intention, Lapsed, Ledger, Log,
+    Mandate, Opening, Order, Page, Passkey, Place, PrincipalKey, Record, Recorded, Recovering, Refusal,
+    Repeat, Resumption, Revocation, Scope, Search, SecurityEvent, Settled, Settlement, Stored, Turn,
+    Verified, identity,
 };
 
 impl Sqlite {
@@ -61,6 +62,10 @@ impl Sqlite {
 }
 
 impl Ledger for Sqlite {
+    fn logs(&self) -> Option<&dyn Log> {
+        Some(self)
+    }
+
     fn facts<'a>(&'a self, query: FactsQuery<'a>) -> Answer<'a, Facts> {
         Box::pin(async move { self.shared.facts(&query) })
     }
@@ -82,7 +87,8 @@ impl Ledger for Sqlite {
     }
 
     fn reject(&self, rejection: Approval, given: u32, settlement: Settlement) -> Answer<'_, i64> {
-        let close = Close::new(settlement, false);
+        let mut close = Close::new(settlement, false);
+        packed::close(&mut close);
         self.perform(move |batch| batch.reject(&rejection, given, &close))
     }
 

@@ -19,16 +19,15 @@ mod hot;
 mod housekeeping;
 mod index;
 mod ledger;
+mod log;
 mod open;
 mod outbox;
-mod packed;
 mod prune;
 mod queue;
 mod read;
 mod scrub;
 mod session;
 mod spread;
-mod stand;
 mod verify;
 mod write;
 mod writer;
@@ -42,17 +41,18 @@ use action::ActionId;
 use rusqlite::Connection;
 use tokio::sync::oneshot;
 
-use self::batch::{Batch, Close};
+use self::batch::Batch;
 use self::filter::{Filter as Bloom, Kind};
 use self::hot::Hot;
 use self::housekeeping::Housekeeping;
-pub use self::packed::unpack;
 use self::queue::{Job, Promise, Queue};
 use self::read::Sql;
 use self::writer::Writer;
 use crate::admit::Item;
 use crate::audit::Terms;
 use crate::generations::Generations;
+use crate::intake::Close;
+use crate::packed;
 use crate::{Admitted, Answer, Error, FailPoints, Sealer, Settlement};
 
 /// A commit writes every page it touches, so small pages favour a commit of one action and big ones a commit of many.
@@ -215,7 +215,8 @@ impl Sqlite {
     }
 
     fn close(&self, settlement: Settlement, amends: bool) -> Answer<'_, i64> {
-        let close = Close::new(settlement, amends);
+        let mut close = Close::new(settlement, amends);
+        packed::close(&mut close);
         Box::pin(async move { self.shared.queue.close(close)?.await.map_err(|_| gone())? })
     }
 }

@@ -4,9 +4,10 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
 
-use super::batch::{Batch, Close};
+use super::batch::Batch;
 use super::read::Sql;
 use crate::admit::Item;
+use crate::intake::Close;
 use crate::{Admitted, Error};
 
 /// Resolves when the commit that answers it is durable.

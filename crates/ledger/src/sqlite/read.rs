@@ -9,13 +9,13 @@ use rusqlite::types::{Type, ValueRef};
 use rusqlite::{Connection, OptionalExtension, Params, Row, params};
 use sha2::{Digest, Sha256};
 
-use super::packed;
-use super::stand::{Stand, stand};
 use crate::admit::{Claimed, Footing};
 use crate::audit::Terms;
 use crate::entry::{PASSKEY_ENROLLED, PASSKEY_REGISTERED, PASSKEY_REVOKED, Reading, Walk, event_of};
 use crate::identity::{self, Claim};
+use crate::packed;
 use crate::pruned::Pruned;
+use crate::stand::Stand;
 use crate::stored::page;
 use crate::told::{Sums, Told};
 use crate::{
@@ -42,6 +42,15 @@ macro_rules! kept {
         "l.at, l.state, l.receipt_id, l.status, l.body, l.payload,
          (SELECT e.bytes FROM entry e WHERE e.row = l.entry),
          (SELECT e.bytes FROM outcome b JOIN entry e ON e.row = b.entry WHERE b.row = l.previous), l.previous"
+    };
+}
+
+/// The members of [`Stand`], in the order of [`stand_at`], of `action a`, `fate f` and its last outcome `l`.
+macro_rules! stand {
+    () => {
+        "f.state, f.moved, f.outcome, l.entry, l.state,
+         CASE WHEN a.needed IS NULL THEN TRUE ELSE a.needed <= (SELECT count(*) FROM approval p
+              WHERE p.action = a.row AND p.round = a.round) END"
     };
 }
 
@@ -294,7 +303,7 @@ pub(crate) fn last_reply(db: &Connection, id: ActionId) -> Sql<(Option<Reply>, b
 
 fn reply_at(row: &Row<'_>, first: usize) -> Sql<Option<Reply>> {
     let Some(status) = row.get(first)? else { return Ok(None) };
-    Ok(Some(Reply { status, body: packed::get(row, first + 1)? }))
+    Ok(Some(Reply { status, body: unpacked(row, first + 1)? }))
 }
 
 pub(crate) fn action(db: &Connection, tenant: &Tenant, id: ActionId) -> Sql<Option<Stored>> {
@@ -461,7 +470,7 @@ fn stored_at(row: &Row<'_>) -> Sql<Stored> {
         expires_ms: row.get(12)?,
         debit: row.get(13)?,
         currency: row.get(14)?,
-        payload: packed::get(row, 15)?,
+        payload: unpacked(row, 15)?,
         reply: reply_at(row, 16)?,
         round: row.get::<_, Option<u32>>(18)?.unwrap_or(0),
         needed: row.get::<_, Option<u32>>(19)?.unwrap_or(0),
@@ -472,20 +481,34 @@ fn stored_at(row: &Row<'_>) -> Sql<Stored> {
     })
 }
 
+/// How many columns a [`Stand`] takes.
+const STAND: usize = 6;
+
+fn stand_at(row: &Row<'_>, first: usize) -> Sql<Stand> {
+    let last: Option<i64> = row.get(first + 3)?;
+    Ok(Stand {
+        state: state(row, first)?,
+        moved: row.get(first + 1)?,
+        outcome: row.get(first + 2)?,
+        last: last.map(|entry| Ok::<_, rusqlite::Error>((entry, state(row, first + 4)?))).transpose()?,
+        agreed: row.get(first + 5)?,
+    })
+}
+
 /// What the entry says with which a row was last written, if it is of that action and leaves it where it stands.
 fn naming(row: &Row<'_>, first: usize) -> Sql<Option<Naming>> {
     let Some(bytes) = row.get_ref(first)?.as_blob_or_null()? else { return Ok(None) };
     let Some(entry) = Reading::of(bytes).filter(|entry| entry.action == id(row, 1).ok()) else {
         return Ok(None);
     };
-    let stand = Stand::at(row, first + 2)?;
-    let last = first + 2 + Stand::MEMBERS;
+    let stand = stand_at(row, first + 2)?;
+    let last = first + 2 + STAND;
     let Some(name) = entry.action_hash.filter(|_| stand.is_left_by(entry.event)) else { return Ok(None) };
     if stand.outcome.is_some() && !readable(is_whole(row, last, entry.action))?.unwrap_or(false) {
         return Ok(None);
     }
     Ok(Some(match row.get::<_, Option<bool>>(first + 1)? {
-        Some(true) => Naming::Outcome(packed::get(row, last + 5)?),
+        Some(true) => Naming::Outcome(unpacked(row, last + 5)?),
         _ => Naming::Row(name),
     }))
 }
@@ -504,7 +527,7 @@ fn is_whole(row: &Row<'_>, first: usize, action: Option<ActionId>) -> Sql<bool> 
         at_ms: row.get(first)?,
         state: state(row, first + 1)?,
         receipt_id: receipt_id.as_deref(),
-        sums: Sums::of(&packed::get(row, first + 5)?, reply_at(row, first + 3)?.as_ref()),
+        sums: Sums::of(&unpacked(row, first + 5)?, reply_at(row, first + 3)?.as_ref()),
         previous: before.and_then(|before| before.action_hash),
     };
     Ok(told.action_hash.is_some_and(|name| kept.name().is_ok_and(|kept| kept == name)))
@@ -603,7 +626,7 @@ fn settled_at(row: &Row<'_>) -> Sql<Settled> {
     let receipt = match receipt_id {
         None => None,
         Some(id) => {
-            Some(Receipt { id, short: row.get(7)?, signature: row.get(8)?, document: packed::get(row, 9)? })
+            Some(Receipt { id, short: row.get(7)?, signature: row.get(8)?, document: unpacked(row, 9)? })
         }
     };
     let action = id(row, 0)?;
@@ -614,7 +637,7 @@ fn settled_at(row: &Row<'_>) -> Sql<Settled> {
         at_ms: row.get(3)?,
         reply: reply_at(row, 4)?,
         receipt,
-        payload: packed::get(row, 10)?,
+        payload: unpacked(row, 10)?,
         entry: row.get(11)?,
         whole: is_whole(row, 12, Some(action))?,
     })
@@ -891,7 +914,7 @@ pub(crate) fn owner(db: &Connection, id: ActionId) -> Sql<Option<Owner>> {
             archetype,
             labels,
             at_ms: row.get(9)?,
-            payload: readable(packed::get(row, 10))?.unwrap_or_else(|| {
+            payload: readable(unpacked(row, 10))?.unwrap_or_else(|| {
                 tracing::error!(action = %id, "a stored action cannot be read; its entries are listed without it");
                 Vec::new()
             }),
@@ -969,7 +992,7 @@ pub(crate) fn standing(db: &Connection, id: ActionId) -> Sql<Option<Standing>> {
             empty: row.get(7)?,
             erased: row.get(8)?,
             at_ms: row.get(9)?,
-            stand: Stand::at(row, 10)?,
+            stand: stand_at(row, 10)?,
         })
     })
 }
@@ -1109,13 +1132,13 @@ pub(crate) fn kept_outcomes(db: &Connection, rows: &Range<i64>) -> Sql<Rows<Kept
     each(db, sql, rows, |row| {
         are(row, 11, &[NUMBER, MAY_NUMBER, MAY_BLOB, MAY_NUMBER, MAY_TEXT, MAY_TEXT])?;
         if row.get_ref(13)? != ValueRef::Null {
-            packed::get(row, 13)?;
+            unpacked(row, 13)?;
         }
         let receipt = match row.get_ref(6)? {
             ValueRef::Null => None,
             _ => {
                 // One that cannot be unpacked has no hash that an entry names.
-                let document = packed::get(row, 6).unwrap_or_default();
+                let document = unpacked(row, 6).unwrap_or_default();
                 let text = |column| row.get::<_, Option<Box<str>>>(column).map(Option::unwrap_or_default);
                 Some(Receipt { id: text(3)?, short: text(4)?, signature: text(5)?, document })
             }
@@ -1130,7 +1153,7 @@ pub(crate) fn kept_outcomes(db: &Connection, rows: &Range<i64>) -> Sql<Rows<Kept
             all_gone: row.get(7)?,
             some_gone: row.get(8)?,
             // What cannot be unpacked cannot be read either, and whoever tries tells of it.
-            payload: packed::get(row, 9).unwrap_or_else(|_| vec![0]),
+            payload: unpacked(row, 9).unwrap_or_else(|_| vec![0]),
             whole: readable(is_whole(row, 17, action))?.unwrap_or(false),
         })
     })
@@ -1215,6 +1238,11 @@ pub(crate) fn many<T>(
     read: impl FnMut(&Row<'_>) -> Sql<T>,
 ) -> Sql<Vec<T>> {
     db.prepare_cached(sql)?.query_map(values, read)?.collect()
+}
+
+/// What was packed into this column.
+pub(super) fn unpacked(row: &Row<'_>, column: usize) -> Sql<Vec<u8>> {
+    packed::unpack(row.get_ref(column)?.as_blob()?).ok_or_else(|| unreadable(column, Type::Blob))
 }
 
 pub(crate) fn environment_code(environment: Environment) -> i64 {

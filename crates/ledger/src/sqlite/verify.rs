@@ -15,13 +15,13 @@ use sha2::{Digest, Sha256};
 use super::Known;
 use super::index::{self, SLICE, Slice};
 use super::read::{self, Garbled, Heard, Kept, Sql, Standing, readable};
-use super::stand::{goes_on, writes_row};
 use super::{governed, session};
 use crate::entry::{
     PASSKEY_ENROLLED, PASSKEY_REGISTERED, PASSKEY_REVOKED, RESOLVED, Reading, Said, sealed, session_of,
 };
 use crate::erasure::ERASED;
 use crate::pruned::Pruned;
+use crate::stand::{goes_on, writes_row};
 use crate::step::{Left, Mark, Step};
 use crate::{
     Authority, Broken, Error, Finding, Inspected, Labels, Place, Stored, Testimony, Verified, Walk, Witness,

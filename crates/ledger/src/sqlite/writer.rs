@@ -9,10 +9,11 @@ use std::time::Instant;
 use rusqlite::{Connection, ErrorCode};
 
 use super::Shared;
-use super::batch::{Batch, Close, Tail};
+use super::batch::{Batch, Tail};
 use super::queue::{Job, Work};
 use super::read::Sql;
 use crate::admit::Item;
+use crate::intake::Close;
 use crate::{Admitted, Error, Sealer, entry};
 
 pub(crate) struct Writer {

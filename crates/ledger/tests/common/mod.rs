@@ -1,6 +1,8 @@
 //! Short ways to say what the tests hand in, and every ledger to hand it to.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+pub mod postgres;
+
 use std::future::Future;
 use std::path::Path;
 use std::sync::Arc;
@@ -10,9 +12,9 @@ use std::thread::Thread;
 
 use action::{ActionId, Currency, Environment, Money, Subject, Tenant};
 use ledger::{
-    Admission, Admitted, Approval, Basis, By, Debit, Deferral, Draft, Effect, Event, FactsQuery, Freeze,
-    Hold, Intent, Ledger, Link, Memory, Obstacle, Opening, Options, Outcome, Receipt, Refusal, Reply,
-    Resumption, Scope, Settlement, Sqlite, State, Tolerance, Turn,
+    Access, Admission, Admitted, Approval, Basis, By, Debit, Deferral, Draft, Effect, Event, FactsQuery,
+    Freeze, Hold, Intent, Ledger, Link, Memory, Obstacle, Opening, Options, Outcome, Postgres, Receipt,
+    Refusal, Reply, Resumption, Scope, Settlement, Sqlite, State, Tolerance, Turn,
 };
 use mandate::{Limits, Session, SessionEvent};
 use serde_json::json;
@@ -25,6 +27,14 @@ pub fn on_every_ledger(test: impl Fn(Arc<dyn Ledger>)) {
     test(Arc::new(Memory::new("chain-1", NOW).unwrap()));
     let directory = tempfile::tempdir().unwrap();
     test(Arc::new(sqlite(directory.path())));
+    if let Some(server) = postgres::server() {
+        test(Arc::new(Postgres::open(access(&server.database())).unwrap()));
+    }
+}
+
+/// How a gateway takes part in this database.
+pub fn access(url: &str) -> Access {
+    Access::new(url, "replica-1", "chain-1", NOW)
 }
 
 pub fn sqlite(directory: &Path) -> Sqlite {
@@ -363,4 +373,19 @@ pub fn spent(ledger: &dyn Ledger, jti: &str) -> i64 {
     let (tenant, subject, mandates) = (Tenant::default(), subject(), [Arc::from(jti)]);
     let facts = wait(ledger.facts(FactsQuery { mandates: &mandates, ..query(&tenant, &subject) })).unwrap();
     facts.accounts[0].spent_minor
+}
+
+/// A mandate that was issued here, with a cap of 1000.
+pub fn mandate_of(jti: &str) -> ledger::Mandate {
+    ledger::Mandate {
+        tenant: Tenant::default(),
+        jti: jti.into(),
+        subject: subject(),
+        issuer: "alice".into(),
+        issued_ms: NOW,
+        expires_ms: NOW + 1_000_000,
+        claims: b"{}".to_vec(),
+        chain: Vec::new(),
+        kid: None,
+    }
 }

@@ -40,6 +40,11 @@ impl<'a> Scanner<'a> {
         self.text.as_bytes().get(self.position).copied()
     }
 
+    /// Is `literal` next?
+    pub(crate) fn is_at(&self, literal: &str) -> bool {
+        self.text.as_bytes()[self.position..].starts_with(literal.as_bytes())
+    }
+
     /// Steps over `literal` if it is next.
     #[inline]
     pub(crate) fn eat(&mut self, literal: &str) -> bool {

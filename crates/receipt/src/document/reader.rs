@@ -3,7 +3,7 @@ use crate::approval::Approval;
 use crate::canonical::{self, Flaw, Quoted, Scanner};
 use crate::draft::{
     Amendment, Checkpoint, Draft, Environment, Event, Kind, Metadata, MoneyFields, Observed, PaymentStatus,
-    Text,
+    Promise, Text,
 };
 use crate::receipt::SPEC;
 use crate::{Error, Failure, Place, Stage, Timestamp, chain};
@@ -104,9 +104,10 @@ impl<'a> Reader<'a> {
         let issuer = self.text("issuer")?;
         let kind = self.case("kind", Kind::from_name)?;
         let log = self.within_or_null("log", |reader| {
+            let promise = reader.promise()?;
             let origin = reader.text("origin")?;
             let root = reader.text("root")?;
-            Ok(Checkpoint { origin, size: reader.integer("size")?, root })
+            Ok(Checkpoint { origin, size: reader.integer("size")?, root, promise })
         })?;
         let mandate_id = self.text_or_null("mandateId")?;
         let observed = self.within_or_null("observed", |reader| {
@@ -131,6 +132,15 @@ impl<'a> Reader<'a> {
             observed,
             log,
         })
+    }
+
+    /// Two members that are both there or both not.
+    fn promise(&mut self) -> Result<Option<Promise<'a>>, Failure> {
+        if !self.scanner.is_at("\"mergeBy\":") {
+            return Ok(None);
+        }
+        let merge_by = self.timestamp("mergeBy")?;
+        Ok(Some(Promise { merge_by, nonce: self.text("nonce")? }))
     }
 
     fn money(&mut self) -> Result<MoneyFields<'a>, Failure> {

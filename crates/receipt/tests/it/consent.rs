@@ -67,8 +67,7 @@ fn judge_strictly(
 ) -> Report {
     let jwks = jwks();
     let pin = Pin::new(ISSUER, &jwks);
-    let trust =
-        Trust { pin: &pin, jwks: &jwks, allow_sandbox: false, disclosures, approvers, require_approvals };
+    let trust = Trust { disclosures, approvers, require_approvals, ..Trust::new(&pin, &jwks) };
     receipt::verify(receipt.as_bytes(), &trust)
 }
 

@@ -112,14 +112,8 @@ fn verify(name: &str, allow_sandbox: bool) -> Report {
     let jwks = Jwks::parse(&read("jwks.json")).unwrap();
     let disclosures = Disclosures::parse(&read("disclosures.jsonl")).unwrap();
     let approvers = Approvers::parse(&read("approvers.json")).unwrap();
-    let trust = Trust {
-        pin: &pin,
-        jwks: &jwks,
-        allow_sandbox,
-        disclosures: &disclosures,
-        approvers: &approvers,
-        require_approvals: false,
-    };
+    let trust =
+        Trust { allow_sandbox, disclosures: &disclosures, approvers: &approvers, ..Trust::new(&pin, &jwks) };
     receipt::verify(&read(&format!("{name}.json")), &trust)
 }
 

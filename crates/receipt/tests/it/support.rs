@@ -197,6 +197,7 @@ pub(crate) fn executed_draft() -> Draft<'static> {
                 origin: "gateway.example/log".into(),
                 size: 42,
                 root: "00".repeat(32).into(),
+                promise: None,
             }),
         },
     }

@@ -12,6 +12,7 @@ pub(crate) mod events;
 pub(crate) mod execution_protocol;
 pub(crate) mod grants;
 pub(crate) mod keys;
+pub(crate) mod log;
 pub(crate) mod mandates;
 pub(crate) mod mcp;
 pub(crate) mod mcp_tools;

@@ -292,6 +292,10 @@ function checkDocument(receipt) {
     throw Failure.member("amendmentOf", why);
   }
   if (amends && receipt.amendmentOf === receipt.receiptId) throw Failure.member("amendmentOf", "is the receipt itself");
+  const log = receipt.metadata.log;
+  if (log !== null && "mergeBy" in log !== "nonce" in log) {
+    throw Failure.member("metadata.log", "promises a place without saying by when, or with what nonce");
+  }
   const money = receipt.money;
   for (const side of ["offer", "charge"]) {
     if (money[`${side}Amount`] !== null && money[`${side}Currency`] === null) {
@@ -480,7 +484,16 @@ const DOCUMENT = {
       intentId: orNull(text),
       issuer: filled,
       kind: oneOf("executed", "blocked", "failed", "pending_settlement"),
-      log: { maybe: true, members: { origin: text, root: text, size: whole } },
+      log: {
+        maybe: true,
+        members: {
+          mergeBy: { absent: true, check: time },
+          nonce: { absent: true, check: encoded32 },
+          origin: text,
+          root: text,
+          size: whole,
+        },
+      },
       mandateId: orNull(text),
       observed: { maybe: true, members: { code: orNull(text), would_be: text } },
       policyDigest: orNull(text),

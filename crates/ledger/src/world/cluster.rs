@@ -1,4 +1,4 @@
-//! Clusters in memory.
+//! Clusters of governed sessions.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use crate::cluster::{Clustering, Happened, Scene, said_in};
 use crate::{Clustered, Deed, Error, Event, Grouped, identity};
 
 impl World {
-    pub(super) fn group(&mut self, clustering: &Clustering) -> Result<Grouped, Error> {
+    pub(crate) fn group(&mut self, clustering: &Clustering) -> Result<Grouped, Error> {
         let Clustering { tenant, cluster: id, deed, at_ms, .. } = clustering;
         let before = match (deed, self.cluster_named(tenant, id)) {
             (Deed::Form { .. }, Some(_)) => return Err(Error::Exists(id.clone())),
@@ -21,7 +21,7 @@ impl World {
                 cluster: Cluster::form(id.clone(), *deadline_ms),
                 formed_ms: *at_ms,
                 opening: self.chain.next_id().into(),
-                entry: self.last_entry() + 1,
+                entry: self.next_entry(),
             },
             (_, Some(found)) => found,
             (_, None) => return Err(Error::Absent(id.clone())),
@@ -31,7 +31,7 @@ impl World {
     }
 
     /// A session that has ended leaves its cluster, or once people have decided about that.
-    pub(super) fn ended(
+    pub(crate) fn ended(
         &mut self,
         (tenant, session, by_person): (&Tenant, &Session, bool),
         record: &Event,
@@ -72,10 +72,12 @@ impl World {
         let tenant = before.tenant.clone();
         let Happened { cluster, sessions, accounts, told } = happened;
         for session in sessions {
-            self.rows.sessions.insert(identity::session(&tenant, &session.id), Cell::stored(session));
+            let key = identity::session(&tenant, &session.id);
+            self.rows.sessions.insert(key, Cell { value: session, changed: true });
         }
         for (jti, account) in accounts {
-            self.rows.accounts.insert(identity::account(&tenant, &jti), Cell::stored(account));
+            let key = identity::account(&tenant, &jti);
+            self.rows.accounts.insert(key, Cell { value: account, changed: true });
         }
         let record_id: Box<str> = self.chain.next_id().into();
         let mut entry = before.entry;
@@ -95,20 +97,21 @@ impl World {
         let after = Clustered { cluster, entry, ..before };
         self.clusters.retain(|it| it.tenant != tenant || it.cluster.id != after.cluster.id);
         self.clusters.push(after.clone());
+        self.regrouped.insert((tenant, after.cluster.id.clone()));
         Ok(Grouped { cluster: after, record_id })
     }
 
-    pub(super) fn cluster_named(&self, tenant: &Tenant, id: &str) -> Option<Clustered> {
+    pub(crate) fn cluster_named(&self, tenant: &Tenant, id: &str) -> Option<Clustered> {
         self.clusters.iter().find(|it| it.tenant == *tenant && *it.cluster.id == *id).cloned()
     }
 
-    pub(super) fn deadlocks(&self, tenant: &Tenant) -> Vec<Clustered> {
+    pub(crate) fn deadlocks(&self, tenant: &Tenant) -> Vec<Clustered> {
         let stuck = |it: &&Clustered| it.tenant == *tenant && it.cluster.state() == ClusterState::Deadlock;
         self.clusters.iter().filter(stuck).cloned().collect()
     }
 
     /// Lets through where no session of this agent under the mandate is in a cluster about which people have to decide.
-    pub(super) fn must_be_free(
+    pub(crate) fn must_be_free(
         &self,
         tenant: &Tenant,
         subject: &Subject,
@@ -129,7 +132,7 @@ impl World {
         })
     }
 
-    pub(super) fn cluster_of(&self, tenant: &Tenant, session: &str) -> Option<Clustered> {
+    pub(crate) fn cluster_of(&self, tenant: &Tenant, session: &str) -> Option<Clustered> {
         let mut own = self.clusters.iter().filter(|it| it.tenant == *tenant);
         own.find(|it| it.cluster.member(session).is_ok()).cloned()
     }

@@ -1,4 +1,4 @@
-//! Governed sessions in memory.
+//! Governed sessions.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 use action::{ActionId, Subject, Tenant};
 use mandate::{Session, SessionEvent, Usage};
 
-use super::World;
+use super::{World, Written};
 use crate::admit::{Cell, Item};
 use crate::entry;
 use crate::session::{
@@ -20,65 +20,96 @@ use crate::{
 };
 
 #[derive(Default)]
-pub(super) struct Sessions {
-    pub(super) sealer: Option<Arc<dyn Sealer>>,
-    /// As they were opened; how they stand is among the rows.
-    opened: Vec<(i64, Governed)>,
-    declared: Vec<Intention>,
-    /// The mandate of each declaration, with its tenant.
-    under: Vec<(Tenant, Box<str>)>,
+pub(crate) struct Sessions {
+    pub(crate) sealer: Option<Arc<dyn Sealer>>,
+    /// As they were opened, by key; how they stand is among the rows.
+    pub(crate) opened: Vec<(i64, Governed)>,
+    pub(crate) declared: Vec<Declaration>,
     /// Session and entry, in the order of the chain.
-    records: Vec<(i64, i64)>,
-    cycles: HashMap<ActionId, Part>,
-    /// Those whose recovery began and did not end yet, with the record of that.
-    recovering: BTreeMap<i64, Box<str>>,
+    pub(crate) records: Vec<(i64, u64, i64)>,
+    pub(crate) cycles: HashMap<ActionId, Part>,
+    /// Those whose recovery began and did not end yet.
+    pub(crate) recovering: BTreeMap<i64, Recovery>,
+    /// Those whose recovery began or ended here.
+    pub(crate) recovered: Vec<i64>,
     /// With the id of its record.
-    heard: Vec<(SecurityEvent, Box<str>)>,
+    pub(crate) heard: Vec<(SecurityEvent, Box<str>)>,
+    /// The newest entry that tells of limits that a person set for a session, by key.
+    pub(crate) limited: BTreeMap<i64, i64>,
 }
 
-struct Part {
-    session: i64,
-    intent: Option<Box<str>>,
+/// A declaration in its session.
+#[derive(Clone)]
+pub(crate) struct Declaration {
+    pub(crate) tenant: Tenant,
+    /// Under which mandate.
+    pub(crate) mandate: Box<str>,
+    /// Row number of its entry.
+    pub(crate) entry: i64,
+    pub(crate) intention: Intention,
+}
+
+/// The record with which a recovery began.
+#[derive(Clone)]
+pub(crate) struct Recovery {
+    pub(crate) id: Box<str>,
+    pub(crate) entry: i64,
+}
+
+/// What makes an action a cycle.
+pub(crate) struct Part {
+    pub(crate) session: i64,
+    pub(crate) sequence: Option<u64>,
+    pub(crate) intent: Option<Box<str>>,
     /// Its first record.
-    first: Box<str>,
-    last: Box<str>,
+    pub(crate) first: Box<str>,
+    pub(crate) last: Box<str>,
+    /// Is it written here, or does it go on?
+    pub(crate) touched: bool,
 }
 
 /// Where in a session an entry is to stand.
-pub(super) struct Place {
-    pub(super) session: i64,
-    pub(super) intent: Option<Box<str>>,
-    pub(super) cause: Option<Box<str>>,
+pub(crate) struct Place {
+    pub(crate) session: i64,
+    pub(crate) intent: Option<Box<str>>,
+    pub(crate) cause: Option<Box<str>>,
 }
 
 impl World {
     /// The place of an action's next entry, if it is a cycle.
-    pub(super) fn place_of(&mut self, action: Option<ActionId>) -> Option<Place> {
+    pub(crate) fn place_of(&mut self, action: Option<ActionId>) -> Option<Place> {
         let next: Box<str> = self.chain.next_id().into();
         let part = self.sessions.cycles.get_mut(&action?)?;
         let cause = Some(std::mem::replace(&mut part.last, next));
+        part.touched = true;
         Some(Place { session: part.session, intent: part.intent.clone(), cause })
     }
 
     /// Notes that a new action is a cycle: its first entry is caused by its declaration.
-    pub(super) fn begins(&mut self, item: &Item) {
+    pub(crate) fn begins(&mut self, item: &Item) {
         let known = item.session.filter(|key| self.rows.sessions.contains_key(key));
-        let Some((session, Cycle { intent, .. })) = known.zip(item.cycle.as_ref()) else { return };
+        let Some((session, Cycle { intent, sequence, .. })) = known.zip(item.cycle.as_ref()) else { return };
         let name = self.rows.sessions.get(&session).map(|cell| cell.value.id.clone());
-        let of = |it: &&Intention| Some(&it.session) == name.as_ref() && Some(&it.intent) == intent.as_ref();
-        let declared = self.sessions.declared.iter().find(of).map(|it| it.record_id.clone());
+        let of = |it: &&Declaration| {
+            it.tenant == item.intent.tenant
+                && Some(&it.intention.session) == name.as_ref()
+                && Some(&it.intention.intent) == intent.as_ref()
+        };
+        let declared = self.sessions.declared.iter().find(of).map(|it| it.intention.record_id.clone());
         let last = declared.or_else(|| self.opening(session)).unwrap_or_default();
-        let part = Part { session, intent: intent.clone(), first: self.chain.next_id().into(), last };
+        let first = self.chain.next_id().into();
+        let (intent, sequence) = (intent.clone(), *sequence);
+        let part = Part { session, sequence, intent, first, last, touched: true };
         self.sessions.cycles.insert(item.intent.id, part);
     }
 
     /// The key of the session that an action is a cycle of.
-    pub(super) fn session_of(&self, action: ActionId) -> Option<i64> {
+    pub(crate) fn session_of(&self, action: ActionId) -> Option<i64> {
         self.sessions.cycles.get(&action).map(|part| part.session)
     }
 
     /// What an action's new state is to its session.
-    pub(super) fn goes(&mut self, action: ActionId, from: State, to: State) {
+    pub(crate) fn goes(&mut self, action: ActionId, from: State, to: State) {
         let cell = self.session_of(action).and_then(|key| self.rows.sessions.get_mut(&key));
         if let Some((cell, event)) = cell.zip(moved(from, to)) {
             cell.set(after(&cell.value, event));
@@ -86,7 +117,7 @@ impl World {
     }
 
     /// Puts on record what an action used beyond what its mandates had.
-    pub(super) fn breached(
+    pub(crate) fn breached(
         &mut self,
         settlement: &Settlement,
         used: &Used,
@@ -109,7 +140,7 @@ impl World {
     }
 
     /// Stops the session of an action, because of what was just said of that.
-    pub(super) fn stops(&mut self, action: ActionId, halts: &Event) -> Result<(), Error> {
+    pub(crate) fn stops(&mut self, action: ActionId, halts: &Event) -> Result<(), Error> {
         let cell = self.session_of(action).and_then(|key| self.rows.sessions.get_mut(&key));
         let Some(cell) = cell else { return Ok(()) };
         // One that is stopped already, or over, has that on record.
@@ -119,7 +150,7 @@ impl World {
     }
 
     /// Puts on record that a session is stopped.
-    pub(super) fn stopped(&mut self, action: ActionId, halts: &Event) -> Result<(), Error> {
+    pub(crate) fn stopped(&mut self, action: ActionId, halts: &Event) -> Result<(), Error> {
         let Some(part) = self.sessions.cycles.get(&action) else { return Ok(()) };
         let place = Place { session: part.session, intent: None, cause: Some(part.last.clone()) };
         self.tells(halts.clone(), place).map(drop)
@@ -127,7 +158,7 @@ impl World {
 
     /// Lowers how far people agree to whatever the session of an action does from now on, and puts that on record. One that
     /// is over has had its last record.
-    pub(super) fn limits(&mut self, approval: &Approval) -> Result<(), Error> {
+    pub(crate) fn limits(&mut self, approval: &Approval) -> Result<(), Error> {
         let Some((set, part)) = approval.limits.zip(self.sessions.cycles.get(&approval.action)) else {
             return Ok(());
         };
@@ -136,10 +167,13 @@ impl World {
         let Some(cell) = cell else { return Ok(()) };
         cell.set(after(&cell.value, SessionEvent::Limited(set)));
         let told = limited(approval, set, cell.value.limits);
-        self.tells(told, place).map(drop)
+        let key = place.session;
+        let entry = self.tells(told, place)?;
+        self.sessions.limited.insert(key, entry);
+        Ok(())
     }
 
-    pub(super) fn takes_place(
+    pub(crate) fn takes_place(
         &mut self,
         place: Place,
         entry: i64,
@@ -150,16 +184,16 @@ impl World {
         let cell = self.rows.sessions.get_mut(&key).ok_or_else(|| Error::Absent("session".into()))?;
         let (id, seq) = (cell.value.id.to_string(), cell.value.next_record);
         cell.set(Session { next_record: seq + 1, ..cell.value.clone() });
-        self.sessions.records.push((key, entry));
+        self.sessions.records.push((key, seq, entry));
         let (causal_parent, intent_id) = (cause.map(String::from), intent.map(String::from));
         Ok((entry::Session { causal_parent, id, intent_id, seq }, sealer))
     }
 
-    pub(super) fn opening(&self, key: i64) -> Option<Box<str>> {
+    pub(crate) fn opening(&self, key: i64) -> Option<Box<str>> {
         self.sessions.opened.iter().find(|(it, _)| *it == key).map(|(_, opened)| opened.opening.clone())
     }
 
-    pub(super) fn open_session(&mut self, opening: Opening) -> Result<Box<str>, Error> {
+    pub(crate) fn open_session(&mut self, opening: Opening) -> Result<Box<str>, Error> {
         let Opening { tenant, session, payload, event } = opening;
         let key = identity::session(&tenant, &session.id);
         if self.rows.sessions.contains_key(&key) {
@@ -170,8 +204,8 @@ impl World {
         }
         self.may_open(&tenant, &session)?;
         let id: Box<str> = self.chain.next_id().into();
-        let row = self.last_entry() + 1;
-        self.rows.sessions.insert(key, Cell::stored(session.clone()));
+        let row = self.next_entry();
+        self.rows.sessions.insert(key, Cell { value: session.clone(), changed: true });
         let opened = Governed { row, tenant, session, opening: id.clone(), payload };
         self.sessions.opened.push((key, opened));
         self.tells(event, Place { session: key, intent: None, cause: None })?;
@@ -182,8 +216,7 @@ impl World {
     /// everybody's, and nobody stops it for others.
     fn may_open(&self, tenant: &Tenant, session: &Session) -> Result<(), Error> {
         let jti = &session.mandate_id;
-        let mut known = self.mandates.iter().filter(|it| it.tenant == *tenant);
-        let Some(above) = known.find(|it| it.jti == *jti).map(|it| it.chain.clone()) else { return Ok(()) };
+        let Some(above) = self.issued(tenant, jti).map(|it| it.chain.clone()) else { return Ok(()) };
         let mut line = above.iter().chain([jti]);
         if let Some(ended) = line.clone().find(|jti| self.account(tenant, jti).revoked_at.is_some()) {
             return Err(Error::Absent(ended.clone()));
@@ -192,7 +225,7 @@ impl World {
         self.must_be_free(tenant, &session.subject, root).map_err(Error::Cluster)
     }
 
-    pub(super) fn governed(&self, tenant: &Tenant, id: &str) -> Option<Governed> {
+    pub(crate) fn governed(&self, tenant: &Tenant, id: &str) -> Option<Governed> {
         let of = |it: &&Governed| it.tenant == *tenant && *it.session.id == *id;
         self.all_governed().find(|it| of(&it))
     }
@@ -203,7 +236,7 @@ impl World {
         })
     }
 
-    pub(super) fn governed_sessions(
+    pub(crate) fn governed_sessions(
         &self,
         tenant: &Tenant,
         of: Option<&Subject>,
@@ -219,7 +252,7 @@ impl World {
         page(rows, limit, |it: &Governed| it.row)
     }
 
-    pub(super) fn sessions_under(&self, tenant: &Tenant, jti: &str) -> Vec<Governed> {
+    pub(crate) fn sessions_under(&self, tenant: &Tenant, jti: &str) -> Vec<Governed> {
         let under = |it: &Governed| {
             let mandate = self.mandate_of(it);
             *it.session.mandate_id == *jti
@@ -229,7 +262,7 @@ impl World {
         self.all_governed().filter(|it| open(it) && under(it)).collect()
     }
 
-    pub(super) fn held_under(
+    pub(crate) fn held_under(
         &mut self,
         tenant: &Tenant,
         jti: &str,
@@ -242,7 +275,7 @@ impl World {
         held.into_iter().find(|it| self.lapse_of(it, now_ms).is_none()).map(|it| it.jti)
     }
 
-    pub(super) fn lapsed(&mut self, now_ms: i64, limit: u32) -> Vec<Lapsed> {
+    pub(crate) fn lapsed(&mut self, now_ms: i64, limit: u32) -> Vec<Lapsed> {
         let open: Vec<Governed> = self.all_governed().filter(|it| it.session.closed.is_none()).collect();
         let lapsed = |governed: Governed| {
             let why = match self.mandate_ended(&governed, now_ms) {
@@ -254,13 +287,13 @@ impl World {
         open.into_iter().filter_map(lapsed).take(limit as usize).collect()
     }
 
-    pub(super) fn recovering(&self) -> Vec<Recovering> {
+    pub(crate) fn recovering(&self) -> Vec<Recovering> {
         let is_sent = |id: &ActionId| self.row(*id).is_some_and(|row| row.stored.state == State::Sent);
         let taken = |governed: Governed| {
             let key = identity::session(&governed.tenant, &governed.session.id);
             let cycles = self.sessions.cycles.iter().filter(|(_, part)| part.session == key);
             let sent: Vec<ActionId> = cycles.map(|(id, _)| *id).filter(is_sent).collect();
-            let initiated = self.sessions.recovering.get(&key).cloned();
+            let initiated = self.sessions.recovering.get(&key).map(|it| it.id.clone());
             (initiated.is_some() || !sent.is_empty()).then_some(Recovering { governed, initiated, sent })
         };
         self.all_governed().filter_map(taken).collect()
@@ -282,11 +315,10 @@ impl World {
     }
 
     fn mandate_of(&self, governed: &Governed) -> Option<&Mandate> {
-        let of = |it: &&Mandate| it.tenant == governed.tenant && it.jti == governed.session.mandate_id;
-        self.mandates.iter().find(of)
+        self.issued(&governed.tenant, &governed.session.mandate_id)
     }
 
-    pub(super) fn hear(&mut self, heard: SecurityEvent, event: Event) -> Result<Heard, Error> {
+    pub(crate) fn hear(&mut self, heard: SecurityEvent, event: Event) -> Result<Heard, Error> {
         let same = |(it, _): &&(SecurityEvent, Box<str>)| {
             it.tenant == heard.tenant && it.issuer == heard.issuer && it.jti == heard.jti
         };
@@ -299,7 +331,7 @@ impl World {
         Ok(Heard::New(id))
     }
 
-    pub(super) fn declare(&mut self, declaring: Declaring) -> Result<Declared, Error> {
+    pub(crate) fn declare(&mut self, declaring: Declaring) -> Result<Declared, Error> {
         let Declaring { tenant, session, intent, mandate, sequence, event } = declaring;
         let key = identity::session(&tenant, &session);
         let Some(governed) = self.governed(&tenant, &session) else { return Ok(Declared::NoSession) };
@@ -307,41 +339,48 @@ impl World {
             Ok(stands) => stands,
             Err(refusal) => return Ok(Declared::Refused(refusal)),
         };
-        let under = (tenant, mandate);
-        let mut known = self.sessions.declared.iter().zip(&self.sessions.under);
-        if known.any(|(it, its)| it.intent == intent && *its == under) {
+        let same =
+            |it: &Declaration| it.tenant == tenant && it.mandate == mandate && it.intention.intent == intent;
+        if self.sessions.declared.iter().any(same) {
             return Ok(Declared::Duplicate);
         }
-        self.rows.sessions.insert(key, Cell::stored(stands));
+        self.rows.sessions.insert(key, Cell { value: stands, changed: true });
         let id: Box<str> = self.chain.next_id().into();
         let record = event.record.clone();
         let place = Place { session: key, intent: Some(intent.clone()), cause: Some(governed.opening) };
-        self.tells(event, place)?;
-        let entry = self.entries.last().map(|(entry, _)| entry.clone()).unwrap_or_default();
-        let declared = Intention { intent, session, record_id: id, entry, record };
-        self.sessions.declared.push(declared.clone());
-        self.sessions.under.push(under);
-        Ok(Declared::New(Box::new(declared)))
+        let row = self.tells(event, place)?;
+        let entry = self.entries.get(&row).map(|written| written.bytes.clone()).unwrap_or_default();
+        let intention = Intention { intent, session, record_id: id, entry, record };
+        self.sessions.declared.push(Declaration {
+            tenant,
+            mandate,
+            entry: row,
+            intention: intention.clone(),
+        });
+        Ok(Declared::New(Box::new(intention)))
     }
 
-    pub(super) fn intention(
+    pub(crate) fn intention(
         &self,
         tenant: &Tenant,
         session: &str,
         intent: Option<&str>,
     ) -> Option<Intention> {
         self.governed(tenant, session)?;
-        let wanted =
-            |it: &&Intention| *it.session == *session && intent.is_none_or(|intent| *it.intent == *intent);
-        self.sessions.declared.iter().rev().find(wanted).cloned()
+        let wanted = |it: &&Declaration| {
+            it.tenant == *tenant
+                && *it.intention.session == *session
+                && intent.is_none_or(|intent| *it.intention.intent == *intent)
+        };
+        self.sessions.declared.iter().rev().find(wanted).map(|it| it.intention.clone())
     }
 
-    pub(super) fn begun_as(&self, tenant: &Tenant, id: ActionId) -> Option<Box<str>> {
+    pub(crate) fn begun_as(&self, tenant: &Tenant, id: ActionId) -> Option<Box<str>> {
         self.row(id).filter(|row| row.stored.tenant == *tenant)?;
         self.sessions.cycles.get(&id).map(|part| part.first.clone())
     }
 
-    pub(super) fn turn(&mut self, turn: Turn) -> Result<(Box<str>, Session), Error> {
+    pub(crate) fn turn(&mut self, turn: Turn) -> Result<(Box<str>, Session), Error> {
         let Turn { tenant, session, event, cause, record, expects } = turn;
         let key = identity::session(&tenant, &session);
         let governed = self.governed(&tenant, &session).ok_or(Error::Absent(session))?;
@@ -352,15 +391,19 @@ impl World {
         fits(record.event, self.sessions.recovering.contains_key(&key), &governed.session.id)?;
         if let Some(event) = event {
             let stands = governed.session.step(event).map_err(Error::Session)?;
-            self.rows.sessions.insert(key, Cell::stored(stands));
+            self.rows.sessions.insert(key, Cell { value: stands, changed: true });
         }
         let id: Box<str> = self.chain.next_id().into();
         let cause = Some(cause.unwrap_or(governed.opening));
-        self.tells(record.clone(), Place { session: key, intent: None, cause })?;
+        let entry = self.tells(record.clone(), Place { session: key, intent: None, cause })?;
+        let recovery = Recovery { id: id.clone(), entry };
         match record.event {
-            RECOVERY_INITIATED => drop(self.sessions.recovering.insert(key, id.clone())),
+            RECOVERY_INITIATED => drop(self.sessions.recovering.insert(key, recovery)),
             RECOVERY_COMPLETE => drop(self.sessions.recovering.remove(&key)),
             _ => {}
+        }
+        if [RECOVERY_INITIATED, RECOVERY_COMPLETE].contains(&record.event) {
+            self.sessions.recovered.push(key);
         }
         let stands = self.rows.sessions.get(&key).map(|cell| cell.value.clone());
         let stands = stands.unwrap_or(governed.session);
@@ -370,7 +413,7 @@ impl World {
         Ok((id, stands))
     }
 
-    pub(super) fn records(
+    pub(crate) fn records(
         &self,
         tenant: &Tenant,
         session: &str,
@@ -378,16 +421,16 @@ impl World {
         limit: u32,
     ) -> Vec<Record> {
         let key = identity::session(tenant, session);
-        let rows = self.sessions.records.iter().filter(|(of, _)| *of == key).map(|(_, row)| *row);
-        let record = |(seq, row): (u64, i64)| {
-            let (entry, record) = self.entries.get(usize::try_from(row - 1).ok()?)?.clone();
-            Some(Record { seq, row, entry, record })
+        let theirs = self.sessions.records.iter().filter(|(of, ..)| *of == key);
+        let record = |(_, seq, row): &(i64, u64, i64)| {
+            let Written { bytes, record, .. } = self.entries.get(row)?.clone();
+            Some(Record { seq: *seq, row: *row, entry: bytes, record })
         };
-        let numbered = (0..).zip(rows).filter(|(seq, _)| after.is_none_or(|after| *seq > after));
-        numbered.filter_map(record).take(limit as usize).collect()
+        let due = theirs.filter(|(_, seq, _)| after.is_none_or(|after| *seq > after));
+        due.filter_map(record).take(limit as usize).collect()
     }
 
-    pub(super) fn tells(&mut self, event: Event, place: Place) -> Result<i64, Error> {
+    pub(crate) fn tells(&mut self, event: Event, place: Place) -> Result<i64, Error> {
         self.append_in(event.at_ms, None, &event.draft(), None, Some(event.record), Some(place))
     }
 }

@@ -1,23 +1,10 @@
 //! Where an action stands by its row, and whether its entries leave it there.
 
-use rusqlite::Row;
-
-use super::read::{self, Sql};
 use crate::State;
 use crate::entry::{
     ADMITTED, CHALLENGED, CHARGING, CHECKING, HELD, RESERVED, RESOLVED, RETRACTING, ROLLBACK_FAILED,
     ROLLING_BACK, SENT_AGAIN, WAITING,
 };
-
-/// The members of [`Stand`], in the order of [`Stand::at`], of `action a`, `fate f` and its last outcome `l`.
-macro_rules! stand {
-    () => {
-        "f.state, f.moved, f.outcome, l.entry, l.state,
-         CASE WHEN a.needed IS NULL THEN TRUE ELSE a.needed <= (SELECT count(*) FROM approval p
-              WHERE p.action = a.row AND p.round = a.round) END"
-    };
-}
-pub(crate) use stand;
 
 /// What the row of an action says of where it stands.
 pub(crate) struct Stand {
@@ -33,22 +20,6 @@ pub(crate) struct Stand {
 }
 
 impl Stand {
-    /// How many columns it takes.
-    pub(crate) const MEMBERS: usize = 6;
-
-    pub(crate) fn at(row: &Row<'_>, first: usize) -> Sql<Stand> {
-        let last: Option<i64> = row.get(first + 3)?;
-        Ok(Stand {
-            state: read::state(row, first)?,
-            moved: row.get(first + 1)?,
-            outcome: row.get(first + 2)?,
-            last: last
-                .map(|entry| Ok::<_, rusqlite::Error>((entry, read::state(row, first + 4)?)))
-                .transpose()?,
-            agreed: row.get(first + 5)?,
-        })
-    }
-
     /// Does it stand where its last outcome left it, or where it began or went on to since? `event`: that of the entry with
     /// which its row was last written.
     pub(crate) fn is_left_by(&self, event: &str) -> bool {

@@ -1,4 +1,4 @@
-//! Payloads, replies and receipts as they lie in the file: compressed, because what a commit costs is what it writes.
+//! Payloads, replies and receipts as they lie in a store: compressed, because what a commit costs is what it writes.
 //!
 //! Rows are much alike, so each is packed against a dictionary of what rows look like (`packed/rows-1.txt`), which is
 //! part of the format: it never changes, another would get another number. The first byte says how a value is stored.
@@ -9,15 +9,13 @@
 use std::cell::RefCell;
 use std::sync::LazyLock;
 
-use rusqlite::Row;
-use rusqlite::types::Type;
 use zstd::bulk::{Compressor, Decompressor};
 use zstd::dict::{DecoderDictionary, EncoderDictionary};
 use zstd::zstd_safe::{CParameter, DictAttachPref, get_frame_content_size};
 
-use super::read::Sql;
 use crate::Outcome;
 use crate::admit::{Gate, Item};
+use crate::intake::Close;
 
 const PLAIN: u8 = 0;
 const ROWS_1: u8 = 1;
@@ -59,18 +57,15 @@ pub(crate) fn outcome(outcome: &mut Outcome) {
     }
 }
 
+/// The same for a settlement or amendment.
+pub(crate) fn close(close: &mut Close) {
+    outcome(&mut close.settlement.outcome);
+    close.settlement.overage.iter_mut().for_each(outcome);
+}
+
 /// The same for a payload that replaces the one of an intent.
 pub(crate) fn payload(payload: &mut Vec<u8>) {
     pack(payload);
-}
-
-/// What was packed into this column.
-pub(crate) fn get(row: &Row<'_>, column: usize) -> Sql<Vec<u8>> {
-    let stored = row.get_ref(column)?.as_blob()?;
-    unpack(stored).ok_or_else(|| {
-        let why = "not a packed value".into();
-        rusqlite::Error::FromSqlConversionFailure(column, Type::Blob, why)
-    })
 }
 
 fn pack(value: &mut Vec<u8>) {
@@ -100,7 +95,7 @@ fn compressed(value: &[u8]) -> Option<Vec<u8>> {
     })
 }
 
-/// What a payload, reply or receipt in the file was before it was packed, for whoever looks into the file beside us;
+/// What a payload, reply or receipt in a store was before it was packed, for whoever looks into it beside us;
 /// `None` if it is damaged.
 pub fn unpack(stored: &[u8]) -> Option<Vec<u8>> {
     let value = match stored.split_first() {
@@ -125,8 +120,8 @@ mod tests {
     use super::*;
 
     /// A receipt of 300 bytes or so, packed by the first version that packed.
-    const PACKED: &str = include_str!("../../tests/golden/packed.hex");
-    const UNPACKED: &str = include_str!("../../tests/golden/packed.txt");
+    const PACKED: &str = include_str!("../tests/golden/packed.hex");
+    const UNPACKED: &str = include_str!("../tests/golden/packed.txt");
 
     fn packed(value: &[u8]) -> Vec<u8> {
         let mut stored = value.to_vec();

@@ -1,0 +1,289 @@
+//! The store of many gateways: a PostgreSQL database with any number of identical processes on it.
+//!
+//! ```text
+//!   callers ──▶ queue ──▶ writer ──▶ one transaction:  BEGIN, own end of the chain, locks
+//!      │                                               rows ─▶ World ─▶ the code of every ledger ─▶ what changed
+//!      │                                               UNNEST, COMMIT ──▶ promises
+//!      └── reads: a connection of the pool, each time
+//! ```
+//!
+//! Nothing is believed from memory that another process could have changed: whatever a batch is decided by (keys, effects,
+//! mandates' accounts, revocations, freezes, sessions, clusters, limits, leases, the end of the own chain) is read in its
+//! transaction, under locks that everybody takes in one order (`load`), judged by the code that [`Memory`](crate::Memory)
+//! runs over all its rows (`world`), and written in the same transaction (`flush`).
+//!
+//! Each process has a chain of its own and gives numbers to its rows without asking anybody (`replica`), so that two wait
+//! for each other only where they touch the same rows: one hot mandate, one key, one effect. Only plain SQL is used for it:
+//! row locks and unique indexes, no advisory locks, no `LISTEN`, no sequences.
+//!
+//! A commit whose answer was lost is unavailable for those who waited for it. What became of it is known before the next
+//! transaction does anything, because that begins with a lock on the row of the own chain. A database that goes away and
+//! comes back is found again by the next write or beat.
+
+mod audit;
+mod chores;
+mod connect;
+mod flush;
+mod ledger;
+mod load;
+mod migrate;
+mod needs;
+mod outbox;
+mod read;
+mod replica;
+mod rules;
+mod sessions;
+mod sql;
+mod verify;
+mod writer;
+
+use std::fmt;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc as blocking};
+use std::time::Duration;
+
+use deadpool_postgres::Pool;
+use futures_util::future::BoxFuture;
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::{mpsc, oneshot};
+
+use self::needs::Needs;
+use self::sql::{Db, Done, Failure};
+use self::writer::{Act, Batch, Deed, Write, Writer};
+use crate::admit::Item;
+use crate::intake::Close;
+use crate::packed;
+use crate::refusals::Refusals;
+use crate::{Admitted, Answer, Error, Sealer, Settlement};
+
+/// How a process takes part in a database.
+#[derive(Clone)]
+pub struct Access {
+    /// `postgres://…`, as libpq reads it; `sslrootcert=FILE` names certificates that are trusted beside the machine's.
+    pub url: Box<str>,
+    /// In which schema of the database; it is made if there is none.
+    pub schema: Box<str>,
+    /// The name of this replica.
+    pub replica_id: Box<str>,
+    /// Name of the chain that this process start opens.
+    pub chain_id: Box<str>,
+    /// When it starts, milliseconds since 1970, UTC.
+    pub now_ms: i64,
+    /// How many writes may wait; more are [`Error::Busy`].
+    pub queue: usize,
+    /// How many writes are committed together at most.
+    pub batch: usize,
+    /// Connections for reading.
+    pub readers: usize,
+    /// So long a process may be silent before others take it for gone, and take over what it had in hand.
+    pub silence: Duration,
+    /// Signs the entries of governed sessions; without it there are none.
+    pub sealer: Option<Arc<dyn Sealer>>,
+}
+
+impl Access {
+    /// The usual bounds.
+    #[must_use]
+    pub fn new(url: &str, replica_id: &str, chain_id: &str, now_ms: i64) -> Access {
+        Access {
+            url: url.into(),
+            schema: "public".into(),
+            replica_id: replica_id.into(),
+            chain_id: chain_id.into(),
+            now_ms,
+            queue: 16 * 1024,
+            batch: 512,
+            readers: 8,
+            silence: Duration::from_secs(10),
+            sealer: None,
+        }
+    }
+}
+
+impl fmt::Debug for Access {
+    /// Without the URL, which may hold a password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Access { replica_id, chain_id, .. } = self;
+        f.debug_struct("Access")
+            .field("replica_id", replica_id)
+            .field("chain_id", chain_id)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A ledger in a database. Dropping it writes what waits and says that this process is gone.
+pub struct Postgres {
+    shared: Arc<Shared>,
+    writes: Option<mpsc::Sender<Write>>,
+    ended: Mutex<blocking::Receiver<()>>,
+    runtime: Option<Runtime>,
+}
+
+struct Shared {
+    pool: Pool,
+    /// Why nothing can be written just now.
+    failed: Mutex<Option<Arc<str>>>,
+    /// Refusals of late, as this process said them: what another has refused it says once more.
+    refusals: Mutex<Refusals>,
+    walks: Arc<verify::Walks>,
+    counts: Counts,
+}
+
+#[derive(Default)]
+struct Counts {
+    commits: AtomicU64,
+    writes: AtomicU64,
+    commit_us: AtomicU64,
+}
+
+/// Threads that speak with the database.
+const THREADS: usize = 2;
+
+impl Postgres {
+    /// Connects, brings the database up to date, registers this process and begins its chain.
+    ///
+    /// # Errors
+    /// [`Error::Open`] if the database cannot be reached or used, was made by a newer version, or may lose what it says is
+    /// kept (`fsync`, `full_page_writes`, `synchronous_commit`).
+    pub fn open(access: Access) -> Result<Postgres, Error> {
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(THREADS)
+            .thread_name("ledger-postgres")
+            .enable_all()
+            .build()
+            .map_err(|error| Error::Open(error.to_string().into()))?;
+        let (opened, answer) = blocking::channel();
+        let (over, ended) = blocking::channel();
+        let (writes, queue) = mpsc::channel(access.queue.max(1));
+        runtime.spawn(async move {
+            match Writer::open(access).await {
+                Ok((writer, shared)) => {
+                    let _ = opened.send(Ok(shared));
+                    writer.run(queue).await;
+                }
+                Err(error) => drop(opened.send(Err(error))),
+            }
+            let _ = over.send(());
+        });
+        match answer.recv().unwrap_or_else(|_| Err(gone())) {
+            Ok(shared) => Ok(Postgres {
+                shared,
+                writes: Some(writes),
+                ended: Mutex::new(ended),
+                runtime: Some(runtime),
+            }),
+            Err(error) => {
+                // Whoever calls may be on a runtime of theirs, where nobody may wait for ours.
+                runtime.shutdown_background();
+                Err(error)
+            }
+        }
+    }
+
+    fn send<T: Send + 'static>(
+        &self,
+        write: impl FnOnce(oneshot::Sender<Result<T, Error>>) -> Write,
+    ) -> Result<oneshot::Receiver<Result<T, Error>>, Error> {
+        let (promise, answer) = oneshot::channel();
+        let writes = self.writes.as_ref().ok_or_else(gone)?;
+        writes.try_send(write(promise)).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => Error::Busy,
+            mpsc::error::TrySendError::Closed(_) => gone(),
+        })?;
+        Ok(answer)
+    }
+
+    /// Queues a rare write: what it needs, and what it does with that.
+    fn perform<'a, T, F>(&'a self, needs: impl FnOnce(&mut Needs), run: F) -> Answer<'a, T>
+    where
+        T: Send + 'static,
+        F: for<'b> FnMut(&'b mut Batch<'_>) -> BoxFuture<'b, Done<Result<T, Error>>> + Send + 'static,
+    {
+        let mut needed = Needs::default();
+        needs(&mut needed);
+        let answer =
+            self.send(|promise| Write::Deed(Box::new(Act::new(needed, run, promise)) as Box<dyn Deed>));
+        Box::pin(async move { answer?.await.map_err(|_| gone())? })
+    }
+
+    /// The same where nothing is asked beyond what is needed.
+    fn decide<'a, T, F>(&'a self, needs: impl FnOnce(&mut Needs), mut decide: F) -> Answer<'a, T>
+    where
+        T: Send + 'static,
+        F: FnMut(&mut Batch<'_>) -> Result<T, Error> + Send + 'static,
+    {
+        self.perform(needs, move |batch| {
+            let made = decide(batch);
+            Box::pin(async move { Ok(made) })
+        })
+    }
+
+    /// Looks something up on a connection that nobody else uses now.
+    fn look<'a, T, F, R>(&'a self, read: R) -> Answer<'a, T>
+    where
+        T: Send + 'static,
+        F: Future<Output = Done<T>> + Send + 'static,
+        R: FnOnce(Arc<Db>) -> F + Send + 'static,
+    {
+        let (pool, shared) = (self.shared.pool.clone(), Arc::clone(&self.shared));
+        let looked = self.runtime.as_ref().map(|runtime| {
+            runtime.spawn(async move {
+                let looked = async { read(Arc::new(pool.get().await?)).await };
+                looked.await.inspect_err(|failure| shared.note(failure))
+            })
+        });
+        Box::pin(async move {
+            let looked = looked.ok_or_else(gone)?;
+            looked.await.map_err(|_| gone())?.map_err(Error::from)
+        })
+    }
+
+    fn enter(&self, mut item: Item) -> Answer<'_, Admitted> {
+        packed::item(&mut item);
+        let answer = self.send(|promise| Write::Enter(Box::new(item), promise));
+        Box::pin(async move { answer?.await.map_err(|_| gone())? })
+    }
+
+    fn close(&self, settlement: Settlement, amends: bool) -> Answer<'_, i64> {
+        let mut close = Close::new(settlement, amends);
+        packed::close(&mut close);
+        let answer = self.send(|promise| Write::Close(Box::new(close), promise));
+        Box::pin(async move { answer?.await.map_err(|_| gone())? })
+    }
+}
+
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        drop(self.writes.take());
+        let ended = self.ended.get_mut().unwrap_or_else(PoisonError::into_inner);
+        // Nobody waits longer for a database that does not answer.
+        let _ = ended.recv_timeout(CLOSING);
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// For what still waits when it is closed.
+const CLOSING: Duration = Duration::from_secs(20);
+
+impl Shared {
+    fn failed(&self) -> MutexGuard<'_, Option<Arc<str>>> {
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn refusals(&self) -> MutexGuard<'_, Refusals> {
+        self.refusals.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What a failure says of the database.
+    fn note(&self, failure: &Failure) {
+        if matches!(failure, Failure::Lost(_)) {
+            tracing::warn!(why = %failure, "the database did not answer");
+        }
+    }
+}
+
+fn gone() -> Error {
+    Error::Unavailable("it was closed before it answered".into())
+}

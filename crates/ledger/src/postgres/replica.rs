@@ -1,0 +1,176 @@
+//! The processes that write: each with a chain of its own, and a place in the numbering of rows.
+//!
+//! ```text
+//!   number of a row = milliseconds since 2025, by the database's clock (41 bits) │ count (6 bits) │ slot (6 bits)
+//! ```
+//!
+//! So rows of all processes are in the order of time without anybody waiting for anybody, and numbers stay below 2⁵³.
+//! What a process still writes has a higher number than its row in `replica` says (`last`): up to the lowest of those nothing
+//! is added any more, and that is as far as anybody reads who must not miss anything (the *horizon*). A process that writes
+//! nothing raises its own now and then; one that is silent for too long is *ended* by another, and finds that out before it
+//! writes the next time, because every commit begins with a lock on its own row.
+
+use std::time::Duration;
+
+use super::sql::{Db, Done, Failure, get, many, maybe_bytes, number, one, text, write};
+use crate::intake::Process;
+use crate::world::Numbers;
+
+/// How many processes there may be at once.
+pub(super) const SLOTS: i64 = 1 << SLOT_BITS;
+const SLOT_BITS: u32 = 6;
+const COUNT_BITS: u32 = 6;
+/// 2025-01-01, in milliseconds since 1970.
+const EPOCH_MS: i64 = 1_735_689_600_000;
+
+/// This process, as the database knows it.
+#[derive(Clone, Debug)]
+pub(super) struct Replica {
+    pub(super) number: Process,
+    pub(super) slot: i16,
+}
+
+/// The end of its chain.
+pub(super) struct Own {
+    pub(super) chain: Box<str>,
+    pub(super) seq: u64,
+    pub(super) head: Option<[u8; 32]>,
+    pub(super) at_ms: i64,
+    last: i64,
+    clock_ms: i64,
+}
+
+pub(super) const OWN: &str =
+    "SELECT chain, seq, head, at, last, (extract(epoch FROM clock_timestamp()) * 1000)::bigint, ended
+    FROM replica WHERE number = $1 FOR UPDATE";
+
+impl Replica {
+    /// The end of its own chain, locked until the transaction ends: whatever an earlier one of this process came to is known
+    /// then.
+    pub(super) async fn own(&self, db: &Db) -> Done<Own> {
+        let row = one(db, OWN, &[&self.number]).await?.ok_or(Failure::Ended)?;
+        if get(&row, 6)? {
+            return Err(Failure::Ended);
+        }
+        Ok(Own {
+            chain: text(&row, 0)?,
+            seq: number(&row, 1)?,
+            head: maybe_bytes(&row, 2)?,
+            at_ms: get(&row, 3)?,
+            last: get(&row, 4)?,
+            clock_ms: get(&row, 5)?,
+        })
+    }
+
+    /// Registers a process in a transaction of its own. Its chain follows on the last one of its slot.
+    pub(super) async fn register(db: &Db, name: &str, chain: &str, silence: Duration) -> Done<Replica> {
+        db.batch_execute("BEGIN").await?;
+        let registered = register(db, name, chain, silence).await;
+        db.batch_execute(if registered.is_ok() { "COMMIT" } else { "ROLLBACK" }).await?;
+        registered
+    }
+
+    /// Tells that it is still there, and that it writes nothing up to now any more.
+    pub(super) async fn beat(&self, db: &Db) -> Done<()> {
+        let sql = format!(
+            "UPDATE replica SET beat = clock_timestamp(), last = greatest(last,
+             ((extract(epoch FROM clock_timestamp()) * 1000)::bigint - {EPOCH_MS}) << {COUNT_BITS} << {SLOT_BITS})
+             WHERE number = $1 AND NOT ended"
+        );
+        if write(db, &sql, &[&self.number]).await? == 0 { Err(Failure::Ended) } else { Ok(()) }
+    }
+
+    /// It writes nothing any more.
+    pub(super) async fn end(&self, db: &Db) -> Done<()> {
+        write(db, "UPDATE replica SET ended = TRUE WHERE number = $1", &[&self.number]).await.map(drop)
+    }
+}
+
+async fn register(db: &Db, name: &str, chain: &str, silence: Duration) -> Done<Replica> {
+    one(db, "SELECT name FROM gate WHERE name = 'registry' FOR UPDATE", &[]).await?;
+    end_silent(db, silence).await?;
+    let taken = many(db, "SELECT slot FROM replica WHERE NOT ended", &[]).await?;
+    let taken = taken.iter().map(|row| get::<i16>(row, 0)).collect::<Done<Vec<_>>>()?;
+    let slot = (0..SLOTS as i16).find(|slot| !taken.contains(slot));
+    let slot = slot.ok_or_else(|| Failure::Lost(format!("{SLOTS} gateways are there already")))?;
+    let sql = "SELECT coalesce(max(number), 0) + 1, coalesce(max(last), 0),
+               (extract(epoch FROM clock_timestamp()) * 1000)::bigint FROM replica";
+    let row = one(db, sql, &[]).await?.ok_or(Failure::Ended)?;
+    let (number, last, clock_ms): (i64, i64, i64) = (get(&row, 0)?, get(&row, 1)?, get(&row, 2)?);
+    let last = last.max((clock_ms - EPOCH_MS) << COUNT_BITS << SLOT_BITS);
+    let sql = "SELECT head FROM replica WHERE slot = $1 ORDER BY number DESC LIMIT 1";
+    let head = one(db, sql, &[&slot]).await?.map(|row| maybe_bytes::<32>(&row, 0)).transpose()?.flatten();
+    let head = head.as_ref().map(|head| &head[..]);
+    let sql = "INSERT INTO replica (number, slot, name, chain, seq, head, at, last, beat)
+               VALUES ($1, $2, $3, $4, 0, $5, 0, $6, clock_timestamp())";
+    // A process that was taken for gone goes on under a name of its own.
+    let known = one(db, "SELECT 1 FROM replica WHERE chain = $1 LIMIT 1", &[&chain]).await?.is_some();
+    let chain = if known { format!("{chain}.{number}") } else { chain.to_owned() };
+    write(db, sql, &[&number, &slot, &name, &chain, &head, &last]).await?;
+    Ok(Replica { number, slot })
+}
+
+/// Ends the processes that were silent for so long. One that is writing just now is not silent.
+pub(super) async fn end_silent(db: &Db, silence: Duration) -> Done<u64> {
+    let sql = "UPDATE replica SET ended = TRUE WHERE number IN
+               (SELECT number FROM replica WHERE NOT ended AND beat < clock_timestamp() - $1 * interval '1 second'
+                ORDER BY number FOR UPDATE SKIP LOCKED)";
+    write(db, sql, &[&silence.as_secs_f64()]).await
+}
+
+/// Up to this row nothing is added any more.
+pub(super) async fn horizon(db: &Db) -> Done<i64> {
+    let row = one(db, "SELECT min(last) FROM replica WHERE NOT ended", &[]).await?;
+    let lowest: Option<i64> = row.map(|row| get(&row, 0)).transpose()?.flatten();
+    match lowest {
+        Some(lowest) => Ok(lowest),
+        None => {
+            let row = one(db, "SELECT coalesce(max(last), 0) FROM replica", &[]).await?;
+            row.map_or(Ok(0), |row| get(&row, 0))
+        }
+    }
+}
+
+/// The numbers of the rows that it writes next.
+pub(super) fn numbers(own: &Own, slot: i16) -> Numbers {
+    let now = (own.clock_ms - EPOCH_MS) << COUNT_BITS;
+    let next = ((own.last >> SLOT_BITS) + 1).max(now) << SLOT_BITS | i64::from(slot);
+    Numbers { entry: next, action: next, step: SLOTS }
+}
+
+/// The slot of whoever wrote a row.
+pub(super) fn slot_of(row: i64) -> i16 {
+    // Below 64.
+    (row & (SLOTS - 1)) as i16
+}
+
+/// The number that the first row of a time has, in milliseconds since 1970.
+pub(super) fn first_at(at_ms: i64) -> i64 {
+    (at_ms - EPOCH_MS).max(0) << COUNT_BITS << SLOT_BITS
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn own(last: i64, clock_ms: i64) -> Own {
+        Own { chain: "c".into(), seq: 0, head: None, at_ms: 0, last, clock_ms }
+    }
+
+    #[test]
+    fn numbers_rise_with_the_clock_and_never_fall_back_with_it() {
+        let first = numbers(&own(0, EPOCH_MS + 1000), 5);
+        assert_eq!((first.entry, slot_of(first.entry)), (first_at(EPOCH_MS + 1000) | 5, 5));
+        // The clock went back.
+        let next = numbers(&own(first.entry, EPOCH_MS), 5);
+        assert_eq!(next.entry, first.entry + SLOTS);
+        // Another slot after the same row.
+        assert!(numbers(&own(first.entry, EPOCH_MS), 0).entry > first.entry);
+    }
+
+    #[test]
+    fn numbers_are_told_exactly_in_json_for_decades() {
+        let in_2080 = EPOCH_MS + 55 * 366 * 24 * 3_600_000;
+        assert!(numbers(&own(0, in_2080), 63).entry < 1 << 53);
+    }
+}

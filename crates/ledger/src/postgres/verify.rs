@@ -1,0 +1,743 @@
+//! Walking the store: does every chain hold, and is what its entries name what is stored?
+//!
+//! One stretch of entries at a time, in the order of their numbers, so that the chains of all processes are walked beside each
+//! other. What belongs to a stretch is read at once. What is wrong is told where it is, and the walk goes on behind it.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::{Mutex, PoisonError};
+
+use action::{ActionId, Subject, Tenant};
+use receipt::Timestamp;
+use sha2::{Digest, Sha256};
+use tokio_postgres::Row;
+
+use super::read::{STORED, is_whole, kept, labels, readable, stand, stand_at, stored_at};
+use super::replica::horizon;
+use super::rules::{self, Legible};
+use super::sql::{
+    Db, Done, Failure, count, get, id, many, maybe_bytes, maybe_text, one, state, subject, tenant, text,
+};
+use crate::cluster::said_in;
+use crate::entry::{RESOLVED, Reading, Said, sealed, session_of};
+use crate::erasure::ERASED;
+use crate::packed::unpack;
+use crate::pruned::Pruned;
+use crate::stand::{Stand, goes_on, writes_row};
+use crate::step::{Left, Mark, Step};
+use crate::{
+    Authority, Broken, Enacted, Error, Finding, Illegible, Inspected, Labels, Place, Receipt, State, Stored,
+    Testimony, Verified, Walk, Witness,
+};
+
+/// Entries of a stretch.
+const STRETCH: i64 = 1024;
+
+/// Walks that somebody outside is on: where each has come to, and how actions were left by there. One that is not here is
+/// walked once more up to its place.
+#[derive(Default)]
+pub(super) struct Walks(Mutex<VecDeque<(i64, Left)>>);
+
+impl Walks {
+    /// So many at once go on without that.
+    const MOST: usize = 16;
+
+    fn take(&self, place: i64) -> Option<Left> {
+        let mut walks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = walks.iter().rposition(|(at, _)| *at == place)?;
+        walks.remove(at).map(|(_, left)| left)
+    }
+
+    fn put(&self, place: i64, left: Left) {
+        let mut walks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        walks.push_back((place, left));
+        if walks.len() > Walks::MOST {
+            walks.pop_front();
+        }
+    }
+}
+
+/// The whole of it, up to the first thing that is wrong.
+pub(super) async fn all(db: &Db) -> Done<Result<Verified, Error>> {
+    let mut verified = Verified { entries: 0, receipts: 0, approvals: 0, head: None };
+    let (mut place, mut left) = (Place::default(), Left::default());
+    loop {
+        let (found, now) = stretch(db, place, left).await?;
+        if let Some(Finding { entry: row, broken, .. }) = found.findings.into_iter().next() {
+            return Ok(Err(Error::Chain { row, broken }));
+        }
+        verified.entries += found.entries;
+        verified.receipts += found.receipts;
+        verified.approvals += found.approvals;
+        verified.head = found.head.or(verified.head);
+        match found.next {
+            Some(next) => (place, left) = (next, now),
+            None => return Ok(Ok(verified)),
+        }
+    }
+}
+
+/// The stretch behind a place, for whoever goes on from there.
+pub(super) async fn inspect(db: &Db, walks: &Walks, after: Place) -> Done<Inspected> {
+    let left = match walks.take(after.row) {
+        Some(left) => left,
+        None => left_by(db, after.row).await?,
+    };
+    let (found, left) = stretch(db, after, left).await?;
+    if let Some(next) = found.next {
+        walks.put(next.row, left);
+    }
+    Ok(found)
+}
+
+/// How actions were left by this entry.
+async fn left_by(db: &Db, row: i64) -> Done<Left> {
+    let (mut place, mut left) = (Some(Place::default()), Left::default());
+    while let Some(after) = place.filter(|after| after.row < row) {
+        let (found, now) = stretch(db, after, left).await?;
+        (place, left) = (found.next, now);
+    }
+    Ok(left)
+}
+
+async fn stretch(db: &Db, after: Place, left: Left) -> Done<(Inspected, Left)> {
+    let last = horizon(db).await?;
+    let sql = "SELECT row, slot, bytes, record, action FROM entry WHERE row > $1 AND row <= $2 ORDER BY row LIMIT $3";
+    let entries = many(db, sql, &[&after.row, &last, &STRETCH]).await?;
+    let mut look = Look::begin(db, after, last, &entries, left).await?;
+    for row in &entries {
+        look.entry(row)?;
+    }
+    let end = (entries.len() as i64 == STRETCH).then(|| entries.last().map(|row| get::<i64>(row, 0)));
+    look.end(db, end.flatten().transpose()?).await
+}
+
+/// An action as its rows say it stands.
+struct Standing {
+    tenant: Tenant,
+    subject: Subject,
+    archetype: Box<str>,
+    key: Option<Box<str>>,
+    entry: i64,
+    at_ms: i64,
+    /// Is what was asked gone?
+    empty: bool,
+    erased: Option<i64>,
+    stand: Stand,
+    session: Option<i64>,
+    stored: Option<(Stored, Labels)>,
+}
+
+/// An outcome as it is stored.
+struct Kept {
+    action: Option<ActionId>,
+    state: State,
+    receipt: Option<Receipt>,
+    all_gone: bool,
+    some_gone: bool,
+    payload: Vec<u8>,
+    whole: bool,
+}
+
+/// A person's word as it is stored.
+struct Heard {
+    action: Option<ActionId>,
+    round: u32,
+    approver: Box<str>,
+    record: Vec<u8>,
+}
+
+/// One stretch, with all that belongs to it.
+struct Look {
+    walks: HashMap<i16, Walk>,
+    standings: HashMap<ActionId, Option<Standing>>,
+    outcomes: BTreeMap<i64, Vec<Kept>>,
+    /// By action: entry and state of all its outcomes.
+    came: HashMap<ActionId, Vec<(i64, State)>>,
+    approvals: BTreeMap<i64, Vec<Heard>>,
+    /// The place of entries in their sessions: key, id and number.
+    places: HashMap<i64, (i64, String, u64)>,
+    gone: Gone,
+    left: Left,
+    found: Inspected,
+}
+
+const STANDING: &str = concat!(
+    "SELECT a.id, a.tenant, a.subject, a.archetype, a.key, a.entry, a.at, length(a.payload) = 0, a.erased, ",
+    stand!(),
+    ", c.session FROM action a JOIN fate f ON f.id = a.id LEFT JOIN outcome l ON l.action = a.id AND l.entry = f.outcome
+     LEFT JOIN cycle c ON c.action = a.id WHERE a.id = ANY($1::bytea[])"
+);
+const KEPT: &str = concat!(
+    "SELECT l.entry, l.action, l.state, l.receipt_id, l.short, l.signature, l.document,
+     length(l.payload) = 0 AND coalesce(length(l.body), 0) = 0,
+     length(l.payload) = 0 OR coalesce(length(l.body) = 0, FALSE), l.payload, ",
+    kept!(),
+    " FROM outcome l LEFT JOIN entry e ON e.row = l.entry LEFT JOIN entry b ON b.row = l.previous
+     WHERE l.entry >= $1 AND l.entry <= $2 ORDER BY l.entry"
+);
+
+impl Look {
+    async fn begin(db: &Db, after: Place, last: i64, entries: &[Row], left: Left) -> Done<Look> {
+        let mut look = Look {
+            walks: HashMap::new(),
+            standings: HashMap::new(),
+            outcomes: BTreeMap::new(),
+            came: HashMap::new(),
+            approvals: BTreeMap::new(),
+            places: HashMap::new(),
+            gone: Gone { told: prunings(db).await?, by_now: Place { row: last, ..after } },
+            left,
+            found: Inspected { last, ..Inspected::default() },
+        };
+        let (Some(first), Some(end)) = (entries.first(), entries.last()) else { return Ok(look) };
+        let (first, end): (i64, i64) = (get(first, 0)?, get(end, 0)?);
+        let slots = entries.iter().map(|row| get::<i16>(row, 1)).collect::<Done<BTreeSet<i16>>>()?;
+        for slot in slots {
+            let sql = "SELECT bytes FROM entry WHERE slot = $1 AND row < $2 ORDER BY row DESC LIMIT 1";
+            let before = one(db, sql, &[&slot, &first]).await?;
+            let mut walk = Walk::default();
+            if let Some(before) = &before {
+                walk.resume(Some(get(before, 0)?));
+            }
+            look.walks.insert(slot, walk);
+        }
+        let actions = entries.iter().map(|row| maybe_bytes::<16>(row, 4)).collect::<Done<BTreeSet<_>>>()?;
+        let actions: Vec<Vec<u8>> = actions.into_iter().flatten().map(Vec::from).collect();
+        look.read_standings(db, &actions).await?;
+        look.read_outcomes(db, first, end, &actions).await?;
+        for row in many(
+            db,
+            "SELECT entry, action, round, approver, record FROM approval WHERE entry >= $1 AND entry <= $2",
+            &[&first, &end],
+        )
+        .await?
+        {
+            let heard = Heard {
+                action: readable(id(&row, 1))?,
+                round: count(&row, 2)?,
+                approver: text(&row, 3)?,
+                record: get(&row, 4)?,
+            };
+            look.approvals.entry(get(&row, 0)?).or_default().push(heard);
+        }
+        let sql = "SELECT r.entry, r.session, coalesce(s.id, ''), r.seq FROM record r
+                   LEFT JOIN session s ON s.tenant = r.tenant AND s.key = r.session WHERE r.entry >= $1 AND r.entry <= $2";
+        for row in many(db, sql, &[&first, &end]).await? {
+            let place = (get(&row, 1)?, get(&row, 2)?, super::sql::number(&row, 3)?);
+            look.places.insert(get(&row, 0)?, place);
+        }
+        Ok(look)
+    }
+
+    async fn read_standings(&mut self, db: &Db, actions: &[Vec<u8>]) -> Done<()> {
+        let sql = format!("{STORED} WHERE a.id = ANY($1::bytea[])");
+        let mut stored: HashMap<ActionId, Stored> = HashMap::new();
+        for row in many(db, &sql, &[&actions]).await? {
+            if let Some(found) = readable(stored_at(&row))? {
+                stored.insert(found.id, found);
+            }
+        }
+        let sql = "SELECT id, session, verb, target, level, regulations, refs FROM action WHERE id = ANY($1::bytea[])";
+        let mut labelled: HashMap<ActionId, Labels> = HashMap::new();
+        for row in many(db, sql, &[&actions]).await? {
+            labelled.insert(id(&row, 0)?, labels(&row, 1)?);
+        }
+        for row in many(db, STANDING, &[&actions]).await? {
+            let action = id(&row, 0)?;
+            let stored = stored.remove(&action).zip(labelled.remove(&action));
+            self.standings.insert(action, readable(standing_at(&row, stored))?);
+        }
+        Ok(())
+    }
+
+    async fn read_outcomes(&mut self, db: &Db, first: i64, end: i64, actions: &[Vec<u8>]) -> Done<()> {
+        for row in many(db, KEPT, &[&first, &end]).await? {
+            let entry: i64 = get(&row, 0)?;
+            match readable(kept_at(&row))? {
+                Some(kept) => self.outcomes.entry(entry).or_default().push(kept),
+                None => self.report(entry, readable(id(&row, 1))?, None, Broken::Unreadable),
+            }
+        }
+        let sql = "SELECT action, entry, state FROM outcome WHERE action = ANY($1::bytea[]) ORDER BY entry";
+        for row in many(db, sql, &[&actions]).await? {
+            if let Some(state) = readable(state(&row, 2))? {
+                self.came.entry(id(&row, 0)?).or_default().push((get(&row, 1)?, state));
+            }
+        }
+        Ok(())
+    }
+
+    fn entry(&mut self, entry: &Row) -> Done<()> {
+        let (row, slot): (i64, i16) = (get(entry, 0)?, get(entry, 1)?);
+        let (bytes, record): (&[u8], Option<&[u8]>) = (get(entry, 2)?, get(entry, 3)?);
+        let walk = self.walks.entry(slot).or_default();
+        let said = match walk.step(bytes) {
+            Ok(said) => said,
+            Err(broken) => {
+                walk.pass_over(bytes);
+                let action = Reading::of(bytes).and_then(|entry| entry.action);
+                self.report(row, action, None, broken);
+                self.left.lose(row);
+                self.outcomes.remove(&row);
+                self.approvals.remove(&row);
+                return Ok(());
+            }
+        };
+        self.found.entries += 1;
+        self.found.head = walk.head();
+        let place = self.places.remove(&row);
+        let (session, told) = place.map(|(key, id, seq)| (key, (id, seq))).unzip();
+        if session_of(bytes).map(|said| (said.id, said.seq)) != told {
+            self.report(row, None, None, Broken::Session);
+        }
+        self.found.sealed.extend(sealed(row, bytes));
+        // What an entry of an action names is looked at with its rows.
+        if (record.is_some() || said.action.is_none() || said.event == ERASED)
+            && record.map(|record| Sha256::digest(record).into()) != said.action_hash
+        {
+            self.report(row, None, None, Broken::Record);
+        }
+        if let Some(action) = said.action {
+            self.rows(row, action, &said, session);
+        }
+        Ok(())
+    }
+
+    /// What is stored with an entry of an action.
+    fn rows(&mut self, row: i64, action: ActionId, said: &Said<'_>, session: Option<i64>) {
+        let outcomes = self.outcomes.remove(&row).unwrap_or_default();
+        let approvals = self.approvals.remove(&row).unwrap_or_default();
+        let standing = match self.standings.remove(&action) {
+            Some(None) => {
+                self.standings.insert(action, None);
+                self.left.doubt(action);
+                return self.report(row, Some(action), None, Broken::Unreadable);
+            }
+            Some(standing) => standing,
+            None => None,
+        };
+        let broken = [
+            self.action(row, standing.as_ref(), !outcomes.is_empty() || !approvals.is_empty()),
+            self.outcome(row, action, said, &outcomes),
+            self.approval(row, action, said, &approvals, standing.as_ref()),
+            standing.as_ref().and_then(|standing| fate(row, said, !outcomes.is_empty(), standing)),
+            standing.as_ref().and_then(|standing| way(row, said, standing)),
+            standing.as_ref().and_then(|standing| erasure(row, said, &outcomes, standing)),
+            standing.as_ref().filter(|it| it.entry == row).and_then(|it| arrival(said, it)),
+            altered(&outcomes),
+            standing.as_ref().filter(|it| it.entry == row && it.session != session).map(|_| Broken::Governed),
+        ];
+        // What follows from one thing being gone is not told as if it were another.
+        let broken = match broken.into_iter().flatten().next() {
+            Some(broken) => {
+                self.left.doubt(action);
+                Some(broken)
+            }
+            None => self.step(row, action, said, &outcomes, standing.as_ref()),
+        };
+        match (broken, &standing) {
+            (Some(broken), standing) => {
+                let tenant = standing.as_ref().map(|standing| standing.tenant.clone());
+                self.report(row, Some(action), tenant, broken);
+            }
+            (None, Some(standing)) => self.witness(row, action, said, standing, outcomes, approvals),
+            (None, None) => {}
+        }
+        if let Some(standing) = standing {
+            self.standings.insert(action, Some(standing));
+        }
+    }
+
+    fn action(&mut self, row: i64, standing: Option<&Standing>, others: bool) -> Option<Broken> {
+        (standing.is_none() && (others || !self.gone.may_lack_action(row))).then_some(Broken::NoAction)
+    }
+
+    /// Is the receipt that is stored the one that the entry names?
+    fn outcome(&mut self, row: i64, action: ActionId, said: &Said<'_>, outcomes: &[Kept]) -> Option<Broken> {
+        if outcomes.len() > 1 || outcomes.iter().any(|kept| kept.action != Some(action)) {
+            return Some(Broken::Outcome);
+        }
+        let receipt = outcomes.first().and_then(|kept| kept.receipt.as_ref());
+        match receipt.map(|receipt| <[u8; 32]>::from(Sha256::digest(&receipt.document))) {
+            hash if hash == said.receipt_hash => {
+                self.found.receipts += u64::from(hash.is_some());
+                None
+            }
+            Some(_) => Some(Broken::Receipt),
+            None if outcomes.is_empty() && self.gone.may_lack(row) => {
+                self.gone.by_now.receipts += 1;
+                None
+            }
+            None => Some(Broken::NoReceipt),
+        }
+    }
+
+    /// Is there one person's word where the entry says so, and the one that it names?
+    fn approval(
+        &mut self,
+        row: i64,
+        action: ActionId,
+        said: &Said<'_>,
+        approvals: &[Heard],
+        standing: Option<&Standing>,
+    ) -> Option<Broken> {
+        let erased = standing.is_some_and(|standing| standing.erased.is_some());
+        let fits = match (said.decides(), approvals) {
+            (false, approvals) => approvals.is_empty(),
+            (true, [heard]) if erased => heard.action == Some(action) && heard.record.is_empty(),
+            (true, []) if self.gone.may_lack(row) => {
+                self.gone.by_now.approvals += 1;
+                true
+            }
+            (true, [heard]) => {
+                self.found.approvals += 1;
+                heard.action == Some(action) && said.action_hash == Some(Sha256::digest(&heard.record).into())
+            }
+            (true, _) => false,
+        };
+        (!fits).then_some(Broken::Approval)
+    }
+
+    /// Does it lead on from where the entries before it left its action?
+    fn step(
+        &mut self,
+        row: i64,
+        action: ActionId,
+        said: &Said<'_>,
+        outcomes: &[Kept],
+        standing: Option<&Standing>,
+    ) -> Option<Broken> {
+        let Some(standing) = standing else {
+            self.left.forget(action);
+            return None;
+        };
+        // What came of it is gone, and may be.
+        if outcomes.is_empty() && said.receipt_hash.is_some() {
+            self.left.doubt(action);
+            return None;
+        }
+        let from = match self.left.mark(action) {
+            Some(mark) => mark,
+            None if standing.entry == row => Mark::NONE,
+            None => {
+                let came = self.came.get(&action).into_iter().flatten().rev();
+                self.left.by_outcome(came.copied().find(|(entry, _)| *entry < row))
+            }
+        };
+        let step = Step::of(said, outcomes.first().map(|kept| kept.state));
+        (!self.left.take(action, from, step)).then_some(Broken::Step)
+    }
+
+    /// Hands on what others have to compare.
+    fn witness(
+        &mut self,
+        entry: i64,
+        action: ActionId,
+        said: &Said<'_>,
+        standing: &Standing,
+        outcomes: Vec<Kept>,
+        approvals: Vec<Heard>,
+    ) {
+        let mut testimonies = Vec::new();
+        // The entry that the row was last written with.
+        if standing.stand.moved.unwrap_or(standing.entry) == entry {
+            let Some((stored, labels)) = &standing.stored else {
+                return self.report(entry, Some(action), Some(standing.tenant.clone()), Broken::Unreadable);
+            };
+            let (stored, labels) = (Box::new(stored.clone()), Box::new(labels.clone()));
+            let outcome = outcomes.first().map(|kept| kept.payload.clone());
+            testimonies.push(Testimony::Action { stored, labels, action_hash: said.action_hash, outcome });
+        }
+        let kept = approvals.into_iter().filter(|heard| !heard.record.is_empty());
+        testimonies.extend(kept.map(|heard| Testimony::Approval {
+            round: heard.round,
+            approver: heard.approver,
+            event: said.event.into(),
+            record: heard.record,
+        }));
+        let Standing { subject, archetype, key, .. } = standing;
+        if let Some(Kept { receipt, state, payload, .. }) = outcomes.into_iter().next() {
+            if !payload.is_empty() {
+                let asked = standing.stored.as_ref().filter(|_| said.event == RESOLVED);
+                let settled = asked.map(|(stored, _)| (Box::new(stored.clone()), receipt.clone()));
+                testimonies.push(Testimony::Outcome { payload, settled });
+            }
+            if let Some(receipt) = receipt {
+                let (event, word) = (said.event.into(), said.state.map(Box::from));
+                let (subject, archetype, key) = (subject.clone(), archetype.clone(), key.clone());
+                testimonies.push(Testimony::Receipt {
+                    subject,
+                    archetype,
+                    key,
+                    state,
+                    event,
+                    said: word,
+                    receipt,
+                });
+            }
+        }
+        let witness = |testimony| Witness { entry, action, tenant: standing.tenant.clone(), testimony };
+        self.found.witnesses.extend(testimonies.into_iter().map(witness));
+    }
+
+    async fn end(mut self, db: &Db, end: Option<i64>) -> Done<(Inspected, Left)> {
+        // What names entries that are not those of an action.
+        let strays: Vec<i64> = self.outcomes.keys().copied().collect();
+        strays.into_iter().for_each(|entry| self.report(entry, None, None, Broken::Outcome));
+        let strays: Vec<i64> = self.approvals.keys().copied().collect();
+        strays.into_iter().for_each(|entry| self.report(entry, None, None, Broken::Approval));
+        if end.is_none() {
+            self.whole(db).await?;
+        }
+        self.found.findings.sort_by_key(|finding| finding.entry);
+        self.found.next = end.map(|row| Place { row, ..self.gone.by_now });
+        self.left.lighten();
+        Ok((self.found, self.left))
+    }
+
+    /// What can only be told of all of it.
+    async fn whole(&mut self, db: &Db) -> Done<()> {
+        // Each chain goes as far as the row of its process says.
+        let sql =
+            "SELECT r.last, r.head, (SELECT e.bytes FROM entry e WHERE e.slot = r.slot AND e.row <= r.last
+                   ORDER BY e.row DESC LIMIT 1) FROM replica r WHERE NOT EXISTS
+                   (SELECT 1 FROM replica later WHERE later.slot = r.slot AND later.number > r.number)";
+        for row in many(db, sql, &[]).await? {
+            let head: Option<[u8; 32]> = maybe_bytes(&row, 1)?;
+            let found = get::<Option<&[u8]>>(&row, 2)?.and_then(crate::entry::hash_of);
+            if head != found {
+                self.report(get(&row, 0)?, None, None, Broken::Missing);
+            }
+        }
+        let last = self.found.last;
+        let sql = "SELECT entry, 'outcome' FROM outcome WHERE entry > $1 UNION ALL
+                   SELECT entry, 'approval' FROM approval WHERE entry > $1 ORDER BY 1 LIMIT 1";
+        // Rows of what is being written now name entries beyond the horizon, too.
+        if let Some(row) = one(db, sql, &[&last]).await? {
+            let entry: i64 = get(&row, 0)?;
+            if one(db, "SELECT 1 FROM entry WHERE row = $1", &[&entry]).await?.is_none() {
+                self.report(entry, None, None, Broken::Missing);
+            }
+        }
+        self.sessions(db).await?;
+        self.clusters(db).await?;
+        if let Some(row) = self.gone.too_much() {
+            self.report(row, None, None, Broken::Pruned);
+        }
+        self.found.authority = Some(Box::new(authority(db, None).await?));
+        Ok(())
+    }
+
+    /// First entries of the sessions that lack a record.
+    async fn sessions(&mut self, db: &Db) -> Done<()> {
+        let sql =
+            "SELECT s.entry FROM session s LEFT JOIN record r ON r.tenant = s.tenant AND r.session = s.key
+                   GROUP BY s.tenant, s.key, s.entry, s.next
+                   HAVING count(r.seq) <> s.next OR coalesce(max(r.seq), -1) <> s.next - 1";
+        for row in many(db, sql, &[]).await? {
+            self.report(get(&row, 0)?, None, None, Broken::Session);
+        }
+        Ok(())
+    }
+
+    /// Clusters that do not stand as the newest entry says that they do.
+    async fn clusters(&mut self, db: &Db) -> Done<()> {
+        let sql = "SELECT c.tenant, c.id, c.entry, e.bytes, e.record FROM cluster c LEFT JOIN entry e ON e.row = c.entry";
+        for row in many(db, sql, &[]).await? {
+            let (of, name, entry): (Tenant, Box<str>, i64) =
+                (tenant(&row, 0)?, text(&row, 1)?, get(&row, 2)?);
+            let (told, record): (Option<&[u8]>, Option<&[u8]>) = (get(&row, 3)?, get(&row, 4)?);
+            let said =
+                told.and_then(crate::event_of).zip(record).and_then(|(event, record)| said_in(event, record));
+            let found = super::sessions::cluster(db, &of, &name).await?;
+            let fits =
+                said.zip(found).is_some_and(|(said, found)| said.id() == &*name && said.is(&found.cluster));
+            if !fits {
+                self.report(entry, None, None, Broken::Cluster);
+            }
+        }
+        Ok(())
+    }
+
+    fn report(&mut self, entry: i64, action: Option<ActionId>, tenant: Option<Tenant>, broken: Broken) {
+        self.found.findings.push(Finding { entry, action, tenant, broken });
+    }
+}
+
+fn standing_at(row: &Row, stored: Option<(Stored, Labels)>) -> Done<Standing> {
+    Ok(Standing {
+        tenant: tenant(row, 1)?,
+        subject: subject(row, 2)?,
+        archetype: text(row, 3)?,
+        key: maybe_text(row, 4)?,
+        entry: get(row, 5)?,
+        at_ms: get(row, 6)?,
+        empty: get(row, 7)?,
+        erased: get(row, 8)?,
+        stand: stand_at(row, 9)?,
+        session: get(row, 15)?,
+        stored,
+    })
+}
+
+fn kept_at(row: &Row) -> Done<Kept> {
+    let receipt = match get::<Option<&[u8]>>(row, 6)? {
+        None => None,
+        // One that cannot be unpacked has no hash that an entry names.
+        Some(document) => {
+            let document = unpack(document).unwrap_or_default();
+            let text = |column| Ok::<_, Failure>(maybe_text(row, column)?.unwrap_or_default());
+            Some(Receipt { id: text(3)?, short: text(4)?, signature: text(5)?, document })
+        }
+    };
+    let action = readable(id(row, 1))?;
+    Ok(Kept {
+        action,
+        state: state(row, 2)?,
+        receipt,
+        all_gone: get(row, 7)?,
+        some_gone: get(row, 8)?,
+        // What cannot be unpacked cannot be read either, and whoever tries tells of it.
+        payload: unpack(get(row, 9)?).unwrap_or_else(|| vec![0]),
+        whole: readable(is_whole(row, 10, action))?.unwrap_or(false),
+    })
+}
+
+/// Is the outcome that came with the entry all that it names? One that is erased leaves nothing to compare.
+fn altered(outcomes: &[Kept]) -> Option<Broken> {
+    outcomes.first().filter(|kept| !kept.all_gone && !kept.whole).map(|_| Broken::Altered)
+}
+
+/// Does the action stand where its entries leave it?
+fn fate(row: i64, said: &Said<'_>, settles: bool, standing: &Standing) -> Option<Broken> {
+    let (stand, goes_on) = (&standing.stand, goes_on(said.event));
+    let fits = match stand.newest() {
+        // Nothing that went on with it, and is no outcome, comes after the one that is named as the last.
+        _ if goes_on && !settles && Some(row) > stand.moved => false,
+        // Where its last outcome is missing, that one's own entry tells.
+        _ if stand.outcome.is_some() && stand.last.is_none() => true,
+        // Whatever goes on with it is the newest thing there is, until something came of it.
+        newest if goes_on && Some(row) > newest => false,
+        newest => newest.unwrap_or(standing.entry) != row || stand.is_left_by(said.event),
+    };
+    (!fits).then_some(Broken::Fate)
+}
+
+/// Did the action come in when its first entry was written, near enough? Clocks are set now and then, and by less.
+fn arrival(said: &Said<'_>, standing: &Standing) -> Option<Broken> {
+    let written = i64::try_from(Timestamp::parse(said.at).ok()?.unix_millis()).ok()?;
+    (written.abs_diff(standing.at_ms) > A_YEAR_MS).then_some(Broken::Arrival)
+}
+
+const A_YEAR_MS: u64 = 366 * 24 * 60 * 60 * 1000;
+
+/// Does the row name an entry with which it may have been written, and is that one of those after it began?
+fn way(row: i64, said: &Said<'_>, standing: &Standing) -> Option<Broken> {
+    let moved = standing.stand.moved?;
+    let unfit = (standing.entry == row && moved <= row) || (moved == row && !writes_row(said.event));
+    unfit.then_some(Broken::Fate)
+}
+
+/// Is what was asked and answered there, unless an entry says that it was erased?
+fn erasure(row: i64, said: &Said<'_>, outcomes: &[Kept], standing: &Standing) -> Option<Broken> {
+    let Standing { entry, erased, empty, .. } = standing;
+    let as_told = |it: &Kept| if erased.is_some() { it.all_gone } else { !it.some_gone };
+    let mut fits = outcomes.iter().all(as_told) && (said.event != ERASED || *erased == Some(row));
+    if *entry == row {
+        fits &= *empty == erased.is_some();
+    }
+    (!fits).then_some(Broken::Erased)
+}
+
+/// What is not there any more. Only entries of the chains can say that it may be, and those come later.
+struct Gone {
+    /// Every pruning that the chains tell of, with its entry.
+    told: Vec<(i64, Pruned)>,
+    by_now: Place,
+}
+
+impl Gone {
+    /// May the receipt or approval of this entry be gone?
+    fn may_lack(&self, entry: i64) -> bool {
+        self.told.iter().any(|(row, pruned)| *row > entry && pruned.highest_entry >= entry)
+    }
+
+    /// May the action of this entry be gone?
+    fn may_lack_action(&self, entry: i64) -> bool {
+        self.told.last().is_some_and(|(row, _)| *row > entry)
+    }
+
+    /// The last entry that tells of pruning, if more is gone than all of them say.
+    fn too_much(&self) -> Option<i64> {
+        let (row, _) = self.told.last()?;
+        let sum =
+            |of: fn(&Pruned) -> u64| self.told.iter().fold(0_u64, |sum, (_, it)| sum.saturating_add(of(it)));
+        let too_much =
+            self.by_now.receipts > sum(|it| it.receipts) || self.by_now.approvals > sum(|it| it.approvals);
+        too_much.then_some(*row)
+    }
+}
+
+/// What the chains say was pruned, oldest first, each with its entry; what does not fit its entry is not believed.
+async fn prunings(db: &Db) -> Done<Vec<(i64, Pruned)>> {
+    let sql = "SELECT e.row, e.bytes, e.record FROM pruning p JOIN entry e ON e.row = p.entry ORDER BY e.row";
+    let mut told = Vec::new();
+    for row in many(db, sql, &[]).await? {
+        if let Some((event, record)) = rules::recorded(&row, 1)?
+            && let Some(Ok(pruned)) = Pruned::read(event, record)
+        {
+            told.push((get(&row, 0)?, pruned));
+        }
+    }
+    Ok(told)
+}
+
+/// What is asked for authority, and the entries that tell of it: all, or those of these events.
+pub(super) async fn authority(db: &Db, events: Option<&[&str]>) -> Done<Authority> {
+    let mut illegible = Vec::new();
+    Ok(Authority {
+        enacted: enacted(db, events).await?,
+        keys: apart(rules::keys(db, None).await?, &mut illegible),
+        mandates: apart(rules::all_mandates(db).await?, &mut illegible),
+        principal_keys: apart(rules::principal_keys(db).await?, &mut illegible),
+        freezes: apart(rules::freezes(db).await?, &mut illegible),
+        passkeys: apart(rules::passkeys(db, None, None).await?, &mut illegible),
+        illegible,
+    })
+}
+
+/// Those that can be read.
+fn apart<T>(rows: Legible<T>, illegible: &mut Vec<Illegible>) -> Vec<T> {
+    rows.into_iter().filter_map(|row| row.map_err(|it| illegible.push(it)).ok()).collect()
+}
+
+/// Records read at once.
+const AT_ONCE: i64 = 4096;
+
+/// All that happened and is no action, or as much of it as has one of these names. What cannot be read, and a record that its
+/// entry does not name, is told of at its place.
+async fn enacted(db: &Db, events: Option<&[&str]>) -> Done<Vec<Enacted>> {
+    let sql =
+        "SELECT row, bytes, record FROM entry WHERE record IS NOT NULL AND row > $1 ORDER BY row LIMIT $2";
+    let (mut after, mut enacted) = (0_i64, Vec::new());
+    loop {
+        let rows = many(db, sql, &[&after, &AT_ONCE]).await?;
+        for row in &rows {
+            after = get(row, 0)?;
+            let Some((event, record)) = rules::recorded(row, 1)? else { continue };
+            let wanted = events.is_none_or(|all| all.contains(&event));
+            if let Some(said) = Reading::of(get(row, 1)?).filter(|said| wanted && said.action.is_none()) {
+                let tenant_ref = said.tenant.map(Box::from);
+                enacted.push(Enacted {
+                    entry: after,
+                    tenant_ref,
+                    event: event.into(),
+                    record: record.to_vec(),
+                });
+            }
+        }
+        if (rows.len() as i64) < AT_ONCE {
+            return Ok(enacted);
+        }
+    }
+}

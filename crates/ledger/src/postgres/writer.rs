@@ -1,0 +1,409 @@
+//! The one writer of a process: takes everything that waits, commits it in one transaction, wakes those who waited.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use action::ActionId;
+use deadpool_postgres::Object;
+use futures_util::future::BoxFuture;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+
+use super::needs::Needs;
+use super::replica::{Replica, end_silent};
+use super::sql::{Db, Done, Failure};
+use super::{Access, Shared, chores, connect, flush, load, migrate, read};
+use crate::admit::Item;
+use crate::intake::Close;
+use crate::world::World;
+use crate::{Admitted, Error};
+
+/// Resolves when the commit that answers it is durable.
+pub(super) type Promise<T> = oneshot::Sender<Result<T, Error>>;
+
+/// Something to be written.
+pub(super) enum Write {
+    Enter(Box<Item>, Promise<Admitted>),
+    Close(Box<Close>, Promise<i64>),
+    Deed(Box<dyn Deed>),
+}
+
+/// A rare write: whatever the hot path does not do.
+pub(super) trait Deed: Send {
+    /// Which rows it touches.
+    fn needs(&self) -> &Needs;
+    /// Writes. May be called again if the transaction it was in failed.
+    fn run<'a>(&'a mut self, batch: &'a mut Batch<'_>) -> BoxFuture<'a, Done<()>>;
+    fn finish(self: Box<Self>, outcome: Result<(), Error>);
+}
+
+/// One transaction's worth of writes.
+pub(super) struct Batch<'a> {
+    pub(super) db: &'a Db,
+    pub(super) world: World,
+}
+
+/// A deed, and where its answer goes.
+pub(super) struct Act<T, F> {
+    needs: Needs,
+    run: F,
+    made: Option<Result<T, Error>>,
+    promise: Promise<T>,
+}
+
+impl<T, F> Act<T, F> {
+    pub(super) fn new(needs: Needs, run: F, promise: Promise<T>) -> Act<T, F> {
+        Act { needs, run, made: None, promise }
+    }
+}
+
+impl<T, F> Deed for Act<T, F>
+where
+    T: Send,
+    F: for<'b> FnMut(&'b mut Batch<'_>) -> BoxFuture<'b, Done<Result<T, Error>>> + Send,
+{
+    fn needs(&self) -> &Needs {
+        &self.needs
+    }
+
+    fn run<'a>(&'a mut self, batch: &'a mut Batch<'_>) -> BoxFuture<'a, Done<()>> {
+        Box::pin(async move {
+            self.made = Some(told((self.run)(batch).await?)?);
+            Ok(())
+        })
+    }
+
+    fn finish(self: Box<Self>, outcome: Result<(), Error>) {
+        let Act { made, promise, .. } = *self;
+        drop(promise.send(outcome.and_then(|()| made.unwrap_or_else(|| Err(super::gone())))));
+    }
+}
+
+/// What was refused is an answer; what could not be written takes its transaction with it.
+fn told<T>(result: Result<T, Error>) -> Done<Result<T, Error>> {
+    match result {
+        Err(Error::Rejected(why)) => Err(Failure::Refused(why.to_string())),
+        Err(Error::Corrupt(why)) => Err(Failure::Corrupt(why.to_string())),
+        answer => Ok(answer),
+    }
+}
+
+/// Between two signs of life while nothing is written.
+const BEAT: Duration = Duration::from_millis(250);
+/// Signs of life between two looks at who is silent.
+const LOOK: u32 = 8;
+/// The same between two times at which chores are done: an hour.
+const CHORES: u32 = 4 * 3600;
+/// No transaction takes longer; after that its connection is given up.
+const DEADLINE: Duration = Duration::from_secs(15);
+/// How often a transaction is tried in whose way somebody else was.
+const TRIES: u32 = 5;
+
+pub(super) struct Writer {
+    access: Access,
+    shared: Arc<Shared>,
+    replica: Replica,
+    db: Option<Object>,
+}
+
+/// Everything that is in one transaction.
+#[derive(Default)]
+struct Work {
+    items: Vec<(Box<Item>, Promise<Admitted>)>,
+    closes: Vec<(Box<Close>, Promise<i64>)>,
+    deeds: Vec<Box<dyn Deed>>,
+}
+
+/// What a committed transaction came to.
+struct Made {
+    admitted: Vec<Admitted>,
+    closed: Vec<Result<i64, Error>>,
+    refusals: HashMap<[u8; 32], (crate::Repeat, i64)>,
+}
+
+impl Writer {
+    pub(super) async fn open(access: Access) -> Result<(Writer, Arc<Shared>), Error> {
+        let cannot = |failure: Failure| Error::Open(failure.to_string().into());
+        let pool = connect::pool(&access.url, &access.schema, access.readers.max(1) + 1)?;
+        migrate::run(&pool, &access.schema).await?;
+        let db = pool.get().await.map_err(|error| cannot(error.into()))?;
+        chores::partitions(&db, Some(access.now_ms)).await.map_err(cannot)?;
+        load::prepare(&db).await.map_err(cannot)?;
+        let replica = Replica::register(&db, &access.replica_id, &access.chain_id, access.silence).await;
+        let replica = replica.map_err(cannot)?;
+        let shared = Arc::new(Shared {
+            pool,
+            failed: Default::default(),
+            refusals: Default::default(),
+            walks: Default::default(),
+            counts: Default::default(),
+        });
+        let mut writer = Writer { access, shared: Arc::clone(&shared), replica, db: Some(db) };
+        writer.open_chain().await.map_err(cannot)?;
+        Ok((writer, shared))
+    }
+
+    /// The first entry of this process, which also shows that the store can be written.
+    async fn open_chain(&mut self) -> Done<()> {
+        let db = self.db.as_ref().ok_or(Failure::Ended)?;
+        let (mut world, needs, ours) = load::world(db, &self.replica, Needs::default(), None).await?;
+        world.open(self.access.now_ms).map_err(|error| Failure::Refused(error.to_string()))?;
+        flush::commit(db, &self.replica, &world, &needs, &ours).await
+    }
+
+    pub(super) async fn run(mut self, mut queue: mpsc::Receiver<Write>) {
+        let mut beat = interval(BEAT);
+        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (mut taken, mut beats) = (Vec::new(), 0_u32);
+        loop {
+            tokio::select! {
+                biased;
+                _ = beat.tick() => {
+                    beats = beats.wrapping_add(1);
+                    self.beat(beats.is_multiple_of(LOOK)).await;
+                    if beats.is_multiple_of(CHORES) {
+                        tokio::spawn(chores::all(self.shared.pool.clone()));
+                    }
+                }
+                count = queue.recv_many(&mut taken, self.access.batch.max(1)) => {
+                    if count == 0 {
+                        break;
+                    }
+                    self.commit(Work::of(taken.drain(..))).await;
+                }
+            }
+        }
+        if let Some(db) = &self.db
+            && let Err(failure) = self.replica.end(db).await
+        {
+            tracing::warn!(why = %failure, "this gateway could not tell that it is gone; it will be taken for it");
+        }
+    }
+
+    /// A sign of life. Whoever is healthy finds out here, too, that the database came back.
+    async fn beat(&mut self, look: bool) {
+        let told = timeout(DEADLINE, async {
+            let silence = self.access.silence;
+            self.connect().await?;
+            let db = self.db.as_ref().ok_or(Failure::Ended)?;
+            self.replica.beat(db).await?;
+            if look {
+                end_silent(db, silence).await?;
+            }
+            Ok(())
+        });
+        match told
+            .await
+            .unwrap_or_else(|_| Err(Failure::Lost("the database did not answer in time".to_owned())))
+        {
+            Ok(()) => self.is_well(),
+            Err(failure) => self.lost(&failure).await,
+        }
+    }
+
+    /// Sees to it that there is a connection, and that this process is registered.
+    async fn connect(&mut self) -> Done<()> {
+        if self.db.as_ref().is_some_and(|db| !db.is_closed()) {
+            return Ok(());
+        }
+        self.db = None;
+        let db = self.shared.pool.get().await?;
+        load::prepare(&db).await?;
+        self.db = Some(db);
+        Ok(())
+    }
+
+    fn is_well(&self) {
+        if self.shared.failed().take().is_some() {
+            tracing::info!("the database can be written again");
+        }
+    }
+
+    /// Gives the connection up after a failure that it may not have outlived, so that nothing of it is left open.
+    async fn lost(&mut self, failure: &Failure) {
+        if let Some(db) = self.db.take() {
+            match failure {
+                Failure::Conflict(_) | Failure::Clash(_) | Failure::Refused(_) | Failure::Corrupt(_) => {
+                    if db.batch_execute("ROLLBACK").await.is_ok() {
+                        self.db = Some(db);
+                        return;
+                    }
+                    drop(Object::take(db));
+                }
+                Failure::Ended => {
+                    let _ = db.batch_execute("ROLLBACK").await;
+                    self.register(db).await;
+                    return;
+                }
+                Failure::Lost(_) => drop(Object::take(db)),
+            }
+        }
+        let why: Arc<str> = failure.to_string().into();
+        if self.shared.failed().replace(Arc::clone(&why)).is_none() {
+            tracing::error!(%why, "the ledger cannot be written; it is tried again");
+        }
+    }
+
+    /// Goes on as another process after this one was taken for gone.
+    async fn register(&mut self, db: Object) {
+        tracing::warn!(
+            "this gateway was silent for so long that others took it for gone; it goes on with a chain of its own"
+        );
+        let Access { replica_id, chain_id, silence, .. } = &self.access;
+        match Replica::register(&db, replica_id, chain_id, *silence).await {
+            Ok(replica) => {
+                (self.replica, self.db) = (replica, Some(db));
+                if let Err(failure) = self.open_chain().await {
+                    tracing::error!(why = %failure, "the chain could not be opened");
+                    self.db = None;
+                }
+            }
+            Err(failure) => tracing::error!(why = %failure, "this gateway could not be registered"),
+        }
+    }
+
+    async fn commit(&mut self, mut work: Work) {
+        let started = Instant::now();
+        let count = work.len();
+        match self.attempt(&mut work).await {
+            Ok(made) => {
+                self.count(count, started.elapsed());
+                self.is_well();
+                self.answer(work, made);
+            }
+            // Once more, one by one, so that the one that cannot be written does not take the others with it.
+            Err(Failure::Refused(_) | Failure::Clash(_) | Failure::Corrupt(_) | Failure::Conflict(_))
+                if count > 1 =>
+            {
+                for mut single in work.singles() {
+                    match self.attempt(&mut single).await {
+                        Ok(made) => self.answer(single, made),
+                        Err(failure) => single.refuse(&failure.into()),
+                    }
+                }
+            }
+            Err(failure) => work.refuse(&failure.into()),
+        }
+    }
+
+    /// Writes it all or nothing; what somebody else was in the way of is tried again.
+    async fn attempt(&mut self, work: &mut Work) -> Done<Made> {
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let made = match timeout(DEADLINE, self.transaction(work)).await {
+                Ok(made) => made,
+                Err(_) => Err(Failure::Lost("the database did not answer in time".to_owned())),
+            };
+            let Err(failure) = made else { return made };
+            self.lost(&failure).await;
+            match failure {
+                Failure::Conflict(_) | Failure::Clash(_) if tries < TRIES => {
+                    sleep(Duration::from_millis(u64::from(tries * tries))).await;
+                }
+                // Nothing was written by whom others took for gone.
+                Failure::Ended if tries < TRIES => {}
+                failure => return Err(failure),
+            }
+        }
+    }
+
+    async fn transaction(&mut self, work: &mut Work) -> Done<Made> {
+        self.connect().await?;
+        let db = self.db.as_ref().ok_or_else(|| Failure::Lost("there is no connection".to_owned()))?;
+        let sealer = self.access.sealer.clone();
+        let (world, needs, ours) = load::world(db, &self.replica, work.needs(), sealer).await?;
+        let mut batch = Batch { db, world };
+        let (mut admitted, closed) = work.write(&mut batch).await?;
+        let world = batch.world;
+        read::replies(db, &world, &mut admitted).await?;
+        flush::commit(db, &self.replica, &world, &needs, &ours).await?;
+        Ok(Made { admitted, closed, refusals: world.refusals })
+    }
+
+    fn answer(&self, work: Work, made: Made) {
+        for (name, (repeat, at_ms)) in made.refusals {
+            self.shared.refusals().note(name, repeat.action, at_ms);
+        }
+        for ((_, promise), admitted) in work.items.into_iter().zip(made.admitted) {
+            drop(promise.send(Ok(admitted)));
+        }
+        for ((_, promise), closed) in work.closes.into_iter().zip(made.closed) {
+            drop(promise.send(closed));
+        }
+        work.deeds.into_iter().for_each(|deed| deed.finish(Ok(())));
+    }
+
+    fn count(&self, writes: usize, time: Duration) {
+        let counts = &self.shared.counts;
+        counts.commits.fetch_add(1, Ordering::Relaxed);
+        counts.writes.fetch_add(writes as u64, Ordering::Relaxed);
+        counts.commit_us.fetch_add(u64::try_from(time.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+}
+
+impl Work {
+    fn of(writes: impl Iterator<Item = Write>) -> Work {
+        let mut work = Work::default();
+        for write in writes {
+            match write {
+                Write::Enter(item, promise) => work.items.push((item, promise)),
+                Write::Close(close, promise) => work.closes.push((close, promise)),
+                Write::Deed(deed) => work.deeds.push(deed),
+            }
+        }
+        work
+    }
+
+    fn len(&self) -> usize {
+        self.items.len() + self.closes.len() + self.deeds.len()
+    }
+
+    fn needs(&self) -> Needs {
+        let mut needs = Needs::default();
+        self.closes.iter().for_each(|(close, _)| needs.close(close));
+        self.deeds.iter().for_each(|deed| needs.take(deed.needs()));
+        self.items.iter().for_each(|(item, _)| needs.item(item));
+        needs
+    }
+
+    /// Settlements first, because they may give back what admissions need; then what changes the rules; then admissions.
+    /// Nobody can tell, since none of them has been answered yet.
+    async fn write(&mut self, batch: &mut Batch<'_>) -> Done<(Vec<Admitted>, Vec<Result<i64, Error>>)> {
+        let close = |batch: &mut Batch<'_>, close: &Close| told(batch.world.close(close));
+        let closed = self.closes.iter().map(|(it, _)| close(batch, it)).collect::<Done<Vec<_>>>()?;
+        for deed in &mut self.deeds {
+            deed.run(batch).await?;
+        }
+        let mut admitted = Vec::with_capacity(self.items.len());
+        for (item, _) in &self.items {
+            let entered = told(batch.world.enter((**item).clone()))?;
+            admitted.push(entered.map_err(|error| Failure::Refused(error.to_string()))?);
+        }
+        Ok((admitted, closed))
+    }
+
+    fn singles(self) -> Vec<Work> {
+        let closes = self.closes.into_iter().map(|it| Work { closes: vec![it], ..Work::default() });
+        let deeds = self.deeds.into_iter().map(|it| Work { deeds: vec![it], ..Work::default() });
+        let items = self.items.into_iter().map(|it| Work { items: vec![it], ..Work::default() });
+        closes.chain(deeds).chain(items).collect()
+    }
+
+    fn refuse(self, error: &Error) {
+        for (_, promise) in self.items {
+            drop(promise.send(Err(error.clone())));
+        }
+        for (_, promise) in self.closes {
+            drop(promise.send(Err(error.clone())));
+        }
+        self.deeds.into_iter().for_each(|deed| deed.finish(Err(error.clone())));
+    }
+}
+
+/// An action among the rows of a batch.
+pub(super) fn is_here(world: &World, id: ActionId) -> bool {
+    world.ids.contains_key(&id)
+}

@@ -1,0 +1,152 @@
+//! The [`Log`] of one file.
+
+use std::collections::HashMap;
+
+use action::{ActionId, Tenant};
+use receipt::log::Tile;
+use rusqlite::{Connection, Row, params};
+
+use super::Sqlite;
+use super::batch::Batch;
+use super::read::{self, Sql, many, one};
+use crate::Answer;
+use crate::entry::{Heading, event_of};
+use crate::log::{Fresh, Grown, Growth, Head, Leafed, Log, Unlogged, rests};
+
+/// Name in `meta`: the row of the last entry that was taken.
+const LOGGED: &str = "logged";
+
+impl Log for Sqlite {
+    fn fresh(&self, limit: u32) -> Answer<'_, Fresh> {
+        self.look(move |db| fresh(db, limit))
+    }
+
+    fn grow(&self, growth: Growth) -> Answer<'_, bool> {
+        self.perform(move |batch| batch.grow(&growth).map(Ok))
+    }
+
+    fn log_head<'a>(&'a self, tenant: &'a Tenant) -> Answer<'a, Head> {
+        self.look(move |db| head(db, tenant))
+    }
+
+    fn log_tiles<'a>(&'a self, tenant: &'a Tenant, tiles: Vec<Tile>) -> Answer<'a, Vec<(Tile, Vec<u8>)>> {
+        self.look(move |db| {
+            let mut found = Vec::with_capacity(tiles.len());
+            for tile in tiles {
+                let sql = "SELECT hashes FROM log_tile WHERE tenant = ?1 AND level = ?2 AND number = ?3";
+                let values = params![tenant.as_str(), tile.level, tile.index.cast_signed()];
+                let hashes: Option<Vec<u8>> = one(db, sql, values, |row| row.get(0))?;
+                found.extend(hashes.map(|hashes| (tile, hashes)));
+            }
+            Ok(found)
+        })
+    }
+
+    fn log_leaves<'a>(&'a self, tenant: &'a Tenant, from: u64, limit: u32) -> Answer<'a, Vec<Leafed>> {
+        self.look(move |db| {
+            let sql = "SELECT number, entry, leaf, nonce FROM log_leaf WHERE tenant = ?1 AND number >= ?2
+                       ORDER BY number LIMIT ?3";
+            many(db, sql, params![tenant.as_str(), from.cast_signed(), limit], leafed)
+        })
+    }
+
+    fn leaf_of<'a>(&'a self, tenant: &'a Tenant, entry: i64) -> Answer<'a, Option<Leafed>> {
+        self.look(move |db| {
+            let sql = "SELECT number, entry, leaf, nonce FROM log_leaf WHERE entry = ?1 AND tenant = ?2";
+            one(db, sql, params![entry, tenant.as_str()], leafed)
+        })
+    }
+}
+
+impl Batch<'_> {
+    /// Keeps (one root): everything is looked at before anything is written, in the transaction that writes it.
+    fn grow(&self, growth: &Growth) -> Sql<bool> {
+        if read::meta(self.db, LOGGED)?.unwrap_or(0) != growth.after {
+            return Ok(false);
+        }
+        for grown in &growth.logs {
+            if head(self.db, &grown.tenant)? != grown.from {
+                return Ok(false);
+            }
+        }
+        for grown in &growth.logs {
+            write(self.db, grown)?;
+        }
+        let sql = "INSERT OR REPLACE INTO meta VALUES (?1, ?2)";
+        self.db.prepare_cached(sql)?.execute(params![LOGGED, growth.upto])?;
+        Ok(true)
+    }
+
+    /// What an action's leaves commit to cannot be told from anything else any more.
+    pub(super) fn forget_nonces(&self, action: ActionId) -> Sql<()> {
+        let sql = "UPDATE log_leaf SET nonce = NULL, action = NULL WHERE action = ?1";
+        self.db.prepare_cached(sql)?.execute([action.as_bytes()]).map(drop)
+    }
+}
+
+fn write(db: &Connection, grown: &Grown) -> Sql<()> {
+    let tenant = grown.tenant.as_str();
+    let sql = "INSERT OR REPLACE INTO log VALUES (?1, ?2, ?3)";
+    db.prepare_cached(sql)?.execute(params![tenant, grown.to.size.cast_signed(), grown.to.root])?;
+    let sql = "INSERT INTO log_tile VALUES (?1, ?2, ?3, ?4)
+               ON CONFLICT DO UPDATE SET hashes = excluded.hashes";
+    let mut put = db.prepare_cached(sql)?;
+    for (tile, hashes) in &grown.tiles {
+        put.execute(params![tenant, tile.level, tile.index.cast_signed(), hashes])?;
+    }
+    let mut insert = db.prepare_cached("INSERT INTO log_leaf VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?;
+    for (number, leaf) in (grown.from.size..).zip(&grown.leaves) {
+        let action = leaf.action.filter(|_| leaf.nonce.is_some());
+        let action = action.as_ref().map(ActionId::as_bytes);
+        insert.execute(params![tenant, number.cast_signed(), leaf.entry, action, leaf.leaf, leaf.nonce])?;
+    }
+    Ok(())
+}
+
+fn head(db: &Connection, tenant: &Tenant) -> Sql<Head> {
+    let sql = "SELECT size, root FROM log WHERE tenant = ?1";
+    let head = one(db, sql, [tenant.as_str()], |row| {
+        Ok(Head { size: row.get::<_, i64>(0)?.cast_unsigned(), root: row.get(1)? })
+    });
+    Ok(head?.unwrap_or_default())
+}
+
+fn fresh(db: &Connection, limit: u32) -> Sql<Fresh> {
+    let after = read::meta(db, LOGGED)?.unwrap_or(0);
+    let entries = read::entries(db, after, limit)?;
+    let Some((last, _)) = entries.last() else { return Ok(Fresh { after, entries: Vec::new() }) };
+    let mut receipts = receipts(db, after + 1, *last)?;
+    let unlogged = entries.into_iter().map(|(row, bytes)| {
+        let rests_ms = rests_ms(db, &bytes)?;
+        Ok(Unlogged { row, bytes, receipt: receipts.remove(&row), rests_ms })
+    });
+    Ok(Fresh { after, entries: unlogged.collect::<Sql<_>>()? })
+}
+
+/// The receipts that these entries name, by entry.
+fn receipts(db: &Connection, first: i64, last: i64) -> Sql<HashMap<i64, Vec<u8>>> {
+    let rows = read::rows_of(db, "outcome", first, Some(last + 1))?;
+    let sql = "SELECT entry, document FROM outcome WHERE row >= ?1 AND row < ?2 AND document IS NOT NULL";
+    let receipts = many(db, sql, [rows.start, rows.end], |row| Ok((row.get(0)?, read::unpacked(row, 1)?)))?;
+    Ok(receipts.into_iter().collect())
+}
+
+/// Until when the action of an entry rests, if it does with that entry.
+fn rests_ms(db: &Connection, entry: &[u8]) -> Sql<Option<i64>> {
+    if !event_of(entry).is_some_and(rests) {
+        return Ok(None);
+    }
+    let Some(action) = Heading::of(entry).and_then(|heading| heading.action) else { return Ok(None) };
+    let sql = "SELECT max(coalesce(a.expires, 0), coalesce(f.until, 0)) FROM action a
+               JOIN fate f ON f.row = a.row WHERE a.id = ?1";
+    one(db, sql, [action.as_bytes()], |row| row.get(0))
+}
+
+fn leafed(row: &Row<'_>) -> Sql<Leafed> {
+    Ok(Leafed {
+        number: row.get::<_, i64>(0)?.cast_unsigned(),
+        entry: row.get(1)?,
+        leaf: row.get(2)?,
+        nonce: row.get(3)?,
+    })
+}

@@ -1,0 +1,476 @@
+//! The transparency logs of a ledger: whatever happens to whoever grows them, there is one root of a size.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+extern crate countersign_ledger as ledger;
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use action::Tenant;
+use common::*;
+use ledger::{
+    COMMIT_STEPS, Erasure, Error, Event, FailPoints, Head, Leafed, Ledger, Log, LogOf, Options,
+    PASSKEY_REGISTERED, Round, Sequencer, Sqlite, State, hashes,
+};
+use proptest::prelude::*;
+use receipt::log::{
+    Leaf, LeafKind, Nonce, Plan, RefKey, Tile, Tiles, leaf_hash, verify_consistency, verify_inclusion,
+};
+
+/// Runs `test` on every kind of ledger that keeps logs. PostgreSQL keeps none yet.
+fn on_every_log(test: impl Fn(Arc<dyn Ledger>)) {
+    on_every_ledger(|ledger| {
+        if ledger.logs().is_some() {
+            test(ledger);
+        }
+    });
+}
+
+/// The tenant of the tests, and another one.
+fn logs() -> Vec<LogOf> {
+    let log = |tenant: &str, reference: &str| LogOf {
+        tenant: Tenant::parse(tenant).unwrap(),
+        reference: reference.into(),
+        key: RefKey::new(&[8; 32]),
+    };
+    vec![log("default", "t-1"), log("other", "t-2")]
+}
+
+/// A different one each time, the same in each run.
+fn nonces() -> impl FnMut() -> Option<Nonce> + Send {
+    let mut next = 0_u64;
+    move || {
+        next += 1;
+        let mut nonce = [0; 32];
+        nonce[..8].copy_from_slice(&next.to_be_bytes());
+        Some(nonce)
+    }
+}
+
+fn round(sequencer: &mut Sequencer, ledger: &dyn Ledger, limit: u32) -> Result<Round, Error> {
+    wait(sequencer.round(ledger.logs().unwrap(), &logs(), &mut nonces(), limit))
+}
+
+/// Grows until nothing is left.
+fn grow(ledger: &dyn Ledger) {
+    let mut sequencer = Sequencer::default();
+    while round(&mut sequencer, ledger, 7).unwrap().entries > 0 {}
+}
+
+fn default_log() -> Tenant {
+    Tenant::default()
+}
+
+fn head(ledger: &dyn Ledger) -> Head {
+    wait(ledger.logs().unwrap().log_head(&default_log())).unwrap()
+}
+
+fn leaves(ledger: &dyn Ledger) -> Vec<(Leafed, Leaf)> {
+    let leaves = wait(ledger.logs().unwrap().log_leaves(&default_log(), 0, u32::MAX)).unwrap();
+    leaves.into_iter().map(|leafed| (leafed, Leaf::parse(&leafed.leaf).unwrap())).collect()
+}
+
+/// Everything of a log that others can see fits together, and the leaves are those of the tiles.
+fn check(ledger: &dyn Ledger) {
+    let Head { size, root } = head(ledger);
+    let wanted: Vec<Tile> = Tile::all(size).collect();
+    let found = wait(ledger.logs().unwrap().log_tiles(&default_log(), wanted.clone())).unwrap();
+    assert_eq!(found.iter().map(|(tile, _)| *tile).collect::<Vec<_>>(), wanted);
+    let mut tiles = Tiles::default();
+    found.iter().for_each(|(tile, bytes)| tiles.insert(*tile, bytes).unwrap());
+    tiles.check(size, &root).unwrap();
+    let row: Vec<u8> =
+        found.iter().filter(|(tile, _)| tile.level == 0).flat_map(|(_, bytes)| bytes.clone()).collect();
+    let leaves = leaves(ledger);
+    assert_eq!(leaves.len() as u64, size);
+    for (number, (leafed, _)) in leaves.iter().enumerate() {
+        assert_eq!(leafed.number, number as u64);
+        assert_eq!(leaf_hash(&leafed.leaf), row[number * 32..][..32]);
+        let found = wait(ledger.logs().unwrap().leaf_of(&default_log(), leafed.entry)).unwrap();
+        assert_eq!(found, Some(*leafed));
+    }
+    assert!(leaves.windows(2).all(|pair| pair[0].0.entry < pair[1].0.entry), "each entry once, in order");
+}
+
+fn of(reference: &str, name: &'static str) -> Event {
+    Event { tenant_ref: Some(reference.into()), ..event(name) }
+}
+
+fn erasure(action: action::ActionId) -> Erasure {
+    let record = br#"{"by":"admin-1"}"#.to_vec();
+    Erasure { action, at_ms: NOW + 100, kept_ms: 0, record, entry: draft("set by the ledger") }
+}
+
+fn acts(ledger: &dyn Ledger, count: usize) {
+    for number in 0..count {
+        let name = format!("{number}-{}", head(ledger).size);
+        let id = admitted(ledger, admission(&name));
+        wait(ledger.settle(settlement(id, State::Executed, &name))).unwrap();
+    }
+}
+
+#[test]
+fn entries_become_leaves_of_their_kind_and_of_their_tenants_log() {
+    on_every_log(|ledger| {
+        let sent = admitted(&*ledger, admission("sent"));
+        wait(ledger.settle(settlement(sent, State::InDoubt, "doubt"))).unwrap();
+        let mut waits = admission("waits");
+        waits.hold = Some(hold(NOW + 86_400_000 * 3));
+        waits.intent.entry = draft(ledger::HELD);
+        let held = admitted(&*ledger, waits);
+        wait(ledger.approve(approval(held, "alice"))).unwrap();
+        wait(ledger.refuse(refusal("refused", "refused"))).unwrap();
+        for name in ["rules_reloaded", "key_created", PASSKEY_REGISTERED] {
+            wait(ledger.record(of("t-1", name))).unwrap();
+        }
+        wait(ledger.record(event("frozen"))).unwrap();
+        wait(ledger.record(of("t-2", "signing_key_rotated"))).unwrap();
+        wait(ledger.record(of("t-2", "key_revoked"))).unwrap();
+        grow(&*ledger);
+        check(&*ledger);
+        use LeafKind::{Approval, Intent, KeyEvent, PolicyChange, Terminal};
+        let leaves = leaves(&*ledger);
+        let kinds: Vec<LeafKind> = leaves.iter().map(|(_, leaf)| leaf.kind).collect();
+        assert_eq!(
+            kinds,
+            [
+                Intent,
+                Terminal,
+                Intent,
+                Approval,
+                Terminal,
+                PolicyChange,
+                KeyEvent,
+                KeyEvent,
+                PolicyChange,
+                KeyEvent
+            ]
+        );
+        // What is about all of them is in each log, and what is one tenant's in no other.
+        let others =
+            wait(ledger.logs().unwrap().log_leaves(&Tenant::parse("other").unwrap(), 0, 100)).unwrap();
+        let others: Vec<LeafKind> =
+            others.iter().map(|leafed| Leaf::parse(&leafed.leaf).unwrap().kind).collect();
+        assert_eq!(others, [PolicyChange, KeyEvent, KeyEvent]);
+
+        let leaf = |place: usize| leaves[place].1;
+        let key = &logs()[0].key;
+        for (place, id) in [(0, sent), (1, sent), (2, held), (3, held)] {
+            assert_eq!(leaf(place).action_ref, key.action_ref(&id.to_string()));
+        }
+        assert_eq!(leaf(5).action_ref, [0; 32]);
+        // Due a day after it was sent, or after it was to be decided.
+        let hour = |ms: i64| Leaf::hour_of_millis(ms as u64);
+        assert_eq!((leaf(0).hour, leaf(0).due_by), (hour(NOW), hour(NOW + 86_400_000)));
+        assert_eq!((leaf(1).hour, leaf(1).due_by), (hour(NOW + 10), 0));
+        assert_eq!(leaf(2).due_by, hour(NOW + 86_400_000 * 4));
+    });
+}
+
+#[test]
+fn a_leaf_commits_to_the_receipt_or_else_to_the_entry() {
+    on_every_log(|ledger| {
+        acts(&*ledger, 2);
+        grow(&*ledger);
+        let entries: BTreeMap<i64, Vec<u8>> =
+            wait(ledger.entries(None, 100)).unwrap().rows.into_iter().collect();
+        let leaves = leaves(&*ledger);
+        assert_eq!(leaves.len(), 4);
+        for (leafed, leaf) in &leaves {
+            let nonce = leafed.nonce.unwrap();
+            match leaf.kind {
+                LeafKind::Intent => assert!(leaf.opens(&nonce, &entries[&leafed.entry])),
+                _ => assert!(
+                    leaf.opens(&nonce, &receipt("0-0").document)
+                        || leaf.opens(&nonce, &receipt("1-0").document)
+                ),
+            }
+        }
+        let nonces: std::collections::BTreeSet<_> = leaves.iter().map(|(leafed, _)| leafed.nonce).collect();
+        assert_eq!(nonces.len(), 4);
+    });
+}
+
+#[test]
+fn any_leaf_is_proven_in_any_tree_that_has_it() {
+    on_every_log(|ledger| {
+        let (mut sequencer, mut seen) = (Sequencer::default(), vec![]);
+        acts(&*ledger, 150);
+        while round(&mut sequencer, &*ledger, 41).unwrap().entries > 0 {
+            seen.push(head(&*ledger));
+        }
+        check(&*ledger);
+        let (log, leaves) = (default_log(), leaves(&*ledger));
+        let proof = |plan: &Plan| wait(hashes(ledger.logs().unwrap(), &log, plan)).unwrap();
+        for (place, to) in seen.iter().enumerate() {
+            for from in &seen[..=place] {
+                let proof = proof(&Plan::consistency(from.size, to.size).unwrap());
+                verify_consistency(from.size, &from.root, to.size, &to.root, &proof).unwrap();
+            }
+            for index in (0..to.size).step_by(13) {
+                let proof = proof(&Plan::inclusion(index, to.size).unwrap());
+                verify_inclusion(&leaves[index as usize].1.hash(), index, to.size, &proof, &to.root).unwrap();
+            }
+        }
+    });
+}
+
+#[test]
+fn of_two_that_grow_a_log_one_is_too_late_and_nothing_is_twice_in_it() {
+    on_every_log(|ledger| {
+        let growth = |sequencer: &mut Sequencer, limit| round(sequencer, &*ledger, limit).unwrap();
+        let (mut one, mut two) = (Sequencer::default(), Sequencer::default());
+        let mut heads: BTreeMap<u64, Head> = BTreeMap::new();
+        for turn in 0..40 {
+            acts(&*ledger, 3);
+            // Each goes on from what it remembers, and the other one grew it meanwhile.
+            for sequencer in if turn % 3 == 0 { [&mut one, &mut two] } else { [&mut two, &mut one] } {
+                for (tenant, head) in growth(sequencer, 4).heads {
+                    assert_eq!(tenant, default_log());
+                    assert_eq!(*heads.entry(head.size).or_insert(head), head, "two roots of one size");
+                }
+            }
+        }
+        grow(&*ledger);
+        check(&*ledger);
+        consistent(&*ledger, heads.values());
+    });
+}
+
+/// What was told of a log is what it began with.
+fn consistent<'a>(ledger: &dyn Ledger, told: impl IntoIterator<Item = &'a Head>) {
+    let now = head(ledger);
+    for told in told {
+        let plan = Plan::consistency(told.size, now.size).unwrap();
+        let proof = wait(hashes(ledger.logs().unwrap(), &default_log(), &plan)).unwrap();
+        verify_consistency(told.size, &told.root, now.size, &now.root, &proof).unwrap();
+    }
+}
+
+/// Two sequencers made growths of the same entries, and both hand them in.
+#[test]
+fn a_growth_of_what_is_not_so_any_more_changes_nothing() {
+    on_every_log(|ledger| {
+        acts(&*ledger, 3);
+        let slow = Slow { ledger: &*ledger, grown: std::sync::Mutex::default() };
+        let mut late = Sequencer::default();
+        wait(late.round(&slow, &logs(), &mut nonces(), 100)).unwrap();
+        let growth = slow.grown.lock().unwrap().take().unwrap();
+        grow(&*ledger);
+        let before = head(&*ledger);
+        assert!(!wait(ledger.logs().unwrap().grow(growth.clone())).unwrap());
+        // Nor does it if the mark alone is the same, or the head alone.
+        let mut stale = growth;
+        stale.after = wait(ledger.logs().unwrap().fresh(1)).unwrap().after;
+        assert!(!wait(ledger.logs().unwrap().grow(stale.clone())).unwrap());
+        stale.logs[0].from = before;
+        stale.after -= 1;
+        assert!(!wait(ledger.logs().unwrap().grow(stale)).unwrap());
+        assert_eq!(head(&*ledger), before);
+        check(&*ledger);
+    });
+}
+
+/// A ledger that keeps a growth back.
+struct Slow<'a> {
+    ledger: &'a dyn Ledger,
+    grown: std::sync::Mutex<Option<ledger::Growth>>,
+}
+
+impl Log for Slow<'_> {
+    fn fresh(&self, limit: u32) -> ledger::Answer<'_, ledger::Fresh> {
+        self.ledger.logs().unwrap().fresh(limit)
+    }
+
+    fn grow(&self, growth: ledger::Growth) -> ledger::Answer<'_, bool> {
+        *self.grown.lock().unwrap() = Some(growth);
+        Box::pin(async { Ok(false) })
+    }
+
+    fn log_head<'a>(&'a self, tenant: &'a Tenant) -> ledger::Answer<'a, Head> {
+        self.ledger.logs().unwrap().log_head(tenant)
+    }
+
+    fn log_tiles<'a>(
+        &'a self,
+        tenant: &'a Tenant,
+        tiles: Vec<Tile>,
+    ) -> ledger::Answer<'a, Vec<(Tile, Vec<u8>)>> {
+        self.ledger.logs().unwrap().log_tiles(tenant, tiles)
+    }
+
+    fn log_leaves<'a>(
+        &'a self,
+        tenant: &'a Tenant,
+        from: u64,
+        limit: u32,
+    ) -> ledger::Answer<'a, Vec<Leafed>> {
+        self.ledger.logs().unwrap().log_leaves(tenant, from, limit)
+    }
+
+    fn leaf_of<'a>(&'a self, tenant: &'a Tenant, entry: i64) -> ledger::Answer<'a, Option<Leafed>> {
+        self.ledger.logs().unwrap().leaf_of(tenant, entry)
+    }
+}
+
+#[test]
+fn nothing_is_taken_if_it_could_not_be_logged() {
+    on_every_log(|ledger| {
+        acts(&*ledger, 1);
+        wait(ledger.record(of("t-3", "rules_reloaded"))).unwrap();
+        let refused = round(&mut Sequencer::default(), &*ledger, 100).unwrap_err();
+        assert!(refused.to_string().contains("is of a tenant that is not configured (`t-3`)"), "{refused}");
+        assert_eq!(
+            (head(&*ledger), wait(ledger.logs().unwrap().fresh(1)).unwrap().after),
+            (Head::default(), 0)
+        );
+    });
+}
+
+#[test]
+fn steps_on_the_way_and_records_of_sessions_are_no_leaves() {
+    on_every_log(|ledger| {
+        let id = admitted(&*ledger, admission("a"));
+        wait(ledger.defer(deferral(id, 1, NOW + 86_400_000 * 9))).unwrap();
+        wait(ledger.record(event("checking"))).unwrap();
+        grow(&*ledger);
+        let leaves = leaves(&*ledger);
+        // That it waits is told again, since its end is due later now.
+        let due: Vec<u32> = leaves.iter().map(|(_, leaf)| leaf.due_by).collect();
+        let day = 24;
+        let sent = Leaf::hour_of_millis(NOW as u64) + day;
+        assert_eq!(due, [sent, sent + 9 * day]);
+    });
+}
+
+#[test]
+fn erasing_an_action_takes_the_nonces_of_its_leaves_and_no_leaf() {
+    on_every_log(|ledger| {
+        acts(&*ledger, 1);
+        let id = admitted(&*ledger, admission("erased"));
+        wait(ledger.settle(settlement(id, State::Executed, "erased"))).unwrap();
+        grow(&*ledger);
+        let before = leaves(&*ledger);
+        assert!(before.iter().all(|(leafed, _)| leafed.nonce.is_some()));
+        wait(ledger.erase(erasure(id))).unwrap();
+        grow(&*ledger);
+        check(&*ledger);
+        let after = leaves(&*ledger);
+        assert_eq!(after.last().unwrap().1.kind, LeafKind::Erasure);
+        let gone: Vec<bool> = after.iter().map(|(leafed, _)| leafed.nonce.is_none()).collect();
+        assert_eq!(gone, [false, false, true, true, false]);
+        let same = |(a, b): (&(Leafed, Leaf), &(Leafed, Leaf))| a.0.leaf == b.0.leaf;
+        assert!(before.iter().zip(&after).all(same));
+    });
+}
+
+/// The disk fails once, at a step.
+#[derive(Debug)]
+struct Fails {
+    step: &'static str,
+    armed: AtomicBool,
+}
+
+impl FailPoints for Fails {
+    fn at(&self, step: &'static str) -> io::Result<()> {
+        match step == self.step && self.armed.swap(false, Ordering::SeqCst) {
+            true => Err(io::Error::other("no space left on device")),
+            false => Ok(()),
+        }
+    }
+}
+
+#[test]
+fn a_log_that_stopped_at_any_step_of_a_commit_goes_on_from_what_was_told_of_it() {
+    for step in COMMIT_STEPS {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("ledger.db");
+        let fails = Arc::new(Fails { step, armed: AtomicBool::new(false) });
+        let options = Options { fail_points: Some(fails.clone()), ..Options::new("chain-1", NOW) };
+        let ledger = Sqlite::open(&path, options).unwrap();
+        acts(&ledger, 300);
+        let (mut sequencer, mut told) = (Sequencer::default(), Vec::new());
+        let mut stopped = false;
+        for turn in 0.. {
+            if turn == 9 {
+                fails.armed.store(true, Ordering::SeqCst);
+            }
+            match round(&mut sequencer, &ledger, 30) {
+                Ok(Round { heads, .. }) => told.extend(heads.into_iter().map(|(_, head)| head)),
+                Err(error) => {
+                    assert!(matches!(error, Error::Unavailable(_)), "{step}: {error}");
+                    stopped = true;
+                }
+            }
+            // Whoever reads then may see the new head or the old one, and tells of it.
+            told.extend(Some(head(&ledger)).filter(|head| head.size > 0));
+            if turn == 12 {
+                break;
+            }
+        }
+        assert!(stopped, "{step}");
+        drop(ledger);
+        let ledger = Sqlite::open(&path, Options::new("chain-2", NOW)).unwrap();
+        grow(&ledger);
+        check(&ledger);
+        consistent(&ledger, &told);
+        assert_eq!(head(&ledger).size, 600);
+    }
+}
+
+#[test]
+fn a_log_that_somebody_altered_is_not_gone_on_with() {
+    let altered = |sql: &str| {
+        let directory = tempfile::tempdir().unwrap();
+        let ledger = sqlite(directory.path());
+        acts(&ledger, 5);
+        grow(&ledger);
+        acts(&ledger, 1);
+        rusqlite::Connection::open(directory.path().join("ledger.db")).unwrap().execute_batch(sql).unwrap();
+        round(&mut Sequencer::default(), &ledger, 100).map(|round| round.entries)
+    };
+    assert_eq!(altered("SELECT 1").unwrap(), 2);
+    for sql in [
+        "UPDATE log SET root = zeroblob(32)",
+        "UPDATE log SET size = size - 1",
+        "UPDATE log SET size = size + 1",
+        "UPDATE log_tile SET hashes = zeroblob(320)",
+        "UPDATE log_tile SET hashes = zeroblob(1)",
+        "DELETE FROM log_tile",
+    ] {
+        let refused = altered(sql).unwrap_err();
+        assert!(matches!(refused, Error::Corrupt(_)), "{sql}: {refused}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(16))]
+
+    /// However entries come in parts, the log is the same.
+    #[test]
+    fn a_log_does_not_depend_on_how_it_was_grown(limits in prop::collection::vec(1..50_u32, 1..40)) {
+        let ledger = ledger::Memory::new("chain-1", NOW).unwrap();
+        let whole = ledger::Memory::new("chain-1", NOW).unwrap();
+        for _ in 0..40 {
+            let entry = admission("");
+            for ledger in [&ledger, &whole] {
+                let mut keyless = entry.clone();
+                keyless.intent.key = None;
+                admitted(ledger, keyless);
+            }
+        }
+        let (mut nonces, mut sequencer) = (nonces(), Sequencer::default());
+        for limit in limits {
+            wait(sequencer.round(&ledger, &logs(), &mut nonces, limit)).unwrap();
+        }
+        while wait(sequencer.round(&ledger, &logs(), &mut nonces, 1000)).unwrap().entries > 0 {}
+        let mut nonces = self::nonces();
+        wait(Sequencer::default().round(&whole, &logs(), &mut nonces, 1000)).unwrap();
+        prop_assert_eq!(head(&ledger), head(&whole));
+        check(&ledger);
+    }
+}

@@ -1,0 +1,494 @@
+//! Several gateways on one database: what must not happen twice does not, and none waits for what it does not share.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+extern crate countersign_ledger as ledger;
+
+mod common;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use action::{ActionId, Tenant};
+use common::postgres::{Server, asked, binaries, server, sql};
+use common::*;
+use ledger::{
+    Access, Admission, Admitted, Basis, Broken, By, Error, Hold, Ledger, Obstacle, Outbox, Postgres, Scope,
+    Settlement, State, event_of,
+};
+
+/// So many gateways on a new database.
+fn gateways(count: usize) -> Option<(String, Vec<Postgres>)> {
+    let url = server()?.database();
+    let open = |number: usize| {
+        let (replica, chain) = (format!("replica-{number}"), format!("chain-{number}"));
+        Postgres::open(Access::new(&url, &replica, &chain, NOW)).unwrap()
+    };
+    let gateways = (1..=count).map(open).collect();
+    Some((url, gateways))
+}
+
+/// Does something at once, so many times, each time at the next gateway.
+fn at_once<T: Send>(
+    gateways: &[Postgres],
+    count: usize,
+    deed: impl Fn(&Postgres, usize) -> T + Sync,
+) -> Vec<T> {
+    std::thread::scope(|scope| {
+        let deed = &deed;
+        let threads: Vec<_> = (0..count)
+            .map(|number| scope.spawn(move || deed(&gateways[number % gateways.len()], number)))
+            .collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    })
+}
+
+fn is_new(admitted: &Admitted) -> bool {
+    matches!(admitted, Admitted::New { .. })
+}
+
+fn ids(ledger: &dyn Ledger) -> BTreeSet<ActionId> {
+    let page = wait(ledger.actions(&Tenant::default(), Default::default(), None, 1000)).unwrap();
+    page.rows.into_iter().map(|stored| stored.id).collect()
+}
+
+/// Every chain holds, and every gateway says so.
+fn holds(gateways: &[Postgres]) {
+    for gateway in gateways {
+        wait(gateway.verify()).unwrap();
+    }
+}
+
+#[test]
+fn one_key_is_one_action_wherever_it_is_sent() {
+    let Some((_, gateways)) = gateways(3) else { return };
+    for round in 0..5 {
+        let key = format!("k-{round}");
+        let made = at_once(&gateways, 24, |gateway, _| {
+            let admission = admission(&key);
+            (admission.intent.id, wait(gateway.admit(admission)).unwrap())
+        });
+        let new: Vec<ActionId> = made.iter().filter(|(_, it)| is_new(it)).map(|(id, _)| *id).collect();
+        assert_eq!(new.len(), 1, "{made:?}");
+        for (_, admitted) in &made {
+            if let Admitted::Existing(existing) = admitted {
+                assert_eq!((existing.id, existing.same_request), (new[0], true));
+            }
+        }
+    }
+    assert_eq!(ids(&gateways[0]).len(), 5);
+    holds(&gateways);
+}
+
+#[test]
+fn a_key_of_what_was_refused_an_admission_is_free_for_the_next() {
+    let Some((_, gateways)) = gateways(2) else { return };
+    let refused = wait(gateways[0].admit(payment("k", 1001, &["m"]))).unwrap();
+    assert!(matches!(refused, Admitted::Refused(Obstacle::CapExceeded { .. })));
+    assert!(is_new(&wait(gateways[1].admit(payment("k", 1000, &["m"]))).unwrap()));
+    let again = wait(gateways[0].admit(payment("k", 1000, &["m"]))).unwrap();
+    assert!(matches!(again, Admitted::Existing(_)));
+}
+
+#[test]
+fn one_effect_happens_once_under_however_many_keys() {
+    let Some((_, gateways)) = gateways(3) else { return };
+    for round in 0..5_u8 {
+        let made = at_once(&gateways, 24, |gateway, number| {
+            let admission = Admission { effect: effect(round), ..admission(&format!("k-{round}-{number}")) };
+            wait(gateway.admit(admission)).unwrap()
+        });
+        assert_eq!(made.iter().filter(|it| is_new(it)).count(), 1);
+        let refused = |it: &&Admitted| matches!(it, Admitted::Refused(Obstacle::Duplicate(_)));
+        assert_eq!(made.iter().filter(refused).count(), 23);
+    }
+    holds(&gateways);
+}
+
+#[test]
+fn what_one_mandate_has_is_spent_once_by_all_of_them() {
+    let Some((_, gateways)) = gateways(3) else { return };
+    let made = at_once(&gateways, 60, |gateway, number| {
+        wait(gateway.admit(payment(&format!("k-{number}"), 30, &["hot", "root"]))).unwrap()
+    });
+    // 33 of 30 are within the cap of 1000.
+    assert_eq!(made.iter().filter(|it| is_new(it)).count(), 33);
+    for gateway in &gateways {
+        assert_eq!((spent(gateway, "hot"), spent(gateway, "root")), (990, 990));
+    }
+    holds(&gateways);
+}
+
+#[test]
+fn so_many_wait_for_people_and_no_more_wherever_they_came_in() {
+    let Some((_, gateways)) = gateways(3) else { return };
+    let made = at_once(&gateways, 24, |gateway, number| {
+        let hold = Hold { until_ms: NOW + 1000, needed: 1, most: 4 };
+        wait(gateway.admit(holding(admission(&format!("k-{number}")), hold))).unwrap()
+    });
+    assert_eq!(made.iter().filter(|it| is_new(it)).count(), 4);
+}
+
+#[test]
+fn a_revocation_at_one_is_honoured_by_all_from_its_acknowledgement_on() {
+    let Some((_, gateways)) = gateways(3) else { return };
+    let mut issued = mandate_of("m");
+    issued.chain.clear();
+    wait(gateways[0].issue(issued, event("mandate_issued"))).unwrap();
+    for (number, gateway) in gateways.iter().enumerate() {
+        assert!(is_new(&wait(gateway.admit(payment(&format!("before-{number}"), 1, &["m"]))).unwrap()));
+    }
+    wait(gateways[1].revoke(&Tenant::default(), "m", event("mandate_revoked"))).unwrap();
+    for (number, gateway) in gateways.iter().enumerate() {
+        let after = wait(gateway.admit(payment(&format!("after-{number}"), 1, &["m"]))).unwrap();
+        assert!(matches!(after, Admitted::Refused(Obstacle::Revoked { .. })), "{after:?}");
+    }
+}
+
+#[test]
+fn a_freeze_at_one_stops_all_and_a_thaw_ends_it_for_all() {
+    let Some((_, gateways)) = gateways(2) else { return };
+    wait(gateways[0].freeze(freeze(Scope::All), event("frozen"))).unwrap();
+    let stopped = wait(gateways[1].admit(admission("k"))).unwrap();
+    assert_eq!(stopped, Admitted::Refused(Obstacle::Frozen(Scope::All)));
+    wait(gateways[1].thaw(Scope::All, event("thawed"))).unwrap();
+    assert!(is_new(&wait(gateways[0].admit(admission("k"))).unwrap()));
+}
+
+#[test]
+fn a_credential_that_ended_at_one_opens_nothing_at_the_others() {
+    let Some((_, gateways)) = gateways(2) else { return };
+    let key = ledger::ApiKey {
+        hash: [9; 32],
+        id: "k-1".into(),
+        tenant: Tenant::default(),
+        subject: subject(),
+        role: "agent".into(),
+        default_mandate: None,
+        created_ms: NOW,
+        created_by: None,
+        revoked_ms: None,
+    };
+    wait(gateways[0].add_key(key.clone(), event("key_added"))).unwrap();
+    assert!(wait(gateways[1].key(&[9; 32])).unwrap().is_some());
+    let again = wait(gateways[1].add_key(key, event("key_added")));
+    assert!(matches!(again, Err(Error::Exists(_))));
+    wait(gateways[1].revoke_key(&Tenant::default(), "k-1", event("key_revoked"))).unwrap();
+    assert!(wait(gateways[0].key(&[9; 32])).unwrap().is_none());
+}
+
+#[test]
+fn of_two_that_settle_at_once_one_comes_late_wherever() {
+    let Some((_, gateways)) = gateways(2) else { return };
+    for round in 0..10 {
+        let id = admitted(&gateways[0], admission(&format!("k-{round}")));
+        let told = at_once(&gateways, 2, |gateway, number| {
+            wait(gateway.settle(settlement(id, State::Executed, &format!("{round}-{number}"))))
+        });
+        assert_eq!(told.iter().filter(|it| it.is_ok()).count(), 1, "{told:?}");
+    }
+    holds(&gateways);
+}
+
+fn heir(id: ActionId, token: u32, at_ms: i64) -> Settlement {
+    let mut taken = settlement(id, State::InDoubt, "doubt");
+    taken.by = By::Heir(token);
+    taken.outcome.at_ms = at_ms;
+    taken
+}
+
+#[test]
+fn what_another_has_in_hand_is_taken_over_after_its_lease_and_its_late_word_is_fenced_off() {
+    let Some((_, gateways)) = gateways(2) else { return };
+    let id = admitted(&gateways[0], admission("k"));
+    let early = wait(gateways[1].settle(heir(id, 1, NOW + 59_999)));
+    assert!(matches!(early, Err(Error::Leased(_))), "{early:?}");
+    wait(gateways[1].settle(heir(id, 1, NOW + 60_000))).unwrap();
+    let late = wait(gateways[0].settle(settlement(id, State::Executed, "late")));
+    assert!(matches!(late, Err(Error::Fenced(_))), "{late:?}");
+    let mut word = settlement(id, State::Executed, "found");
+    word.by = By::Holder(2);
+    wait(gateways[1].settle(word)).unwrap();
+    holds(&gateways);
+}
+
+#[test]
+fn what_one_that_is_gone_had_in_hand_is_taken_over_at_once() {
+    let Some((_, mut gateways)) = gateways(2) else { return };
+    let id = admitted(&gateways[0], admission("k"));
+    drop(gateways.remove(0));
+    wait(gateways[0].settle(heir(id, 1, NOW + 20))).unwrap();
+    holds(&gateways);
+}
+
+#[test]
+fn what_waits_for_its_next_attempt_is_sent_by_one_of_them() {
+    let Some((_, gateways)) = gateways(3) else { return };
+    let id = admitted(&gateways[0], admission("k"));
+    wait(gateways[0].defer(deferral(id, 1, NOW + 100))).unwrap();
+    let due = wait(gateways[1].due(NOW + 100, None, 10)).unwrap().rows;
+    assert_eq!(due.len(), 1);
+    let made = at_once(&gateways, 6, |gateway, _| {
+        send_again(gateway, id, Basis::Sent { token: due[0].token }, admission("k"))
+    });
+    assert_eq!(made.iter().filter(|it| is_new(it)).count(), 1);
+    holds(&gateways);
+}
+
+#[test]
+fn one_that_was_taken_for_gone_goes_on_as_another_and_its_chains_hold() {
+    let Some(server) = server() else { return };
+    let url = server.database();
+    let silent = Access { silence: Duration::from_secs(3600), ..access(&url) };
+    let gateway = Postgres::open(silent).unwrap();
+    admitted(&gateway, admission("before"));
+    sql(&url, "UPDATE replica SET ended = TRUE");
+    admitted(&gateway, admission("after"));
+    let chains = asked(&url, "SELECT chain, ended FROM replica ORDER BY number").unwrap();
+    let chains: Vec<_> =
+        chains.into_iter().map(|row| (row[0].clone().unwrap(), row[1].clone().unwrap())).collect();
+    assert_eq!(chains, [("chain-1".to_owned(), "t".to_owned()), ("chain-1.2".to_owned(), "f".to_owned())]);
+    assert_eq!(wait(gateway.verify()).unwrap().entries, 4);
+}
+
+#[test]
+fn a_restart_forgets_nothing_and_its_chain_follows_on_the_one_before() {
+    let Some(server) = server() else { return };
+    let url = server.database();
+    let (first, waiting) = {
+        let gateway = Postgres::open(access(&url)).unwrap();
+        let first = admitted(&gateway, Admission { effect: effect(1), ..payment("k", 10, &["m"]) });
+        wait(gateway.settle(settlement(first, State::Executed, "a"))).unwrap();
+        let waiting = held(&gateway, admission("held"), 2);
+        wait(gateway.approve(approval(waiting, "alice"))).unwrap();
+        (first, waiting)
+    };
+    let gateway = Postgres::open(Access::new(&url, "replica-1", "chain-2", NOW + 100)).unwrap();
+    let again = wait(gateway.admit(payment("k", 10, &["m"]))).unwrap();
+    let Admitted::Existing(existing) = again else { panic!("{again:?}") };
+    assert_eq!((existing.id, existing.state, existing.altered), (first, State::Executed, false));
+    assert_eq!(existing.reply.unwrap().body, b"reply a");
+    let same = Admission { effect: effect(1), ..admission("other") };
+    assert!(matches!(wait(gateway.admit(same)).unwrap(), Admitted::Refused(Obstacle::Duplicate(_))));
+    let twice = wait(gateway.approve(approval(waiting, "alice")));
+    assert!(matches!(twice, Err(Error::Exists(_))));
+    assert!(wait(gateway.approve(approval(waiting, "bob"))).unwrap().is_enough());
+    assert_eq!(spent(&gateway, "m"), 10);
+    assert!(wait(gateway.address("short-a")).unwrap().is_some());
+    let verified = wait(gateway.verify()).unwrap();
+    assert_eq!((verified.entries, verified.receipts, verified.approvals), (7, 1, 2));
+}
+
+#[test]
+fn rows_lie_in_the_partitions_of_their_months_and_keys_are_unique_across_them() {
+    let Some((url, gateways)) = gateways(1) else { return };
+    let late = {
+        let mut late = admission("late");
+        // The month after.
+        late.intent.id = ActionId::new(NOW as u64 + 31 * 24 * 3_600_000, [7; 10]);
+        admitted(&gateways[0], late)
+    };
+    admitted(&gateways[0], admission("early"));
+    let places = asked(&url, "SELECT key, tableoid::regclass FROM action ORDER BY key").unwrap();
+    let places: Vec<_> = places.into_iter().map(|row| row[1].clone().unwrap()).collect();
+    assert_eq!(places, ["action_2026_04", "action_2026_05"]);
+    let strays = asked(&url, "SELECT count(*) FROM entry_default").unwrap();
+    assert_eq!(strays[0][0].as_deref(), Some("0"));
+    let again = wait(gateways[0].admit(admission("late"))).unwrap();
+    assert!(matches!(again, Admitted::Existing(existing) if existing.id == late));
+}
+
+/// What is wrong, told with what.
+fn found(gateway: &Postgres) -> Vec<Broken> {
+    wait(gateway.inspect(None)).unwrap().findings.into_iter().map(|it| it.broken).collect()
+}
+
+#[test]
+fn what_was_altered_in_the_database_is_found_and_named() {
+    let cases = [
+        ("UPDATE entry SET bytes = set_byte(bytes, 20, 48) WHERE action IS NOT NULL", Broken::Hash),
+        ("DELETE FROM entry WHERE row = (SELECT max(row) FROM entry)", Broken::Missing),
+        ("UPDATE outcome SET document = 'x' WHERE receipt_id = 'receipt-a'", Broken::Receipt),
+        ("UPDATE outcome SET payload = 'x' WHERE receipt_id = 'receipt-a'", Broken::Altered),
+        ("DELETE FROM outcome WHERE receipt_id = 'receipt-a'", Broken::NoReceipt),
+        ("UPDATE fate SET state = 5 WHERE state = 4", Broken::Fate),
+        ("UPDATE approval SET record = 'x'", Broken::Approval),
+        ("DELETE FROM approval", Broken::Approval),
+        ("DELETE FROM action WHERE key = 'k'", Broken::NoAction),
+        ("UPDATE entry SET record = 'x' WHERE record IS NOT NULL", Broken::Record),
+    ];
+    for (forgery, broken) in cases {
+        let Some((url, gateways)) = gateways(1) else { return };
+        let gateway = &gateways[0];
+        let id = admitted(gateway, admission("k"));
+        wait(gateway.settle(settlement(id, State::Executed, "a"))).unwrap();
+        let waiting = held(gateway, admission("held"), 2);
+        wait(gateway.approve(approval(waiting, "alice"))).unwrap();
+        wait(gateway.record(event("noted"))).unwrap();
+        assert_eq!(found(gateway), []);
+        sql(&url, forgery);
+        assert!(found(gateway).contains(&broken), "{forgery}: {:?}", found(gateway));
+        assert!(wait(gateway.verify()).is_err(), "{forgery}");
+    }
+}
+
+#[test]
+fn what_cannot_be_written_does_not_take_the_others_with_it() {
+    let Some((_, gateways)) = gateways(1) else { return };
+    let fine = at_once(&gateways, 16, |gateway, number| {
+        let mut admission = admission(&format!("k-{number}"));
+        if number == 7 {
+            // No text of a database holds this.
+            admission.intent.labels.verb = Some("a\0b".into());
+        }
+        wait(gateway.admit(admission))
+    });
+    assert_eq!(fine.iter().filter(|it| it.is_ok()).count(), 15, "{fine:?}");
+    assert!(matches!(fine[7], Err(Error::Rejected(_))), "{:?}", fine[7]);
+    holds(&gateways);
+}
+
+#[test]
+fn whoever_reads_along_misses_nothing_and_sees_nothing_twice() {
+    let Some((_, gateways)) = gateways(3) else { return };
+    wait(gateways[0].give_places(vec!["ops".into()])).unwrap();
+    let begin = wait(gateways[0].standing("ops")).unwrap().upto;
+    let count = 60;
+    let (told, read) = std::thread::scope(|scope| {
+        let gateways = &gateways;
+        let reader = scope.spawn(move || {
+            let (mut after, mut read) = (begin, Vec::new());
+            while read.len() < count {
+                let page = wait(gateways[0].entries(Some(after), 7)).unwrap();
+                after = page.rows.last().map_or(after, |(row, _)| *row);
+                read.extend(page.rows.into_iter().filter(|(_, it)| event_of(it) == Some("admitted")));
+            }
+            read.into_iter().map(|(row, _)| row).collect::<Vec<_>>()
+        });
+        let told = at_once(gateways, count, |gateway, number| {
+            match wait(gateway.admit(admission(&format!("k-{number}")))).unwrap() {
+                Admitted::New { entry } => entry,
+                other => panic!("{other:?}"),
+            }
+        });
+        (told, reader.join().unwrap())
+    });
+    assert!(read.is_sorted());
+    assert_eq!(read.iter().copied().collect::<BTreeSet<_>>(), told.iter().copied().collect::<BTreeSet<_>>());
+    assert_eq!(read.len(), count);
+}
+
+#[test]
+fn a_database_that_goes_away_and_comes_back_is_found_again_and_nothing_is_lost_or_doubled() {
+    let Some(binaries) = binaries() else { return };
+    let mut server = Server::start(&binaries, &[]);
+    let url = server.database();
+    let gateway = Arc::new(Postgres::open(access(&url)).unwrap());
+    let before = admitted(&*gateway, payment("before", 10, &["m"]));
+    server.stop();
+    let during = wait(gateway.admit(payment("during", 10, &["m"])));
+    assert!(matches!(during, Err(Error::Unavailable(_))), "{during:?}");
+    assert!(matches!(gateway.health(), Err(Error::Unavailable(_))));
+    server.run_again(&binaries);
+    // The same key until it is answered, as a client does.
+    let after = loop {
+        match wait(gateway.admit(payment("during", 10, &["m"]))) {
+            Err(Error::Unavailable(_)) => std::thread::sleep(Duration::from_millis(20)),
+            answer => break answer.unwrap(),
+        }
+    };
+    assert!(matches!(after, Admitted::New { .. } | Admitted::Existing(_)));
+    assert_eq!((ids(&*gateway).len(), spent(&*gateway, "m")), (2, 20));
+    wait(gateway.settle(settlement(before, State::Executed, "a"))).unwrap();
+    wait(gateway.verify()).unwrap();
+    gateway.health().unwrap();
+}
+
+#[test]
+fn connections_that_are_cut_in_the_midst_lose_nothing_that_was_acknowledged_and_double_nothing() {
+    let Some((url, gateways)) = gateways(2) else { return };
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let acknowledged = std::thread::scope(|scope| {
+        let cutter = scope.spawn(|| {
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                let cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+                           WHERE application_name = 'countersign' AND datname = current_database() ORDER BY random() LIMIT 2";
+                sql(&url, cut);
+                std::thread::sleep(Duration::from_millis(15));
+            }
+        });
+        let made = at_once(&gateways, 8, |gateway, worker| {
+            let mut acknowledged = Vec::new();
+            for number in 0..25 {
+                let admission = payment(&format!("k-{worker}-{number}"), 1, &["m"]);
+                let id = loop {
+                    let id = admission.intent.id;
+                    match wait(gateway.admit(admission.clone())) {
+                        Ok(Admitted::New { .. }) => break id,
+                        Ok(Admitted::Existing(existing)) => break existing.id,
+                        Ok(other) => panic!("{other:?}"),
+                        Err(Error::Unavailable(_) | Error::Busy) => {}
+                        Err(other) => panic!("{other:?}"),
+                    }
+                };
+                acknowledged.push(id);
+            }
+            acknowledged
+        });
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        cutter.join().unwrap();
+        made.into_iter().flatten().collect::<BTreeSet<_>>()
+    });
+    assert_eq!(acknowledged.len(), 200);
+    let found = loop {
+        // The last cut may have been that of the connection that would answer.
+        match wait(gateways[0].actions(&Tenant::default(), Default::default(), None, 1000)) {
+            Ok(page) => break page.rows.into_iter().map(|it| it.id).collect::<BTreeSet<_>>(),
+            Err(Error::Unavailable(_)) => {}
+            Err(other) => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(found, acknowledged);
+    assert_eq!(spent(&gateways[1], "m"), 200);
+    wait(gateways[1].verify()).unwrap();
+}
+
+#[test]
+fn a_server_that_may_lose_what_it_acknowledged_is_not_opened() {
+    let Some(binaries) = binaries() else { return };
+    for (setting, named) in [
+        ("fsync=off", "fsync"),
+        ("synchronous_commit=off", "synchronous_commit"),
+        ("full_page_writes=off", "full_page_writes"),
+    ] {
+        let server = Server::start(&binaries, &[setting]);
+        let refused = Postgres::open(access(&server.url("postgres"))).err().map(|it| it.to_string());
+        assert!(refused.as_ref().is_some_and(|why| why.contains(named)), "{refused:?}");
+    }
+}
+
+/// What a database that is shared, or lies behind something that shares connections, may not offer.
+#[test]
+fn no_statement_takes_advisory_locks_listens_or_draws_from_a_sequence() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/postgres");
+    let mut files: Vec<_> = std::fs::read_dir(&folder).unwrap().map(|it| it.unwrap().path()).collect();
+    files.extend(std::fs::read_dir(folder.join("migrations")).unwrap().map(|it| it.unwrap().path()));
+    let mut read = 0;
+    for file in files.iter().filter(|file| file.is_file()) {
+        let text = std::fs::read_to_string(file).unwrap();
+        // Prose may speak of them.
+        let lines = text
+            .lines()
+            .filter(|line| !line.trim_start().starts_with("//") && !line.trim_start().starts_with("--"));
+        let text = lines.collect::<Vec<_>>().join("\n").to_uppercase();
+        let words: BTreeSet<&str> = text.split(|it: char| !it.is_ascii_alphanumeric() && it != '_').collect();
+        for word in ["LISTEN", "NOTIFY", "NEXTVAL", "SERIAL", "BIGSERIAL"] {
+            assert!(!words.contains(word), "{word} in {}", file.display());
+        }
+        for phrase in ["ADVISORY", "CREATE SEQUENCE", "AS IDENTITY"] {
+            assert!(!text.contains(phrase), "{phrase} in {}", file.display());
+        }
+        read += 1;
+    }
+    assert!(read > 10);
+}
