@@ -33,6 +33,9 @@ enum Command {
         /// The action's id (`transaction_id`)
         #[arg(value_name = "ID")]
         id: String,
+        /// Print JSON: everything there is to it
+        #[arg(long)]
+        json: bool,
     },
     /// Agree to exactly what is shown, or no further than the limits given
     Approve(Yes),
@@ -140,8 +143,9 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
                 )?;
             }
         }
-        Command::Show { id } => {
-            out::json(&client.get(&format!("/v1/approvals/{}", encoded(id)))?)?;
+        Command::Show { id, json } => {
+            let action = client.get(&format!("/v1/approvals/{}", encoded(id)))?;
+            if *json { out::json(&action)? } else { show(&action)? }
         }
         Command::Approve(Yes { decision, max_amount: None, not_after: None, for_session: false }) => {
             decide(decision, "approve")?;
@@ -183,6 +187,73 @@ fn deadlock(circle: &Value) {
         text(&circle["cluster_id"]),
         sessions.join(" waits for ")
     ));
+}
+
+/// One action as a person reads it: first what is asked, then why, then what people said. Text of strangers stands in quotation
+/// marks.
+fn show(action: &Value) -> Result<()> {
+    let text = |name: &str| action[name].as_str().map(out::shown);
+    let line = |name: &str, value: Option<String>| match value.filter(|value| !value.is_empty()) {
+        Some(value) => out::line(format_args!("{name:13}{value}")),
+        None => Ok(()),
+    };
+    let parts = |name: &str| action[name].as_array().map(Vec::as_slice).unwrap_or_default();
+    let words = |name: &str| {
+        let words: Vec<String> = parts(name).iter().filter_map(Value::as_str).map(out::shown).collect();
+        words.join(", ")
+    };
+    line("Action", text("action_id"))?;
+    line("What", text("archetype").zip(text("description")).map(|(name, what)| format!("{name}: {what}")))?;
+    line("Agent", text("agent_id"))?;
+    line(
+        "How much",
+        text("amount").zip(text("currency")).map(|(amount, currency)| format!("{amount} {currency}")),
+    )?;
+    for (name, value) in action["parameters"].as_object().into_iter().flatten() {
+        line("", Some(format!("{} = {}", out::shown(name), out::shown(&value.to_string()))))?;
+    }
+    let undo = if action["reversible"] == true { "can be undone" } else { "cannot be undone" };
+    line("Undo", Some(undo.to_owned()))?;
+    line("Mandate", text("mandate_id"))?;
+    line("State", text("state"))?;
+    line("Unresolved", text("unresolved"))?;
+    line("Why", Some(words("reasons")))?;
+    let ids = parts("policies").iter().filter_map(|policy| policy["id"].as_str()).map(out::shown);
+    line("Policies", Some(ids.collect::<Vec<_>>().join(", ")))?;
+    line("Repeats", text("earlier_transaction"))?;
+    let form = text("approval_form").unwrap_or_default();
+    line(
+        "Needs",
+        action["approvals_needed"]
+            .as_u64()
+            .filter(|most| *most > 0)
+            .map(|most| format!("{most}, by {form} or better")),
+    )?;
+    line("Principals", Some(words("principals")))?;
+    for said in parts("approvals") {
+        line("Said", Some(spoken(said)))?;
+    }
+    for asked in parts("exchanges") {
+        let part = |name: &str| asked[name].as_str().map_or_else(|| "–".to_owned(), out::shown);
+        line(
+            "Asked",
+            Some(format!("{}: \"{}\"; answered: \"{}\"", part("by"), part("question"), part("answer"))),
+        )?;
+    }
+    line("Can be said", Some([words("available_decisions"), words("decisions")].concat()))?;
+    line("Came", text("created_at"))?;
+    line("Expires", text("expires_at"))?;
+    line("Decide at", text("out_of_band_ref"))
+}
+
+/// What one person said, and whether it counts.
+fn spoken(said: &Value) -> String {
+    let part = |name: &str| said[name].as_str().map(out::shown);
+    let comment = part("comment").map(|comment| format!(": \"{comment}\"")).unwrap_or_default();
+    let void = part("void").map(|why| format!(" (void: {why})")).unwrap_or_default();
+    let [who, what, form, at] =
+        ["approver", "decision", "form", "at"].map(|name| part(name).unwrap_or_else(|| "–".to_owned()));
+    format!("{what} by {who}, by {form}, {at}{comment}{void}")
 }
 
 fn rows(held: &[Value]) -> Vec<[String; 7]> {

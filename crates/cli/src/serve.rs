@@ -7,11 +7,11 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use gateway::config::{Store, Tls};
-use gateway::{Config, Installation};
+use gateway::{Config, Gateway, Installation};
 use server::{Faces, Running, ServerConfig};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::mpsc;
-use tracing::{Level, Metadata};
+use tracing::Metadata;
 use tracing_subscriber::filter::{FilterExt, filter_fn};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -121,6 +121,7 @@ async fn serve(mut config: Config, args: &Args) -> Result<()> {
     tracing::info!("stopping: answering what is under way");
     running.stop(GRACE).await;
     installation.production.mcp().close().await;
+    keep_last_deliveries(&installation.production).await;
     Ok(())
 }
 
@@ -130,6 +131,13 @@ pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     socket.listen(QUEUE)
+}
+
+/// Before the end: what clients have had they do not mean when they call again.
+pub(crate) async fn keep_last_deliveries(gateway: &Gateway) {
+    if let Err(error) = gateway.keep_last_deliveries().await {
+        tracing::warn!(%error, "what was delivered last is not on record: the same calls get the same outcomes once more");
+    }
 }
 
 /// The system may allow fewer.
@@ -221,7 +229,7 @@ async fn wait(mut stop: mpsc::Receiver<()>) {
 pub(crate) fn log_from(level: &str) {
     let filter = EnvFilter::try_from_env("COUNTERSIGN_LOG").unwrap_or_else(|_| EnvFilter::new(level));
     // What rmcp says of messages quotes them, which is not for the log, whatever is asked for.
-    let quotes = |said: &Metadata<'_>| said.target().starts_with("rmcp") && *said.level() != Level::ERROR;
+    let quotes = |said: &Metadata<'_>| said.target().starts_with("rmcp");
     let layer = tracing_subscriber::fmt::layer()
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal())

@@ -55,5 +55,7 @@ pub use capabilities::{Capabilities, Idempotent, Queryable};
 pub use machine::{
     Came, Course, Effect, Event, Execution, Illegal, Now, Resolution, State, Stood, Terms, Undo, Withheld,
 };
-pub use reply::{Absence, Challenge, Check, Confirmation, Doubt, Found, Refusal, Reply, SAYS_FAILED, Stop};
+pub use reply::{
+    Absence, Challenge, Check, Confirmation, Doubt, Found, Refusal, Reply, SAYS_FAILED, Stop, Word,
+};
 pub use retry::{delay, longest_delay};

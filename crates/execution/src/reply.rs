@@ -51,7 +51,7 @@ pub enum Doubt {
     Error,
     /// The provider says that it failed, and its operator does not take that for the absence of an effect.
     SaysFailed,
-    /// Its caller gave it up in the midst of it.
+    /// Its caller gave it up in the midst of it, or an operator stopped it there.
     GivenUp,
 }
 
@@ -133,8 +133,20 @@ pub struct Refusal {
     pub answer: Value,
     /// Whether the binding says that it may pass: another attempt may fare better.
     pub transient: bool,
-    /// Whether the provider only says that it failed, and nobody has promised that there is no effect then.
-    pub only_said: bool,
+    /// Whose word it is.
+    pub word: Word,
+}
+
+/// On whose word an effect is taken for absent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Word {
+    /// The provider's: it declined.
+    #[default]
+    Provider,
+    /// The provider's, which only says that it failed: nobody has promised that there is no effect then.
+    OnlySaid,
+    /// Ours: it was stopped before the provider, as that says itself, had begun.
+    Ours,
 }
 
 /// What a payer has to answer before there is an effect.

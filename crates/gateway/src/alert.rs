@@ -23,6 +23,8 @@ pub(crate) enum Alert {
     ClusterDeadlock,
     /// The records of a session are not as they ought to be.
     GovernanceAnomaly,
+    /// A tool of an MCP server is not as it was accepted.
+    ToolQuarantined,
 }
 
 impl Alert {
@@ -36,6 +38,7 @@ impl Alert {
             Alert::RollbackFailed => "rollback_failed",
             Alert::ClusterDeadlock => "cluster_deadlock",
             Alert::GovernanceAnomaly => "governance_anomaly",
+            Alert::ToolQuarantined => crate::quarantine::EVENT,
         }
     }
 }

@@ -26,6 +26,7 @@ use crate::mcp::Alike;
 use crate::metrics::Metrics;
 use crate::notices::Destination;
 use crate::outcome::Render;
+use crate::quarantine::Noted;
 use crate::remember::unavailable;
 use crate::sessions::Declarations;
 use crate::tenants::{Rules, TenantState};
@@ -70,6 +71,8 @@ pub struct Gateway {
     pub(crate) ending: Mutex<HashSet<Box<str>>>,
     /// What was withheld without a reason, or is not on record, and stands in the chain since this process began.
     pub(crate) hidden: Mutex<HashSet<Hidden>>,
+    /// Which tools stand in the chain as quarantined, as far as this process has seen it.
+    pub(crate) quarantined: Mutex<Noted>,
     /// Places for requests that are judged and admitted, and for actions that are proven and settled.
     pub(crate) judging: Semaphore,
     pub(crate) concluding: Semaphore,
@@ -211,6 +214,7 @@ impl Gateway {
             under_way: Mutex::default(),
             ending: Mutex::default(),
             hidden: Mutex::default(),
+            quarantined: Mutex::default(),
             judging: Semaphore::new(AT_ONCE),
             concluding: Semaphore::new(AT_ONCE),
             challenges: Challenges::new().map_err(|error| error.to_string())?,

@@ -63,6 +63,7 @@ mod overage;
 mod pending;
 mod prove;
 mod pursue;
+mod quarantine;
 mod recovery;
 mod redress;
 mod remember;

@@ -16,7 +16,8 @@ use std::time::{Duration, Instant};
 
 use action::{ActionId, IdempotencyKey};
 use ledger::State;
-use provider::mcp::{Seat, SeenTool, Servers, Unreachable, provider_of};
+use mandate::SessionState;
+use provider::mcp::{Quarantine, Seat, SeenTool, Servers, Unreachable, provider_of};
 use serde_json::{Map, Value, json};
 
 use crate::act::lock;
@@ -27,7 +28,7 @@ use crate::outcome::{Details, Kind, Outcome, Reply};
 use crate::remember::unavailable;
 use crate::row::{IntentRow, OutcomeRow, internal};
 use crate::tenants::Rules;
-use crate::views::ActionView;
+use crate::views::{ActionView, ReceiptView};
 use crate::{Answer, Ask, Code, Error, clock};
 
 /// One `tools/call`.
@@ -180,8 +181,13 @@ impl Gateway {
             pause.rest().await;
             called = Called { replayed: called.replayed, ..self.called(caller, &id.to_string()).await? };
         }
+        if called.is_quarantined()
+            && let Some(tools) = self.mcp().get(&caller.tenant, &call.server).and_then(|it| it.known_tools())
+        {
+            self.note_quarantined(self.tenant(&caller.tenant)?, &call.server, &tools).await;
+        }
         called.delivery = delivery.filter(|_| called.is_over());
-        Ok(called)
+        self.point_on(caller, called).await
     }
 
     /// How an action of the caller's stands.
@@ -200,6 +206,26 @@ impl Gateway {
         let mut called = Called::read(Some(action_id), &reply, answer, false)?;
         if let Some(doubt) = view.doubt {
             called.body["details"]["reasons"] = json!([doubt]);
+        }
+        self.point_on(caller, called).await
+    }
+
+    /// Says where to go on reading: where people decide, which opens to none but them, and what came of the earlier action that
+    /// this one repeats, where that is the caller's own.
+    async fn point_on(&self, caller: &Caller, mut called: Called) -> Result<Called, Error> {
+        if let (CalledKind::Outcome(Kind::Held), Some(id)) = (called.kind, called.action_id) {
+            called.body["details"]["approval_url"] = self.approval_url(id).into();
+        }
+        let earlier = called.body["details"]["earlier_transaction"].as_str();
+        let Some(earlier) = earlier.map(str::to_owned) else { return Ok(called) };
+        let receipts = match self.action(caller, &earlier).await {
+            Ok(view) => view.receipts,
+            Err(error) if error.code == Code::NotFound => Vec::new(),
+            Err(error) => return Err(error),
+        };
+        if let Some(ReceiptView { receipt, .. }) = receipts.last() {
+            let url = format!("{}/r/{}", self.public_url, receipt.signature);
+            called.body["details"]["earlier_receipt"] = json!({ "id": receipt.receipt_id, "url": url });
         }
         Ok(called)
     }
@@ -233,9 +259,11 @@ impl Gateway {
     /// The server does not list them.
     pub async fn tools_of(&self, caller: &Caller, server: &str) -> Result<Vec<SeenTool>, Unreachable> {
         let none = || Unreachable { name: server.to_owned(), why: "there is no such server".to_owned() };
-        let rules = self.tenant(&caller.tenant).map_err(|_| none())?.rules();
+        let tenant = self.tenant(&caller.tenant).map_err(|_| none())?;
+        let rules = tenant.rules();
         let found = self.outside.servers.get(&caller.tenant, server).ok_or_else(none)?;
         let tools = found.tools().await?;
+        self.note_quarantined(tenant, server, &tools).await;
         let accepted = |seen: &&SeenTool| {
             let archetype = archetype_of(server, &seen.tool.name);
             let tool = rules.providers.get(&archetype).and_then(|provider| provider.tool());
@@ -271,10 +299,16 @@ impl Gateway {
     async fn may_go_on(&self, caller: &Caller, id: ActionId) -> Result<bool, Error> {
         let stored = self.visible(caller, &id.to_string()).await?;
         let rules = self.tenant(&caller.tenant)?.rules();
-        let provider = rules.providers.get(&*stored.archetype).map(|provider| provider.name());
+        // What a policy forbids by now, or nobody binds to a provider any more, is not gone on with, either.
+        let Some(provider) = rules.providers.get(&*stored.archetype).map(|provider| provider.name()) else {
+            return Ok(false);
+        };
+        if !self.could_use(caller, &stored.archetype) || !self.is_in_session(&stored).await? {
+            return Ok(false);
+        }
         let freezes = self.ledger.freezes().await.map_err(unavailable)?;
         let covers = |freeze: &ledger::Freeze| {
-            freeze.scope.covers(&stored.tenant, &stored.subject, &stored.archetype, provider)
+            freeze.scope.covers(&stored.tenant, &stored.subject, &stored.archetype, Some(provider))
         };
         if freezes.iter().any(covers) {
             return Ok(false);
@@ -290,6 +324,15 @@ impl Gateway {
             }
         }
         Ok(true)
+    }
+
+    /// Whether the session that an action is a cycle of, if it is one, has not ended.
+    async fn is_in_session(&self, stored: &ledger::Stored) -> Result<bool, Error> {
+        let Some(cycle) = IntentRow::of(stored)?.cycle else { return Ok(true) };
+        let session = self.ledger.session(&stored.tenant, &cycle.session_id).await.map_err(unavailable)?;
+        Ok(session.is_some_and(|governed| {
+            !matches!(governed.session.state(), SessionState::Closed(_) | SessionState::Suspended)
+        }))
     }
 
     async fn tool_key(
@@ -345,6 +388,18 @@ impl Gateway {
             let gateway = Arc::clone(self);
             tokio::spawn(async move { gateway.keep_deliveries().await });
         }
+    }
+
+    /// Keeps on record what was delivered just now. For a process that is about to end, once it answers nothing more.
+    ///
+    /// # Errors
+    /// The store's: then the same calls get the same outcomes once more.
+    pub async fn keep_last_deliveries(&self) -> Result<(), Error> {
+        let batch: Vec<_> = lock(&self.deliveries).iter().map(|(alike, times)| (*alike, *times)).collect();
+        if batch.is_empty() {
+            return Ok(());
+        }
+        self.ledger.deliver(batch).await.map_err(unavailable)
     }
 
     async fn keep_deliveries(&self) {
@@ -460,6 +515,13 @@ impl Called {
             CalledKind::Outcome(Kind::NeedsChallenge) => Some("this call has to be confirmed elsewhere"),
             CalledKind::Outcome(Kind::Executed | Kind::Failed | Kind::Blocked) => None,
         }
+    }
+
+    /// Whether it was blocked because its tool is not as it was accepted.
+    fn is_quarantined(&self) -> bool {
+        let words = [Quarantine::Changed, Quarantine::Gone].map(Quarantine::as_str);
+        let reasons = self.body["details"]["reasons"].as_array().into_iter().flatten();
+        reasons.filter_map(Value::as_str).any(|reason| words.contains(&reason))
     }
 
     fn is_over(&self) -> bool {

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use execution::{Absence, Confirmation, SAYS_FAILED};
+use execution::{Absence, Confirmation, SAYS_FAILED, Word};
 use ledger::State;
 use receipt::{
     Amendment, Chain, Draft, Event, Json, Metadata, MoneyFields, NewEntry, PaymentStatus, Salts, Stage,
@@ -456,8 +456,11 @@ pub(crate) fn result_without_effect(code: Code, reason: &str) -> &'static str {
 /// How an absence is known, in one stable word.
 pub(crate) fn absence_word(absence: &Absence) -> &'static str {
     match absence {
-        Absence::Refused(refusal) if refusal.only_said => SAYS_FAILED,
-        Absence::Refused(_) => "provider_refused",
+        Absence::Refused(refusal) => match refusal.word {
+            Word::Provider => "provider_refused",
+            Word::OnlySaid => SAYS_FAILED,
+            Word::Ours => "stopped",
+        },
         Absence::NotSent { .. } => "not_sent",
         Absence::Withheld => "send_window_missed",
         Absence::Final => "absent",

@@ -166,6 +166,9 @@ pub(crate) struct EscalationRow {
     /// The rules that people saw it judged by, once it was judged again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seen: Option<SeenRow>,
+    /// Why they are asked once more, if they are; what they said before counts no more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub anew: Option<String>,
 }
 
 /// The rules by which an action was judged when people were asked.
@@ -177,7 +180,67 @@ pub(crate) struct SeenRow {
     pub entity_digest: Option<String>,
 }
 
+/// Why a yes counts no more where the rules are as they were: something else about the action is not.
+pub(crate) const ANEW: &str = "asked_anew";
+
+/// What of the rules is no longer as people saw it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Changed {
+    Policies,
+    Catalogue,
+    Both,
+}
+
+impl Changed {
+    /// Between what people saw and these policies and this catalogue, if anything.
+    pub(crate) fn between(seen: [Option<&str>; 2], now: [Option<&str>; 2]) -> Option<Changed> {
+        match (seen[0] == now[0], seen[1] == now[1]) {
+            (true, true) => None,
+            (false, true) => Some(Changed::Policies),
+            (true, false) => Some(Changed::Catalogue),
+            (false, false) => Some(Changed::Both),
+        }
+    }
+
+    /// The word for it on record.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Changed::Policies => "policies_changed",
+            Changed::Catalogue => "catalogue_changed",
+            Changed::Both => "rules_changed",
+        }
+    }
+
+    /// As a sentence begins.
+    pub(crate) const fn said(self) -> &'static str {
+        match self {
+            Changed::Policies => "the policies",
+            Changed::Catalogue => "the catalogue",
+            Changed::Both => "policies and catalogue",
+        }
+    }
+}
+
 impl EscalationRow {
+    /// What changed of the rules since people were asked until it was judged as this row says.
+    pub(crate) fn changed_since(&self, row: &IntentRow) -> Option<Changed> {
+        let seen = self.seen.as_ref()?;
+        Changed::between(
+            [seen.policy_digest.as_deref(), seen.catalog_digest.as_deref()],
+            [row.policy_digest.as_deref(), row.catalog_digest.as_deref()],
+        )
+    }
+
+    /// Keeps by which rules people saw it: from now on the row tells of the rules of now.
+    pub(crate) fn seen_in(mut self, row: &IntentRow) -> EscalationRow {
+        self.seen.get_or_insert_with(|| SeenRow {
+            policy_digest: row.policy_digest.clone(),
+            catalog_digest: row.catalog_digest.clone(),
+            entity_digest: row.entity_digest.clone(),
+        });
+        self
+    }
+
     /// The classes of what people are asked for, each once, in order.
     pub(crate) fn classes(&self) -> Vec<u8> {
         let triggers = self.read().unwrap_or_default();

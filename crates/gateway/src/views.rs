@@ -222,7 +222,7 @@ impl Gateway {
             return what_is_left(stored, outcomes, erased);
         }
         let approvals = self.ledger.approvals(&stored.tenant, stored.id).await.map_err(unavailable)?;
-        let approvals = GivenView::all(&approvals)?;
+        let approvals = GivenView::all(&approvals, &stored, &IntentRow::from_bytes(&stored.payload)?)?;
         view(self, stored, outcomes, approvals)
     }
 

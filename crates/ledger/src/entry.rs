@@ -426,16 +426,19 @@ pub struct Heading<'a> {
     pub tenant_ref: Option<&'a str>,
     /// The entry's hash, lower-case hex.
     pub hash: &'a str,
+    /// Of what happened, where that is no action: the hash of its record, lower-case hex.
+    pub record: Option<&'a str>,
 }
 
 impl<'a> Heading<'a> {
     /// Reads it; nothing if these are not the bytes of an entry.
     #[must_use]
     pub fn of(bytes: &'a [u8]) -> Option<Heading<'a>> {
-        let Entry { event, at, action_id, state, tenant_ref, hash, .. } =
+        let Entry { event, at, action_id, state, tenant_ref, hash, action_hash, .. } =
             serde_json::from_slice::<Entry<'a>>(bytes).ok()?;
         let action = action_id.map(|id| id.parse().ok());
-        Some(Heading { event, at, action: action.flatten(), state, tenant_ref, hash: hash? })
+        let record = action_hash.filter(|_| action_id.is_none());
+        Some(Heading { event, at, action: action.flatten(), state, tenant_ref, hash: hash?, record })
     }
 }
 

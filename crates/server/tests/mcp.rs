@@ -1,12 +1,13 @@
 //! The MCP face over real connections: a server that counts behind a gateway, and clients of both revisions before it.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use gateway::config::McpServer;
 use reqwest::header::HeaderMap;
 use reqwest::{Method, RequestBuilder, Response};
 use serde_json::{Value, json};
+use testkit::Swap;
 use testkit::tools::{SESSIONS, STATELESS, Tools};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, DuplexStream, Lines, ReadHalf, WriteHalf};
 
@@ -832,29 +833,63 @@ async fn a_client_without_a_session_is_asked_by_the_answer_and_goes_on_with_the_
     assert_eq!(world.tools.calls().len(), 2, "asked, and gone on with");
 }
 
+/// Answers what `ask` asked, once this has stopped the call in between: nothing, or what came of it.
+async fn asked_and_stopped(world: &World, how: &str) -> Value {
+    let answers = json!({"name": {"action": "accept", "content": {"name": "ann"}}});
+    let client = world.client("/mcp/shop", NEW).able(json!({"elicitation": {}}));
+    let asked = client.call("ask", json!({})).await;
+    assert_eq!(asked["resultType"], "input_required", "{asked}");
+    match how {
+        "changed" => world.tools.describe("ask", "Asks for more than a name"),
+        scope => freeze(world, scope).await,
+    }
+    // As long as its server takes to say that it changed.
+    while how == "changed" && client.names().await.iter().any(|name| name == "ask") {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    let state = asked["requestState"].as_str().unwrap();
+    let again = json!({"name": "ask", "arguments": {}, "requestState": state, "inputResponses": answers});
+    let stopped = client.result("tools/call", again).await;
+    assert_eq!(world.tools.calls().len(), 1, "{how}: asked, and not gone on with");
+    stopped
+}
+
+const STOPS: [&str; 4] = ["agent:agent-1", "tenant", "provider:mcp:shop", "changed"];
+
 #[tokio::test]
 async fn what_was_asked_in_between_is_not_gone_on_with_once_it_is_stopped() {
-    let answers = json!({"name": {"action": "accept", "content": {"name": "ann"}}});
-    for how in ["agent:agent-1", "tenant", "provider:mcp:shop", "changed"] {
+    for how in STOPS {
         let world = World::new().await;
-        let client = world.client("/mcp/shop", NEW).able(json!({"elicitation": {}}));
-        let asked = client.call("ask", json!({})).await;
-        assert_eq!(asked["resultType"], "input_required", "{asked}");
-        match how {
-            "changed" => world.tools.describe("ask", "Asks for more than a name"),
-            scope => freeze(&world, scope).await,
-        }
-        // As long as its server takes to say that it changed.
-        while how == "changed" && client.names().await.iter().any(|name| name == "ask") {
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-        }
-        let state = asked["requestState"].as_str().unwrap();
-        let again = json!({"name": "ask", "arguments": {}, "requestState": state, "inputResponses": answers});
-        let stopped = client.result("tools/call", again).await;
+        let stopped = asked_and_stopped(&world, how).await;
         assert_eq!(stopped["isError"], true, "{how}: {stopped}");
         assert_eq!(stopped["structuredContent"]["kind"], "failed", "{how}: {stopped}");
-        assert_eq!(world.tools.calls().len(), 1, "{how}: asked, and not gone on with");
     }
+}
+
+#[tokio::test]
+async fn a_server_that_asks_in_the_midst_of_its_work_hears_no_answer_once_it_is_stopped() {
+    for how in STOPS {
+        let world = World::speaking(&[SESSIONS], PERMIT, |_| {}).await;
+        let stopped = asked_and_stopped(&world, how).await;
+        assert!(!stopped.to_string().contains("hello ann"), "{how}: {stopped}");
+    }
+}
+
+#[tokio::test]
+async fn what_was_carried_out_while_its_client_was_away_is_told_of_whatever_its_form() {
+    let brief = |settings: &mut gateway::config::Mcp| settings.input_seconds = 1;
+    let tools = Tools::start(&[SESSIONS]).await.unwrap();
+    let other = json!({"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]});
+    tools.declare("ask", other);
+    let world = World::with(tools, PERMIT, brief).await;
+    let client = world.client("/mcp/shop", NEW).able(json!({"elicitation": {}}));
+    let asked = client.call("ask", json!({})).await;
+    assert_eq!(asked["resultType"], "input_required", "{asked}");
+    // Its time, and that in which it is remembered that it was asked.
+    tokio::time::sleep(std::time::Duration::from_secs(8)).await;
+    let told = client.call("ask", json!({})).await;
+    assert_eq!(told["_meta"]["io.countersign/replayed"], true, "{told}");
+    assert_eq!(world.tools.calls().len(), 1, "and it was not done again");
 }
 
 #[tokio::test]
@@ -1008,6 +1043,54 @@ async fn only_those_who_may_act_come_in() {
         anonymous.header("mcp-method", "tools/list").header("accept", "application/json, text/event-stream");
     let list: Value = anonymous.send().await.unwrap().json().await.unwrap();
     assert_eq!(list["result"]["tools"][0]["name"], "countersign_status", "{list}");
+}
+
+#[tokio::test]
+async fn a_call_is_answered_alike_however_its_head_is_written_and_not_at_all_if_it_says_something_else() {
+    let world = World::new().await;
+    let client = world.client("/mcp/shop", NEW);
+    let post = async |head: [(&str, &str); 4], body: String| {
+        let url = format!("{}/mcp/shop", world.served.url);
+        let request = world.served.client.post(url).bearer_auth(&world.key).body(body);
+        let request = request.header("content-type", "application/json");
+        let request = head.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+        let response = request.send().await.unwrap();
+        (response.status().as_u16(), response.text().await.unwrap())
+    };
+    let both = "application/json, text/event-stream";
+    let head = |accept: &'static str, name: &'static str| {
+        [("accept", accept), ("mcp-protocol-version", NEW), ("mcp-method", "tools/call"), ("mcp-name", name)]
+    };
+    let call = client.message(7, "tools/call", json!({"name": "count", "arguments": {"key": "k"}}));
+    let heads = [
+        head(both, "count"),
+        head("text/event-stream;q=0.5, application/json", "count"),
+        head(both, "=?base64?Y291bnQ=?="),
+    ];
+    for (times, head) in heads.into_iter().enumerate() {
+        let (status, answer) = post(head, call.to_string()).await;
+        let mut answer: Value = serde_json::from_str(&answer).unwrap();
+        must_be_valid(NEW, "tools/call", &answer);
+        assert_eq!((status, &answer["id"], &answer["jsonrpc"]), (200, &json!(7), &json!("2.0")), "{answer}");
+        let result = answer["result"].take();
+        assert_eq!(
+            result["structuredContent"],
+            json!({"count": times + 1, "key": "k"}),
+            "{head:?}: {result}"
+        );
+        assert_eq!(result["resultType"], "complete", "{head:?}");
+        assert!(result["_meta"]["io.countersign/receipt"]["id"].is_string(), "{head:?}: {result}");
+    }
+    let twice = call.to_string().replacen("\"key\":\"k\"", "\"key\":\"k\",\"key\":\"l\"", 1);
+    for (head, body, wanted, code) in [
+        (head(both, "echo"), call.to_string(), 400, "-32020"),
+        (head("application/json", "count"), call.to_string(), 406, ""),
+        (head(both, "count"), twice, 400, "-32700"),
+    ] {
+        let (status, refusal) = post(head, body).await;
+        assert!(status == wanted && refusal.contains(code), "{head:?}: {status}: {refusal}");
+    }
+    assert_eq!(world.tools.count("k"), 3, "and nothing was done for what was refused");
 }
 
 #[tokio::test]
@@ -1332,6 +1415,21 @@ async fn a_servers_tool_of_the_name_of_ours_is_not_listed_twice() {
     assert_eq!(world.tools.calls().len(), 0);
 }
 
+#[tokio::test]
+async fn a_tool_of_ours_waits_for_no_list_and_whoever_is_stopped_has_none_asked_for() {
+    let world = World::new().await;
+    for path in ["/mcp/shop", "/mcp"] {
+        let client = world.client(path, NEW);
+        let called = client.call("countersign_status", json!({"transaction_id": "0"})).await;
+        assert_eq!(called["structuredContent"]["code"], "EP_NOT_FOUND", "{path}: {called}");
+    }
+    freeze(&world, "agent:agent-1").await;
+    assert_eq!(world.client("/mcp", NEW).names().await, ["countersign_status", "countersign_receipt"]);
+    let refused = world.client("/mcp/shop", NEW).error("tools/list", json!({})).await;
+    assert_eq!(refused["message"], "an operator has stopped this");
+    assert_eq!((world.tools.tool_lists(), world.farm.tool_lists()), (0, 0));
+}
+
 /// Both kinds of answers that last: a stream of news of either revision.
 async fn streams(old: &Client<'_>, new: &Client<'_>) -> [Response; 2] {
     let params = json!({"notifications": {"toolsListChanged": true}});
@@ -1568,4 +1666,227 @@ async fn over_pipes_a_stream_too_many_is_an_error() {
     let ((), refused) = tokio::join!(writing, reading);
     assert!(refused["id"].is_u64(), "{refused}");
     assert!(refused["error"]["message"].as_str().unwrap().contains("as many streams"), "{refused}");
+}
+
+/// Counting a key once more is the same effect, whatever is noted beside it.
+fn told_apart_by_key(config: &mut gateway::Config) {
+    let file = config.catalogue_dir.as_ref().unwrap().join("default/mcp.shop.count.toml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    let text = text
+        .swapped("[duplicate]\non = \"allow\"", "identity = [\"/key\"]\n[duplicate]\non = \"escalate\"")
+        .swapped("type = \"string\"\ndescription = \"d\"\nx-opaque = true", "type = \"string\"\ndescription = \"d\"")
+        .swapped(
+            "[binding]",
+            "[schema.properties.note]\ntype = \"string\"\ndescription = \"d\"\nx-opaque = true\nexamples = [\"x\"]\n[binding]",
+        );
+    std::fs::write(&file, text).unwrap();
+    config.mcp.wait_seconds = 0;
+}
+
+#[tokio::test]
+async fn an_effect_that_is_planned_anew_waits_and_names_the_receipt_of_the_earlier_one() {
+    for revision in [OLD, NEW] {
+        let tools = Tools::start(&[SESSIONS, STATELESS]).await.unwrap();
+        let world = World::of(tools, PERMIT, told_apart_by_key).await;
+        let client = world.greeted("/mcp/shop", revision).await;
+        let count =
+            async |key: &str, note: &str| client.call("count", json!({"key": key, "note": note})).await;
+        for (key, note) in [("k", "once"), ("other", "once, put otherwise")] {
+            let first = count(key, "once").await;
+            assert_eq!(first["structuredContent"]["count"], 1, "{revision}: {first}");
+            let again = count(key, note).await;
+            let told = &again["structuredContent"];
+            assert_eq!((&again["isError"], &told["kind"]), (&json!(true), &json!("held")), "{again}");
+            assert_eq!(told["reasons"], json!(["probable_duplicate"]), "{again}");
+            let (earlier, receipt) = ("io.countersign/transaction", "io.countersign/receipt");
+            assert_eq!(told["earlier_transaction"], first["_meta"][earlier], "{again}");
+            assert_eq!(told["earlier_receipt"], first["_meta"][receipt], "{again}");
+            let shown = world.served.client.get(told["earlier_receipt"]["url"].as_str().unwrap());
+            assert_eq!(shown.send().await.unwrap().status(), 200);
+            assert_eq!(world.tools.count(key), 1, "{revision}: {note}");
+        }
+        // Of what may be done twice, the same call is another action once its outcome was delivered.
+        for _ in 0..2 {
+            let done = client.call("slow", json!({"steps": 1})).await;
+            assert_eq!(text(&done), "done", "{revision}: {done}");
+        }
+        assert_eq!(world.tools.calls().iter().filter(|(tool, _)| tool == "slow").count(), 2);
+    }
+}
+
+/// What a request is answered to whoever holds these credentials, in whatever way they may be shown.
+async fn attempt(door: &Door<'_>, request: RequestBuilder, credentials: Option<&str>) -> reqwest::StatusCode {
+    let request = request.header("origin", &door.world.served.url);
+    let request = match credentials {
+        Some(word) => request.bearer_auth(word).header("cookie", format!("{}={word}", door.cookie)),
+        None => request,
+    };
+    request.send().await.unwrap().status()
+}
+
+/// Where people decide, as whoever comes from outside finds it.
+struct Door<'a> {
+    world: &'a World,
+    /// Goes nowhere by itself.
+    client: reqwest::Client,
+    /// What its sessions are called.
+    cookie: String,
+}
+
+impl Door<'_> {
+    async fn of<'a>(world: &'a World, approver: &str) -> Door<'a> {
+        let client = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none());
+        let door = Door { world, client: client.build().unwrap(), cookie: String::new() };
+        let opened = door.log_in(approver).await;
+        assert_eq!(opened.status(), 303, "people get in like that");
+        let cookie = opened.headers()["set-cookie"].to_str().unwrap().split_once('=').unwrap().0.to_owned();
+        Door { cookie, ..door }
+    }
+
+    /// By the form that is there for it.
+    async fn log_in(&self, key: &str) -> Response {
+        let at = format!("{}/approvals", self.world.served.url);
+        let page = self.client.get(&at).header("accept", "text/html").send().await.unwrap();
+        let cookie = page.headers()["set-cookie"].to_str().unwrap().split(';').next().unwrap().to_owned();
+        let (_, form) = cookie.split_once('=').unwrap();
+        let sent = format!("form={form}&key={}", url_encoded(key));
+        let request = self.client.post(format!("{at}/login")).body(sent);
+        let request = request.header("content-type", "application/x-www-form-urlencoded");
+        request.header("origin", &self.world.served.url).header("cookie", &cookie).send().await.unwrap()
+    }
+}
+
+fn url_encoded(text: &str) -> String {
+    text.bytes().map(|byte| format!("%{byte:02X}")).collect()
+}
+
+/// Each way of deciding about an action there is, by its id.
+fn decisions(Door { world, client, .. }: &Door<'_>, id: &str) -> Vec<RequestBuilder> {
+    let url = &world.served.url;
+    let said = [
+        ("approve", json!({"comment": "mine"})),
+        ("reject", json!({"comment": "mine"})),
+        ("decide", json!({"decision": "APPROVE"})),
+        ("resolve", json!({"as": "executed", "comment": "mine"})),
+        ("envelope", json!({})),
+    ];
+    let on_the_page = |word: &str| client.post(format!("{url}/approvals/{id}/{word}"));
+    said.iter()
+        .flat_map(|(word, body)| {
+            [
+                client.post(format!("{url}/v1/actions/{id}/{word}")).json(body),
+                on_the_page(word)
+                    .header("content-type", "application/x-www-form-urlencoded")
+                    .body("comment=mine"),
+                on_the_page(word).json(body),
+            ]
+        })
+        .collect()
+}
+
+/// Every text in what somebody was told, whole and taken apart.
+fn words(told: &Value, into: &mut BTreeSet<String>) {
+    match told {
+        Value::String(text) => {
+            into.insert(text.clone());
+            into.extend(
+                text.split(|it: char| it.is_whitespace() || "\"',;()`".contains(it)).map(str::to_owned),
+            );
+            let is_of_word = |it: char| it.is_ascii_alphanumeric() || "-_.~".contains(it);
+            into.extend(text.split(|it: char| !is_of_word(it)).map(str::to_owned));
+        }
+        Value::Array(items) => items.iter().for_each(|item| words(item, into)),
+        Value::Object(members) => members.values().for_each(|member| words(member, into)),
+        _ => {}
+    }
+}
+
+/// All that an agent can read at a server and of a call of its own that waits.
+async fn told(world: &World, revision: &str) -> (Value, Vec<Value>) {
+    let tasks = json!({"extensions": {"io.modelcontextprotocol/tasks": {}}});
+    let client = match revision {
+        OLD => world.client("/mcp/shop", revision),
+        _ => world.client("/mcp/shop", revision).able(tasks),
+    };
+    let mut client = client;
+    let greeting = match revision {
+        OLD => client.greet().await,
+        _ => client.result("server/discover", json!({})).await,
+    };
+    let held = client.call("count", json!({"key": "k"})).await;
+    let id = match held.get("taskId") {
+        Some(id) => id.clone(),
+        None => held["structuredContent"]["transaction_id"].clone(),
+    };
+    let mut told = vec![greeting, held, client.call("echo", json!({"text": "a"})).await];
+    for list in ["tools/list", "resources/list", "resources/templates/list", "prompts/list"] {
+        told.push(client.result(list, json!({})).await);
+    }
+    let books = told.iter().flat_map(|it| it["resources"].as_array().cloned().unwrap_or_default());
+    let books: Vec<Value> = books.map(|it| it["uri"].clone()).collect();
+    for uri in books {
+        told.push(client.result("resources/read", json!({"uri": uri})).await);
+    }
+    for tool in ["countersign_status", "countersign_receipt"] {
+        told.push(client.call(tool, json!({"transaction_id": id})).await);
+    }
+    if revision == NEW {
+        told.push(client.result("tasks/get", json!({"taskId": id})).await);
+        let plain = world.client("/mcp/shop", revision);
+        told.push(plain.call("count", json!({"key": "k"})).await);
+        told.push(plain.call("ask", json!({})).await);
+    }
+    told.push(record_of(world, &id).await);
+    (id, told)
+}
+
+#[tokio::test]
+async fn nothing_that_an_agent_is_told_of_a_call_that_waits_lets_it_approve_that() {
+    for revision in [OLD, NEW] {
+        let world = World::judged(ASK, |settings| settings.wait_seconds = 0).await;
+        let (id, told) = told(&world, revision).await;
+        let page = format!("{}/approvals/{}", world.served.url, id.as_str().unwrap());
+        assert!(told.iter().any(|it| it["structuredContent"]["approval_url"] == *page), "{told:?}");
+        let mut found = BTreeSet::new();
+        told.iter().for_each(|it| words(it, &mut found));
+        let approver = world.served.key_of("bob", "approver").await;
+        let door = Door::of(&world, &approver).await;
+        let mut found = BTreeSet::from([world.key.clone()]);
+        told.iter().for_each(|it| words(it, &mut found));
+        let is_one = |word: &&String| (8..=200).contains(&word.len()) && !word.contains(char::is_whitespace);
+        let mut refused = 0;
+        let mut must_be_refused = |status: reqwest::StatusCode, what: &str| {
+            refused += 1;
+            assert!(status.is_client_error(), "{revision}: {what}: {status}");
+        };
+        for word in found.iter().filter(is_one) {
+            let may_be_an_id = word.chars().all(|it| it.is_ascii_alphanumeric() || "-_.~".contains(it));
+            for with in [None, Some(world.key.as_str())] {
+                if word.starts_with(&world.served.url) && *word != format!("{}/mcp/shop", world.served.url) {
+                    let request = door.client.post(word).json(&json!({"comment": "mine"}));
+                    must_be_refused(attempt(&door, request, with).await, word);
+                }
+                for request in decisions(&door, word).into_iter().filter(|_| may_be_an_id) {
+                    must_be_refused(attempt(&door, request, with).await, word);
+                }
+            }
+            if reqwest::header::HeaderValue::from_str(word).is_ok() {
+                for request in decisions(&door, id.as_str().unwrap()) {
+                    must_be_refused(attempt(&door, request, Some(word)).await, word);
+                }
+            }
+            must_be_refused(door.log_in(word).await.status(), word);
+        }
+        assert!(refused > 200, "{found:?}");
+        let held = world.served.get(&format!("/v1/approvals/{}", id.as_str().unwrap()));
+        let held: Value = held.bearer_auth(&approver).send().await.unwrap().json().await.unwrap();
+        assert_eq!((&held["state"], &held["approvals"]), (&json!("INTENDED"), &json!([])), "{held}");
+        assert_eq!(world.tools.count("k"), 0, "{revision}");
+        // The very same request is a yes in a person's hands.
+        let yes = decisions(&door, id.as_str().unwrap()).into_iter().next().unwrap();
+        assert!(attempt(&door, yes, Some(&approver)).await.is_success());
+        while world.tools.count("k") == 0 {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    }
 }

@@ -78,6 +78,9 @@ struct Books {
     visited: BTreeSet<String>,
     subscribed: Vec<String>,
     resource_lists: usize,
+    tool_lists: usize,
+    /// So many of its tools are listed at a time, where that is not all.
+    page: Option<usize>,
 }
 
 /// The revisions that it can be opened with.
@@ -180,6 +183,16 @@ impl Tools {
         self.shop.books().resource_lists
     }
 
+    /// How often its tools were listed, page by page.
+    pub fn tool_lists(&self) -> usize {
+        self.shop.books().tool_lists
+    }
+
+    /// Lists so many of its tools at a time from now on.
+    pub fn list_by(&self, tools: usize) {
+        self.shop.books().page = Some(tools);
+    }
+
     /// Tells whoever listens that something else is in a resource.
     pub fn rewrite(&self, uri: &str) {
         let _ = self.shop.changed.send(Change::Resource(uri.to_owned()));
@@ -251,6 +264,19 @@ impl Shop {
             tool
         })
         .collect()
+    }
+
+    /// A page of its tools, from this one on.
+    fn list(&self, start: usize) -> ListToolsResult {
+        let tools = self.tools();
+        let page = {
+            let mut books = self.books();
+            books.tool_lists += 1;
+            books.page.unwrap_or(tools.len())
+        };
+        let next = Some(start + page).filter(|next| *next < tools.len()).map(|next| next.to_string());
+        let tools = tools.into_iter().skip(start).take(page).collect();
+        ListToolsResult { next_cursor: next, ..ListToolsResult::with_all_items(tools) }
     }
 
     /// Turns, if it is time.
@@ -552,11 +578,11 @@ impl ServerHandler for Counter {
 
     async fn list_tools(
         &self,
-        _: Option<PaginatedRequestParams>,
+        asked: Option<PaginatedRequestParams>,
         _: RequestContext<RoleServer>,
     ) -> Result<ListToolsResult, ErrorData> {
         self.0.turn();
-        Ok(ListToolsResult::with_all_items(self.0.tools()))
+        Ok(self.0.list(asked.and_then(|asked| asked.cursor?.parse().ok()).unwrap_or_default()))
     }
 
     async fn call_tool(

@@ -16,6 +16,7 @@ use super::served::{self, Declared, Site};
 use super::tools::{self, Pair};
 use super::trail::Trail;
 use super::{Args, Effort, echo, sample, tell};
+use crate::child::Server;
 use crate::error::{Context, Error, Result};
 
 /// Everything that was measured.
@@ -238,9 +239,12 @@ const LONG: &str = "1 connection, one long session";
 
 const RECOVERY: &str = "recovery";
 
+/// Bytes of what a provider over HTTP answers.
+const PROVIDER_ANSWER: usize = 300;
+
 const CONNECTIONS: [usize; 4] = [1, 16, 64, 256];
 
-const SCENARIOS: [Scenario; 9] = [
+const SCENARIOS: [Scenario; 11] = [
     Scenario::named(ALONE, 1),
     Scenario::named("16 connections", 16),
     Scenario::named(MAIN, 64),
@@ -249,6 +253,8 @@ const SCENARIOS: [Scenario; 9] = [
     Scenario { mandates: 1, ..Scenario::named(HOT, 64) },
     Scenario { mandates: 64, asks: Asks::Cycles(Declared::Once), ..Scenario::named(SESSIONS, 64) },
     Scenario { mandates: 1, asks: Asks::Cycles(Declared::EachTime), ..Scenario::named(DECLARING, 1) },
+    Scenario { archetype: sample::HTTP_PAYMENT, ..Scenario::named("1 connection, provider over HTTP", 1) },
+    Scenario { archetype: sample::HTTP_PAYMENT, ..Scenario::named("64 connections, provider over HTTP", 64) },
     Scenario { archetype: sample::SLOW_PAYMENT, ..Scenario::named("10,000 in flight, 0.2–2 s", 10_000) },
 ];
 
@@ -265,7 +271,11 @@ impl Scenario {
 
     /// A gateway and a store of its own for each run, so that none inherits the size of another's.
     fn load(&self, folder: &Path, until: Until, effort: &Effort) -> Result<(Load, Kept)> {
-        let site = Site::prepare(folder)?;
+        let provider = self.provider()?;
+        let site = match &provider {
+            Some(echo) => Site::before_echo(folder, &echo.address.to_string())?,
+            None => Site::prepare(folder)?,
+        };
         let gateway = site.serve()?;
         // A slow provider has to have answered everybody once before the rate is steady.
         let settling = if self.archetype == sample::SLOW_PAYMENT { 3000 } else { 0 };
@@ -276,6 +286,11 @@ impl Scenario {
         gateway.server.end();
         let kept = Kept::between(before, site.left()?, load.outcome.sent, step_us);
         Ok((load, kept))
+    }
+
+    /// Who is paid, where that is a process of its own: as bare as what everything is held against.
+    fn provider(&self) -> Result<Option<Server>> {
+        (self.archetype == sample::HTTP_PAYMENT).then(|| echo::start(PROVIDER_ANSWER)).transpose()
     }
 
     fn plan(&self, gateway: &served::Gateway<'_>, until: Until) -> Result<Plan> {

@@ -18,6 +18,9 @@ pub(crate) const SAFE_PAYMENT: &str = "BENCH_SAFE_PAYMENT";
 /// The same at level 2, to a bank over HTTP.
 pub(crate) const BANK_PAYMENT: &str = "BENCH_BANK_PAYMENT";
 
+/// The same, to somebody over HTTP who answers at once.
+pub(crate) const HTTP_PAYMENT: &str = "BENCH_HTTP_PAYMENT";
+
 /// What MCP clients call, and which server has it.
 pub(crate) const TOOL: &str = "echo";
 pub(crate) const SHOP: &str = "shop";
@@ -44,6 +47,24 @@ pub(crate) fn at_bank(bank: &str) -> String {
         .swapped("timeout_ms = 5000", "timeout_ms = 120000")
         .swapped("final_after_seconds = 0", "final_after_seconds = 1");
     bound(BANK_PAYMENT, "atp-2", &binding)
+}
+
+/// The same, to whatever answers at this address. What it says is not looked at.
+pub(crate) fn at_echo(address: &str) -> String {
+    let binding = format!(
+        r#"[binding]
+provider = "http"
+name = "echo"
+base = "http://{address}"
+
+[binding.act]
+path = "/api/execute"
+body = {{ recipient = {{ "$value" = "/recipient" }}, invoice = {{ "$value" = "/invoice" }}, note = "{}" }}
+success = {{ status = [200] }}
+"#,
+        "n".repeat(200)
+    );
+    bound(HTTP_PAYMENT, "atp-1", &binding)
 }
 
 fn bound(name: &str, level: &str, binding: &str) -> String {

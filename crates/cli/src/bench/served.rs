@@ -38,6 +38,12 @@ impl Site {
         Site::with(parent, &config, &files)
     }
 
+    /// One that pays somebody at `echo`, too.
+    pub(crate) fn before_echo(parent: &Path, echo: &str) -> Result<Site> {
+        let config = format!("\n[egress]\nallow = [\"{echo}\"]\nplain_http = [\"{echo}\"]\n");
+        Site::with(parent, &config, &[("catalogue/default/http_payment.toml", sample::at_echo(echo))])
+    }
+
     /// One whose agents call a tool at `upstream`, as it says of itself that it is.
     pub(crate) fn before_tools(parent: &Path, upstream: &str, pinned: &str) -> Result<Site> {
         let config = format!(

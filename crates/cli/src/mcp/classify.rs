@@ -11,6 +11,10 @@ use crate::error::{Error, Result};
 use crate::out;
 
 /// Say what tools do to the world: it decides whether a call is asked about, repeated or undone
+///
+/// It changes files of the catalogue and needs no gateway. One that runs takes them with `countersign reload`, any other when it
+/// starts. Whoever agrees to what cannot be taken back does so with a passkey; where an approver's API key is to be enough, write
+/// `approval = "key"` in the tool's file, above its first table.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// The server
@@ -43,7 +47,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let undo = args.reversible_by.as_deref().map(|name| position(&sheets, name, &args.server)).transpose()?;
     let meant = meant(args, &sheets)?;
     let files = Files::new(true, false);
-    let mut rows = Vec::new();
+    let (mut rows, mut grave) = (Vec::new(), false);
     for at in meant {
         let undo = undo.map(|other| undo_of(&sheets[at], &sheets[other])).transpose()?;
         let sheet = &mut sheets[at];
@@ -54,6 +58,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         }
         let before = sheet.class().map_or("none", Class::as_str);
         sheet.classify(class, undo)?;
+        grave |= class != Class::ReadOnly && sheet.undone_by().is_none() && sheet.approval().is_none();
         files.overwrite(&sheet.path, &sheet.text()?)?;
         let undone_by = sheet.undone_by().unwrap_or_default().to_owned();
         rows.push([
@@ -65,7 +70,12 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         ]);
     }
     out::table(["tool", "was", "is", "undone by", "file"], &rows)?;
-    out::note(format_args!("In force after `countersign reload`."));
+    out::note(format_args!(
+        "In force after `countersign reload`, or with the next start where no gateway runs."
+    ));
+    if grave {
+        out::note(format_args!("{}", sheet::KEY_IS_ENOUGH));
+    }
     Ok(ExitCode::SUCCESS)
 }
 

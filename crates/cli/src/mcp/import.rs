@@ -21,6 +21,9 @@ use crate::out;
 ///
 /// Each server is started or called once, to list its tools. What looks like a secret is not copied: the configuration names the
 /// environment variable that has to hold it. Nothing is overwritten without --force, and a second run changes nothing.
+///
+/// Exit codes: 0 where at least one server is taken over, now or before, whatever was left out; 1 where none is, or something
+/// could not be read or written; 64 where the command line is wrong.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// The client's configuration, with `mcpServers` (Claude, Cursor, Windsurf) or `servers` (VS Code)
@@ -329,6 +332,7 @@ impl Import<'_> {
             return Ok(ExitCode::FAILURE);
         }
         next_steps(self.args, ground, taken)?;
+        out::note(format_args!("{}", sheet::KEY_IS_ENOUGH));
         Ok(ExitCode::SUCCESS)
     }
 

@@ -89,18 +89,19 @@ impl Planner<'_> {
         given: &BTreeMap<String, String>,
         dir: Option<&str>,
     ) -> Result<How, String> {
-        if let (Some(at), false) = (secret_argument(args), self.visible_secrets) {
+        let expand = |text: &str| self.expand(text);
+        let expanded = args.iter().map(|arg| expand(arg)).collect::<Result<Vec<_>, _>>()?;
+        let named = || args.iter().position(|arg| names_a_secret(arg)).map(|at| at + 1);
+        if let (Some(at), false) = (secret_argument(&expanded).or_else(named), self.visible_secrets) {
             return Err(format!(
                 "argument {at} looks as if it held a secret, which would stand in our configuration: give it in an environment \
                  variable, or allow it with --visible-secrets"
             ));
         }
-        let expand = |text: &str| self.expand(text);
         let program = found(
             &expand(command)?,
             given.get("PATH").cloned().or_else(|| (self.environment)("PATH")).as_deref(),
         );
-        let args = args.iter().map(|arg| expand(arg)).collect::<Result<Vec<_>, _>>()?;
         let dir = dir.map(expand).transpose()?;
         let (mut env, mut secrets) = (BTreeMap::new(), BTreeMap::new());
         for (variable, text) in given {
@@ -120,16 +121,17 @@ impl Planner<'_> {
         if let (false, Some(path)) = (given.contains_key("PATH"), search_path(&program)) {
             env.insert("PATH".to_owned(), path);
         }
-        let command = std::iter::once(program.display().to_string()).chain(args).collect();
+        let command = std::iter::once(program.display().to_string()).chain(expanded).collect();
         Ok(How::Process { command, env, secrets, dir })
     }
 
     fn address(&mut self, server: &str, url: &str, given: &BTreeMap<String, String>) -> Result<How, String> {
+        let names_a_secret = names_a_secret(url);
         let url = self.expand(url)?;
         let parsed = Url::parse(&url).map_err(|_| "its `url` is none".to_owned())?;
         let host = parsed.host_str().filter(|_| ["http", "https"].contains(&parsed.scheme()));
         let host = host.ok_or("its `url` is not one of http or https")?.to_owned();
-        if is_secret_address(&parsed) && !self.visible_secrets {
+        if (names_a_secret || is_secret_address(&parsed)) && !self.visible_secrets {
             return Err(
                 "its `url` looks as if it held a secret, which would stand in our configuration: give it in a header, or \
                  allow it with --visible-secrets"
@@ -186,7 +188,7 @@ impl Planner<'_> {
     fn value(&self, name: &str, text: &str) -> Result<Value, String> {
         let Some(reference) = Reference::whole(text) else {
             let value = self.expand(text)?;
-            return Ok(match name == HEADER || is_secret(name, &value) {
+            return Ok(match name == HEADER || is_secret(name, &value) || names_a_secret(text) {
                 true => Value::Secret { from: None, value: Some(value) },
                 false => Value::Plain(value),
             });
@@ -301,6 +303,17 @@ impl<'a> Reference<'a> {
     }
 }
 
+/// Whether one of the variables that a text refers to is a secret by its name.
+fn names_a_secret(mut text: &str) -> bool {
+    while let Some((_, reference, after)) = Reference::first(text) {
+        if matches!(reference, Reference::Variable { name, .. } if is_secret(name, "?")) {
+            return true;
+        }
+        text = after;
+    }
+    false
+}
+
 fn unknown(what: &str) -> String {
     format!("it refers to `${{{what}}}`, which only the client knows: write what it stands for")
 }
@@ -374,6 +387,7 @@ mod tests {
             "HOME" => Some("/home/me".to_owned()),
             "TOKEN" => Some("t0ken".to_owned()),
             "LEVEL" => Some("debug".to_owned()),
+            "STORE" => Some("postgres://me:pw@db/x".to_owned()),
             _ => None,
         };
         work(&mut Planner {
@@ -449,6 +463,22 @@ mod tests {
         assert!(why(url).contains("looks as if it held a secret"));
         assert!(why(process(&[], &["${workspaceFolder}"])).contains("${workspaceFolder}"));
         assert!(why(process(&[], &["${NOT_SET}"])).contains("`NOT_SET`, which is not set"));
+    }
+
+    #[test]
+    fn what_a_client_refers_to_is_as_secret_as_what_it_writes() {
+        let why = |given: Reached| with(|planner| planner.plan("a", &given)).err().unwrap();
+        for argument in ["${STORE}", "--with=${TOKEN}"] {
+            assert!(why(process(&[], &[argument])).contains("looks as if it held a secret"), "{argument}");
+        }
+        let url = "https://a.example/${TOKEN}/mcp".to_owned();
+        assert!(why(Reached::Address { url, headers: BTreeMap::new() }).contains("held a secret"));
+        let given = process(&[("CONN", "user:${TOKEN}@db"), ("AT", "${LEVEL}@db")], &["${LEVEL}"]);
+        let How::Process { env, secrets, .. } = with(|planner| planner.plan("a", &given)).unwrap().how else {
+            panic!()
+        };
+        assert_eq!(secrets.keys().collect::<Vec<_>>(), ["CONN"]);
+        assert_eq!(env["AT"], "debug@db");
     }
 
     #[test]

@@ -92,6 +92,11 @@ pub(super) fn file_name(server: &str, tool: &str) -> String {
     format!("mcp.{}.{}.{}.toml", name(server), name(tool), &digest[..8])
 }
 
+/// What it takes to agree to a call that cannot be taken back, and how that is changed.
+pub(super) const KEY_IS_ENOUGH: &str = "Whoever agrees to what cannot be taken back does so with a passkey, at /approvals. Where an \
+                                        API key is to be enough, write `approval = \"key\"` in the tool's file, above its first \
+                                        table (the first line in brackets).";
+
 /// A new file for a tool that nobody has classified.
 ///
 /// # Errors

@@ -104,6 +104,7 @@ async fn wrap(args: &Wrap, name: &str) -> Result<()> {
     };
     running.stop(serve::GRACE).await;
     gateway.mcp().close().await;
+    serve::keep_last_deliveries(&gateway).await;
     served.map_err(|error| Error::new(error.to_string()))
 }
 
@@ -290,8 +291,11 @@ fn configuration(args: &Wrap, dir: &Path, held: &Held, name: &str, address: Sock
     config.sandbox.enabled = false;
     config.fail_points = crash::asked()?;
     let ours = |variable: &str| variable.starts_with("COUNTERSIGN_");
-    // The client made this environment for the server; it sees it as if it had been started by it.
-    let env: BTreeMap<String, String> = std::env::vars().filter(|(variable, _)| !ours(variable)).collect();
+    // The client made this environment for the server; it sees it as if it had been started by it, but for what is no UTF-8.
+    let env: BTreeMap<String, String> = std::env::vars_os()
+        .filter_map(|(variable, value)| Some((variable.into_string().ok()?, value.into_string().ok()?)))
+        .filter(|(variable, _)| !ours(variable))
+        .collect();
     let server = config.mcp.servers.remove(name).unwrap_or_default();
     let server = McpServer { command: args.command.clone(), env, url: None, ..server };
     config.mcp.servers = BTreeMap::from([(name.to_owned(), server)]);

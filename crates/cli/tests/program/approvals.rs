@@ -52,8 +52,18 @@ fn a_person_sees_what_waits_and_says_yes_or_no() {
     }
     let listed = approvals(&["list", "--json"]).json();
     assert_eq!((&listed[0]["action_id"], &listed[1]["action_id"]), (&json!(no), &json!(yes)));
-    let shown = approvals(&["show", &yes]).json();
+    let shown = approvals(&["show", &yes, "--json"]).json();
     assert_eq!((&shown["action_id"], &shown["parameters"]["recipient"]), (&json!(yes), &json!("acct-1")));
+    let shown = approvals(&["show", &yes]);
+    for line in [
+        &*format!("Action       {yes}"),
+        "How much     6000.00 USD",
+        "             recipient = \"acct-1\"",
+        "Undo         cannot be undone",
+        "Needs        1, by key or better",
+    ] {
+        assert!(shown.stdout.lines().any(|it| it == line), "{line}: {}{}", shown.stdout, shown.stderr);
+    }
     let refused = served.call(&agent, &["approvals", "list"]);
     assert_eq!(refused.code, 1);
     assert!(refused.says("EP_FORBIDDEN"), "{}", refused.stderr);
@@ -62,6 +72,9 @@ fn a_person_sees_what_waits_and_says_yes_or_no() {
     assert_eq!(agreed.code, 0, "{}", agreed.stderr);
     let given = &agreed.json()["approvals"][0];
     assert_eq!((&given["decision"], &given["comment"]), (&json!("approve"), &json!("checked")));
+    let shown = approvals(&["show", &yes]);
+    assert!(shown.stdout.contains("\nSaid         approve by anna, by key, "), "{}", shown.stdout);
+    assert!(shown.stdout.contains(": \"checked\"\n"), "{}", shown.stdout);
     let denied = approvals(&["reject", &no, "--comment", "wrong account"]);
     assert_eq!(denied.code, 0, "{}", denied.stderr);
     assert_eq!(denied.json()["approvals"][0]["decision"], "reject");
@@ -132,7 +145,7 @@ fn a_person_says_what_became_of_what_nobody_else_tells() {
         "{}",
         rows[1]
     );
-    let shown = approvals(&["show", id]).json();
+    let shown = approvals(&["show", id, "--json"]).json();
     assert_eq!(shown["decisions"], json!(["executed", "failed"]), "{shown}");
     let unsaid = approvals(&["resolve", id, "--as", "failed"]);
     assert!(unsaid.code == 64 && unsaid.says("--comment"), "{}{}", unsaid.code, unsaid.stderr);

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 
@@ -627,6 +628,8 @@ impl Place {
         }
         let mut command = countersign();
         command.current_dir(self.folder.path()).env("GREETING", "hello").env("COUNTERSIGN_LOG", log);
+        // What is no UTF-8 is no reason not to start.
+        command.env("ODD", std::ffi::OsStr::from_bytes(b"\xff"));
         if script == "stubborn.sh" {
             command.env("HANG", "1");
         }

@@ -77,7 +77,8 @@ impl Gateway {
     ///
     /// # Errors
     /// `EP_FORBIDDEN` for whoever asked or gave the right to ask, and where a key is not enough; `EP_STATE_CONFLICT` if
-    /// it does not wait for this person any more.
+    /// it does not wait for this person any more, or if the rules changed since it was asked: then it was judged again,
+    /// and is asked anew.
     pub async fn approve(
         self: &Arc<Self>,
         caller: &Caller,
@@ -127,11 +128,9 @@ impl Gateway {
         its_signer(caller, stored, &row)?;
         must_be_approvable(&row)?;
         self.leaves_room(caller, stored, &escalation).await?;
+        self.under_rules_of_now(stored, &row, &escalation).await?;
         let said = match yes {
-            Word::Signed(assertion) => {
-                self.under_rules_of_now(stored, &row, &escalation).await?;
-                self.signed(caller, stored, &escalation, assertion).await?
-            }
+            Word::Signed(assertion) => self.signed(caller, stored, &escalation, assertion).await?,
             Word::Yes(comment, limits) => {
                 self.key_must_do(stored, &row)?;
                 let limits = self.limits_of(limits.as_ref(), stored, &row).await?;

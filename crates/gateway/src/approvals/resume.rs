@@ -27,7 +27,7 @@ use crate::pursue::not_offered;
 use crate::redress;
 use crate::remember::unavailable;
 use crate::request::{Arrival, Ask, Next, refused};
-use crate::row::{EscalationRow, IntentRow, SeenRow, internal};
+use crate::row::{EscalationRow, IntentRow, internal};
 use crate::tenants::{Rules, TenantState};
 use crate::{Code, Error, clock};
 
@@ -103,7 +103,7 @@ impl Gateway {
         let resumed = Resumed {
             basis: Basis::Held { round: stored.round },
             until_ms: stored.expires_ms.unwrap_or(stored.at_ms),
-            escalation: Some(escalation),
+            escalation: Some(escalation.seen_in(row)),
             ..not_asked(stored, row, under_way)
         };
         match self.judge_as_asked(tenant, &rules, (stored, row), action, provider, resumed).await? {
@@ -256,7 +256,7 @@ impl Gateway {
         under_way: UnderWay,
     ) -> Result<Resumed, Error> {
         let row = &pending.row;
-        let mut escalation =
+        let escalation =
             row.escalation.clone().ok_or_else(|| internal("an approved action was not escalated"))?;
         let given = self.given_of(stored).await?;
         let records: Vec<Vec<u8>> = given.into_iter().map(|given| given.record).collect();
@@ -270,7 +270,9 @@ impl Gateway {
         if agreed < stored.needed.max(1) && !extended {
             return Err(internal("an action is approved, but people did not agree to it"));
         }
-        let key_will_do = self.form(&action.archetype, row) == action::ApprovalForm::Key;
+        // What was said by rules that are others now is not said of what would be done, and no receipt shows it.
+        let key_will_do = self.form(&action.archetype, row) == action::ApprovalForm::Key
+            && signed::changed(row, &escalation, rules).is_none();
         let ended = self.ended(&stored.tenant, &passkeys).await?;
         let counts = |said: &Said| match said.form == KEY {
             true => key_will_do && !ended.contains(&said.key_id),
@@ -294,12 +296,6 @@ impl Gateway {
             };
         let triggers = escalation.read()?;
         let limits = said::limits(&said, &seen)?;
-        // From now on the row tells of the rules of now.
-        escalation.seen.get_or_insert_with(|| SeenRow {
-            policy_digest: row.policy_digest.clone(),
-            catalog_digest: row.catalog_digest.clone(),
-            entity_digest: row.entity_digest.clone(),
-        });
         Ok(Resumed {
             under_way,
             approved: enough.then(|| Approved {
@@ -313,7 +309,7 @@ impl Gateway {
             by: By::Holder(stored.token),
             until_ms: stored.expires_ms.unwrap_or(stored.at_ms),
             shown: said::shown(stored, pending, &records)?,
-            escalation: Some(escalation),
+            escalation: Some(escalation.seen_in(row)),
             before: None,
             keeping: row.keeping.clone(),
             regulations: row.regulations.clone(),

@@ -26,7 +26,7 @@ use crate::caller::{Caller, Deed};
 use crate::gateway::Gateway;
 use crate::pending::Pending;
 use crate::redress::undone_by;
-use crate::row::{EscalationRow, IntentRow, internal};
+use crate::row::{Changed, EscalationRow, IntentRow, internal};
 use crate::tenants::Rules;
 use crate::{Code, Error, clock};
 
@@ -79,8 +79,7 @@ impl Gateway {
     /// What a person has to sign to agree to a held action.
     ///
     /// # Errors
-    /// As [`Gateway::approve`]; `EP_FORBIDDEN` if the person has no passkey that counts; `EP_STATE_CONFLICT` too if the
-    /// rules changed since it was asked: then it was judged again, and is asked anew.
+    /// As [`Gateway::approve`]; `EP_FORBIDDEN` if the person has no passkey that counts.
     pub async fn ask_to_sign(
         self: &Arc<Self>,
         caller: &Caller,
@@ -156,8 +155,8 @@ impl Gateway {
         self.say(caller, id, Word::Signed(assertion)).await
     }
 
-    /// A signature names the rules by which people were asked. Where those are no longer the rules it would be given in
-    /// vain, so the action is judged again first and people look again.
+    /// A yes is of the rules by which people were asked. Where those are no longer the rules it would be given in vain, by a
+    /// key as by a passkey, so the action is judged again first and people look again.
     pub(super) async fn under_rules_of_now(
         self: &Arc<Self>,
         stored: &Stored,
@@ -165,17 +164,12 @@ impl Gateway {
         escalation: &EscalationRow,
     ) -> Result<(), Error> {
         let rules = self.tenant(&stored.tenant)?.rules();
-        let [policies, catalogue, _] = row.seen_under(Some(escalation));
-        let same_policies = policies == Some(&*rules.policies.policy_digest().to_string());
-        let what = match (same_policies, catalogue == Some(rules.catalogue.digest())) {
-            (true, true) => return Ok(()),
-            (false, true) => "the policies",
-            (true, false) => "the catalogue",
-            (false, false) => "policies and catalogue",
-        };
+        let Some(changed) = changed(row, escalation, &rules) else { return Ok(()) };
         self.hold_anew(stored, row, escalation.clone()).await?;
-        Err(Error::new(Code::StateConflict, format!("{what} changed since this was asked; look again"))
-            .hint("it was judged by the rules of now: what is asked now takes one signature"))
+        let why = format!("{} changed since this was asked; look again", changed.said());
+        Err(Error::new(Code::StateConflict, why).hint(
+            "it was judged by the rules of now: if it still waits, what is asked now takes one more yes",
+        ))
     }
 
     /// What a person said by their signature.
@@ -263,6 +257,13 @@ pub(super) fn holds<'a>(
         && approval.at() < signed.expires_at
         && assertion.verify(&challenge, &passkey.holder.party, &passkey.holder.public_key).is_ok();
     holds.then(|| (signed.clone(), passkey))
+}
+
+/// What of the rules changed since people were asked.
+pub(super) fn changed(row: &IntentRow, escalation: &EscalationRow, rules: &Rules) -> Option<Changed> {
+    let [policies, catalogue, _] = row.seen_under(Some(escalation));
+    let now = rules.policies.policy_digest().to_string();
+    Changed::between([policies, catalogue], [Some(&now), Some(rules.catalogue.digest())])
 }
 
 /// Does what was signed still name the rules that it would run under, by a passkey that still counts?

@@ -12,7 +12,7 @@ use crate::caller::{Caller, Deed};
 use crate::gateway::Gateway;
 use crate::remember::{outward, unavailable};
 use crate::resolve::{Decision, ResolutionView, words};
-use crate::row::{EscalationRow, IntentRow, internal};
+use crate::row::{ANEW, EscalationRow, IntentRow, internal};
 use crate::sessions::{DeadlockView, SessionLimits};
 use crate::views::{Page, after, not_found};
 use crate::{Error, clock};
@@ -129,6 +129,9 @@ pub struct GivenView {
     pub limits: Option<Limits>,
     /// How much more time was given.
     pub seconds: Option<u64>,
+    /// Why a yes counts no more, if it does not: `policies_changed`, `catalogue_changed` or `rules_changed` since it was
+    /// asked for, or `asked_anew` for another reason.
+    pub void: Option<String>,
 }
 
 /// A question about a held action, and the agent's answer once there is one.
@@ -328,7 +331,7 @@ impl Gateway {
                 .collect(),
             earlier_transaction: triggers.clone().find_map(|trigger| trigger.earlier.clone()),
             needed: stored.needed,
-            approvals: GivenView::all(&given)?,
+            approvals: GivenView::all(&given, stored, &row)?,
             exchanges,
             escalation_classes: row.escalation.as_ref().map(EscalationRow::classes).unwrap_or_default(),
             session_id: row.cycle.as_ref().map(|cycle| cycle.session_id.clone()),
@@ -401,6 +404,15 @@ fn constraints(row: &IntentRow) -> Result<Value, Error> {
     serde_json::from_str(row.constraints.get()).map_err(|_| internal("stored constraints cannot be read"))
 }
 
+/// Why a yes counts no more: people were asked once more after it, or it was judged by other rules than they saw.
+fn void(said: &Said, hold: &str, row: &IntentRow) -> Option<String> {
+    let asked = row.escalation.as_ref().filter(|_| said.decision == said::APPROVE)?;
+    match said.escalation_id == hold {
+        true => asked.changed_since(row).map(|changed| changed.as_str().to_owned()),
+        false => Some(asked.anew.clone().unwrap_or_else(|| ANEW.to_owned())),
+    }
+}
+
 /// What was asked and answered, oldest first: each answer is to the question before it.
 fn exchanges_of(given: &[Given]) -> Result<Vec<ExchangeView>, Error> {
     let mut exchanges: Vec<ExchangeView> = Vec::new();
@@ -436,16 +448,18 @@ const TIME: &str = "time_budget_remaining";
 
 impl GivenView {
     /// What people decided; what they asked, and were answered, is told apart.
-    pub(crate) fn all(given: &[Given]) -> Result<Vec<GivenView>, Error> {
+    pub(crate) fn all(given: &[Given], stored: &Stored, row: &IntentRow) -> Result<Vec<GivenView>, Error> {
         let said: Vec<Said> =
             given.iter().map(|it| Said::from_bytes(&it.record)).collect::<Result<_, _>>()?;
         let decides = |said: &Said| ![said::ASK, said::ANSWER].contains(&&*said.decision);
-        Ok(said.into_iter().filter(decides).map(GivenView::of).collect())
+        let hold = said::escalation_id(stored.id, stored.round);
+        Ok(said.into_iter().filter(decides).map(|said| GivenView::of(said, &hold, row)).collect())
     }
 
-    fn of(said: Said) -> GivenView {
+    fn of(said: Said, hold: &str, row: &IntentRow) -> GivenView {
+        let void = void(&said, hold, row);
         let Said { approver, decision, form, at, comment, escalation_id, limits, seconds, .. } = said;
-        GivenView { approver, decision, form, at, comment, escalation_id, limits, seconds }
+        GivenView { approver, decision, form, at, comment, escalation_id, limits, seconds, void }
     }
 }
 

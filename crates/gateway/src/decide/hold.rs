@@ -4,7 +4,7 @@ use action::ActionId;
 use boundary::Trigger;
 use ledger::{Admitted, Effect, Hold, Obstacle, State, Stored, Tolerance};
 
-use super::again::overtaken;
+use super::again::{Resumed, overtaken};
 use super::case::Case;
 use super::describe::Judged;
 use super::reasons::held_details;
@@ -12,7 +12,7 @@ use crate::crash::Point;
 use crate::gateway::Gateway;
 use crate::outcome::{Details, Kind, Outcome};
 use crate::request::Answer;
-use crate::row::{EscalationRow, IntentRow, TriggerRow};
+use crate::row::{ANEW, Changed, EscalationRow, IntentRow, TriggerRow};
 use crate::{Error, clock};
 
 impl Gateway {
@@ -34,6 +34,7 @@ impl Gateway {
             parties,
             principals,
             seen: None,
+            anew: case.resumed.as_ref().map(|resumed| why_anew(resumed, &judged.row)),
         });
         let pending = self.pending(case, judged);
         let wait_ms =
@@ -148,6 +149,12 @@ impl Gateway {
             foreseen: None,
         }
     }
+}
+
+/// Why people are asked once more, in one stable word.
+fn why_anew(resumed: &Resumed, row: &IntentRow) -> String {
+    let changed = resumed.escalation.as_ref().and_then(|asked| asked.changed_since(row));
+    changed.map_or(ANEW, Changed::as_str).to_owned()
 }
 
 /// Who all have to agree, because more than one principal has a say (class 8).

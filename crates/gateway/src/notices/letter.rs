@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::topic::{About, Topic};
 use crate::Error;
 use crate::gateway::Gateway;
+use crate::quarantine::Quarantined;
 use crate::remember::unavailable;
 use crate::row::internal;
 
@@ -38,6 +39,13 @@ struct Data<'a> {
     tenant: Option<&'a str>,
     environment: &'a str,
     entry: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    server: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tool: Option<&'a str>,
+    /// What to do about it, as a command.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    run: Option<&'a str>,
     text: &'a str,
     url: &'a str,
 }
@@ -59,7 +67,19 @@ impl Gateway {
             Some((tenant, action)) => self.ledger.action(tenant, action).await.map_err(unavailable)?,
             None => None,
         };
+        let quarantined = match about {
+            About::Tool => Some(
+                self.quarantine_of(heading.record.unwrap_or_default())
+                    .await?
+                    .ok_or_else(|| internal("which tool is quarantined is not kept"))?,
+            ),
+            _ => None,
+        };
+        let run = quarantined.as_ref().map(Quarantined::run);
         let data = Data {
+            server: quarantined.as_ref().map(|it| &*it.server),
+            tool: quarantined.as_ref().map(|it| &*it.tool),
+            run: run.as_deref(),
             archetype: stored.as_ref().map(|stored| &*stored.archetype),
             state: heading.state,
             tenant: tenant.map(|tenant| tenant.as_str()),
@@ -88,6 +108,9 @@ impl Letter {
             ("Environment", Some(data.environment)),
             ("At", Some(heading.at)),
             ("Entry", Some(data.entry)),
+            ("Server", data.server),
+            ("Tool", data.tool),
+            ("Run", data.run),
             ("Look", Some(data.url)),
         ];
         let lines = lines.into_iter().filter_map(|(name, value)| Some(format!("{name}: {}\n", value?)));

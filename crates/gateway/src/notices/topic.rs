@@ -3,6 +3,8 @@
 use action::ActionId;
 use serde::{Serialize, Serializer};
 
+use crate::quarantine;
+
 /// What a notice is about: an entry of the chain with a certain event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Topic {
@@ -34,11 +36,13 @@ pub enum Topic {
     GovernanceAnomaly,
     /// Sessions of a cluster wait for each other in a circle.
     ClusterDeadlock,
+    /// A tool is not as it was accepted.
+    ToolQuarantined,
 }
 
 impl Topic {
     /// All of them, as the documentation lists them.
-    pub const ALL: [Topic; 14] = [
+    pub const ALL: [Topic; 15] = [
         Topic::Held,
         Topic::Approved,
         Topic::Rejected,
@@ -53,6 +57,7 @@ impl Topic {
         Topic::Resolved,
         Topic::GovernanceAnomaly,
         Topic::ClusterDeadlock,
+        Topic::ToolQuarantined,
     ];
 
     /// The word in configuration and notices, which is that of the entry's event.
@@ -72,6 +77,7 @@ impl Topic {
             Topic::Resolved => crate::resolve::EVENT,
             Topic::GovernanceAnomaly => "governance_anomaly",
             Topic::ClusterDeadlock => "cluster_deadlock",
+            Topic::ToolQuarantined => quarantine::EVENT,
         }
     }
 
@@ -112,12 +118,15 @@ impl Topic {
             Topic::Resolved => "A person said what became of an action, because its provider did not.",
             Topic::GovernanceAnomaly => match about {
                 About::Policies => "Policies are withheld without a reason, or are not those on record.",
-                About::Action(_) | About::Session(_) => {
+                About::Action(_) | About::Session(_) | About::Tool => {
                     "What ought not to be is in the records of a session."
                 }
             },
             Topic::ClusterDeadlock => {
                 "Sessions of a cluster wait for each other in a circle; a person has to end it."
+            }
+            Topic::ToolQuarantined => {
+                "A tool of an MCP server is not as it was accepted, and is not called until somebody looks and accepts it."
             }
         }
     }
@@ -139,6 +148,8 @@ pub(super) enum About {
     Session(String),
     /// The policies, which are hidden from somebody whom they bind.
     Policies,
+    /// A tool, which the entry's record names.
+    Tool,
 }
 
 impl About {
@@ -153,7 +164,8 @@ impl About {
                 Some(About::Session(session.id))
             }
             (Topic::GovernanceAnomaly, None, None) => Some(About::Policies),
-            (Topic::GovernanceAnomaly | Topic::ClusterDeadlock, ..) => None,
+            (Topic::ToolQuarantined, None, None) => Some(About::Tool),
+            (Topic::GovernanceAnomaly | Topic::ClusterDeadlock | Topic::ToolQuarantined, ..) => None,
             (_, action, _) => action.map(|action| About::Action(action.to_string())),
         }
     }
@@ -164,20 +176,21 @@ impl About {
             About::Action(_) => "action",
             About::Session(_) => "session",
             About::Policies => "policies",
+            About::Tool => "tool",
         }
     }
 
     pub(super) fn action(&self) -> Option<&str> {
         match self {
             About::Action(id) => Some(id),
-            About::Session(_) | About::Policies => None,
+            About::Session(_) | About::Policies | About::Tool => None,
         }
     }
 
     pub(super) fn session(&self) -> Option<&str> {
         match self {
             About::Session(id) => Some(id),
-            About::Action(_) | About::Policies => None,
+            About::Action(_) | About::Policies | About::Tool => None,
         }
     }
 
@@ -188,6 +201,7 @@ impl About {
             About::Action(id) => format!("/v1/actions/{id}"),
             About::Session(id) => format!("/v1/sessions/{id}"),
             About::Policies => "/v1/policies/disclosure".to_owned(),
+            About::Tool => "/v1/mcp/tools".to_owned(),
         }
     }
 }

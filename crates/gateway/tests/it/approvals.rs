@@ -270,28 +270,110 @@ async fn policies_that_changed_meanwhile_hold_it_again_or_block_it() {
     ));
     house.gateway().reload(&house.admin).await.unwrap();
     let before = house.gateway().held_one(&anna, &reworded).await.unwrap();
-    house.gateway().approve(&anna, &reworded, None).await.unwrap();
-    let again = wait_for(&house, &reworded, |view| view.escalation_id != before.escalation_id).await;
+    outdated(&house, &reworded).await;
+    let again = house.gateway().held_one(&anna, &reworded).await.unwrap();
+    assert_ne!(again.escalation_id, before.escalation_id);
     assert_eq!((again.state.as_str(), again.reasons.as_slice()), ("INTENDED", &["policy".to_owned()][..]));
     assert_ne!(again.policies[0].digest, before.policies[0].digest);
     assert_eq!(again.expires_at, before.expires_at, "it does not wait longer for that");
     house.gateway().approve(&anna, &reworded, None).await.unwrap();
     let done = ended(&house, "k2", &body).await;
     assert_eq!(done.kind(), "executed", "{}", done.body);
-    assert_eq!(
-        receipt(&house, &done).await["metadata"]["approvals"].as_array().unwrap().len(),
-        1,
-        "the first was of other rules"
-    );
+    assert_eq!(receipt(&house, &done).await["metadata"]["approvals"].as_array().unwrap().len(), 1);
 
     let (forbidden, body) = hold("k3", "acct-3").await;
     rules(&format!("{allow}{ask} @id(\"no\") forbid (principal, action, resource);"));
     house.gateway().reload(&house.admin).await.unwrap();
-    house.gateway().approve(&anna, &forbidden, None).await.unwrap();
+    outdated(&house, &forbidden).await;
     let blocked = ended(&house, "k3", &body).await;
     assert_eq!((blocked.kind(), blocked.code()), ("blocked", "EP_BOUNDARY_BLOCK"), "{}", blocked.body);
     let receipt = receipt(&house, &blocked).await;
-    assert_eq!(receipt["metadata"]["approvals"], json!([]), "what was agreed to was of other rules");
+    assert_eq!(receipt["metadata"]["approvals"], json!([]), "nobody agreed to it");
+}
+
+/// Anna agrees to what was asked by rules that are others by now: it is asked anew, or ends, and her yes is none.
+async fn outdated(house: &House, id: &str) {
+    let late = house.gateway().approve(&approver(house, "anna"), id, None).await.unwrap_err();
+    assert_eq!(late.code, Code::StateConflict, "{late}");
+    assert!(late.message.ends_with(" changed since this was asked; look again"), "{late}");
+}
+
+/// Other policies, which say the same of what is done here.
+async fn rewrite_policies(house: &House) {
+    let more =
+        "@id(\"more\") forbid (principal, action, resource) when { context.environment == \"sandbox\" };";
+    house.write("policies/default/payments.cedar", &format!("{}{more}", crate::house::POLICY));
+    house.gateway().reload(&house.admin).await.unwrap();
+}
+
+fn voids(view: &countersign_gateway::HeldView) -> Vec<Option<&str>> {
+    view.approvals.iter().map(|given| given.void.as_deref()).collect()
+}
+
+#[tokio::test]
+async fn a_yes_by_a_key_is_of_the_rules_of_now_and_stands_in_the_receipt() {
+    let house = house(2).await;
+    let (gateway, anna, ben) = (house.gateway(), approver(&house, "anna"), approver(&house, "ben"));
+    let waits = held(&house, "acct-1").await;
+    gateway.approve(&ben, waits.id(), None).await.unwrap();
+    rewrite_policies(&house).await;
+    outdated(&house, waits.id()).await;
+    let again = gateway.held_one(&anna, waits.id()).await.unwrap();
+    assert_eq!(
+        (again.state.as_str(), again.reasons.as_slice()),
+        ("INTENDED", &["probable_duplicate".to_owned()][..])
+    );
+    assert_eq!(again.escalation_id, format!("{}-2", waits.id()));
+    assert_eq!(voids(&again), [Some("policies_changed")], "who had agreed sees why that is not enough");
+    assert_eq!(spent(&house).await, "25.00");
+    for person in [&anna, &ben] {
+        gateway.approve(person, waits.id(), None).await.unwrap();
+    }
+    let done = outcome(&house, "acct-1").await;
+    assert_eq!(done.kind(), "executed", "{}", done.body);
+    crate::stages(&house, &done).await;
+    let metadata = &receipt(&house, &done).await["metadata"];
+    let approvals = metadata["approvals"].as_array().unwrap();
+    assert_eq!(approvals.len(), 2, "{metadata}");
+    for approval in approvals {
+        assert_eq!(approval["envelope"]["policy_digest"], metadata["policyDigest"]);
+    }
+    let view = gateway.held_one(&anna, waits.id()).await.unwrap();
+    assert_eq!(voids(&view), [Some("policies_changed"), None, None]);
+}
+
+#[tokio::test]
+async fn a_yes_that_rules_overtook_before_it_was_gone_on_with_is_void_and_says_why() {
+    let mut house = house_with(1, |config| config.limits.recovery_interval_ms = 20).await;
+    let waits = held(&house, "acct-1").await;
+    // Nobody goes on with it yet.
+    house.store().execute("UPDATE action SET needed = 2 WHERE round = 1", []).unwrap();
+    house.gateway().approve(&approver(&house, "anna"), waits.id(), None).await.unwrap();
+    one_is_enough(&house);
+    rewrite_policies(&house).await;
+    house.installation.start();
+    let again = wait_for(&house, waits.id(), |view| view.escalation_id.ends_with("-2")).await;
+    assert_eq!((again.state.as_str(), voids(&again)), ("INTENDED", vec![Some("policies_changed")]));
+    assert_eq!(spent(&house).await, "25.00");
+}
+
+#[tokio::test]
+async fn what_rules_allow_by_now_is_carried_out_without_the_yes_that_they_overtook() {
+    let mut house = house_of_two().await;
+    let ask = "@id(\"ask\") @escalate forbid (principal, action, resource);";
+    house.write("policies/default/payments.cedar", &format!("{}{ask}", crate::house::POLICY));
+    house.gateway().reload(&house.admin).await.unwrap();
+    let body = house.payment("acct-1", "25.00");
+    let waits = house.said("k1", &body).await;
+    house.gateway().approve(&approver(&house, "anna"), waits.id(), None).await.unwrap();
+    one_is_enough(&house);
+    rewrite_policies(&house).await;
+    house.installation.start();
+    let done = ended(&house, "k1", &body).await;
+    assert_eq!(done.kind(), "executed", "{}", done.body);
+    assert_eq!(receipt(&house, &done).await["metadata"]["approvals"], json!([]));
+    let view = house.gateway().held_one(&approver(&house, "anna"), waits.id()).await.unwrap();
+    assert_eq!(voids(&view), [Some("policies_changed")]);
 }
 
 #[tokio::test]
@@ -388,8 +470,8 @@ async fn with_what_is_new_all_the_rest_is_shown_again_and_to_the_same_people() {
     house.write("policies/default/payments.cedar", &format!("{}{ask}", crate::house::POLICY));
     house.gateway().reload(&house.admin).await.unwrap();
     let anna = approver(&house, "anna");
-    house.gateway().approve(&anna, waits.id(), None).await.unwrap();
-    let again = wait_for(&house, waits.id(), |view| view.escalation_id.ends_with("-2")).await;
+    outdated(&house, waits.id()).await;
+    let again = house.gateway().held_one(&anna, waits.id()).await.unwrap();
     assert_eq!(again.reasons, ["policy", "probable_duplicate"]);
     // Who made the key that it came with is known from the first time.
     for name in ["agent-7", "olga", "ada"] {
@@ -406,8 +488,8 @@ async fn more_people_asked_for_meanwhile_is_asked_for() {
     let waits = held(&house, "acct-1").await;
     house.write("catalogue/default/payment.toml", &binding(2));
     house.gateway().reload(&house.admin).await.unwrap();
-    house.gateway().approve(&approver(&house, "anna"), waits.id(), None).await.unwrap();
-    let again = wait_for(&house, waits.id(), |view| view.escalation_id.ends_with("-2")).await;
+    outdated(&house, waits.id()).await;
+    let again = house.gateway().held_one(&approver(&house, "anna"), waits.id()).await.unwrap();
     assert_eq!((again.needed, again.state.as_str()), (2, "INTENDED"));
     for name in ["anna", "ben"] {
         house.gateway().approve(&approver(&house, name), waits.id(), None).await.unwrap();
@@ -504,9 +586,14 @@ async fn what_expires_expires_and_takes_no_more_decisions() {
 async fn left_approved(house: &House) -> Said {
     let waits = held(house, "acct-1").await;
     house.gateway().approve(&approver(house, "anna"), waits.id(), None).await.unwrap();
+    one_is_enough(house);
+    waits
+}
+
+/// What one of two agreed to is approved.
+fn one_is_enough(house: &House) {
     let approve = "UPDATE action SET needed = 1 WHERE round = 1; UPDATE fate SET state = 0 WHERE state = 1;";
     house.store().execute_batch(approve).unwrap();
-    waits
 }
 
 /// The time for which it waits was over right after the last approval.
@@ -601,7 +688,7 @@ async fn what_is_no_longer_offered_ends() {
     let waits = held(&house, "acct-1").await;
     let (unbound, _) = BINDING.split_once("[binding]").unwrap();
     house.rebind(&format!("{unbound}approval = \"key\"\n")).await;
-    house.gateway().approve(&approver(&house, "anna"), waits.id(), None).await.unwrap();
+    outdated(&house, waits.id()).await;
     let ended = wait_for(&house, waits.id(), |view| view.state == "FAILED").await;
     let view = house.gateway().action(&house.agent, &ended.action_id).await.unwrap();
     assert_eq!((view.error, view.receipts.len()), (Some(Code::BoundaryBlock), 1));

@@ -72,7 +72,7 @@ async fn house(tools: &Tools) -> House {
     house_where(tools, |_| {}).await
 }
 
-async fn house_where(tools: &Tools, change: impl FnOnce(&mut Config)) -> House {
+pub(crate) async fn house_where(tools: &Tools, change: impl FnOnce(&mut Config)) -> House {
     House::bound(BINDING, |config| {
         let at = tools.url().trim_start_matches("http://").trim_end_matches("/mcp").to_owned();
         config.egress.allow.push(at.clone());
@@ -93,7 +93,7 @@ async fn house_where(tools: &Tools, change: impl FnOnce(&mut Config)) -> House {
     .await
 }
 
-fn call(tool: &str, key: &str) -> ToolCall {
+pub(crate) fn call(tool: &str, key: &str) -> ToolCall {
     ToolCall {
         server: "shop".to_owned(),
         tool: tool.to_owned(),
@@ -113,7 +113,7 @@ async fn by(house: &House, caller: &Caller, call: ToolCall, wait: Duration) -> R
     house.gateway().call_tool(caller, call, seat, wait, &|_| {}).await
 }
 
-async fn ask(house: &House, call: ToolCall) -> Called {
+pub(crate) async fn ask(house: &House, call: ToolCall) -> Called {
     by(house, &house.agent, call, NO_TIME).await.unwrap()
 }
 
@@ -146,7 +146,7 @@ async fn what_was_delivered_is_known_after_a_restart_and_what_was_not_is_joined(
     let house = house(&tools).await;
     ask(&house, call("count", "told")).await.delivery.unwrap().done();
     ask(&house, call("count", "lost")).await;
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    house.gateway().keep_last_deliveries().await.unwrap();
     let house = house.restart().await;
     assert!(!ask(&house, call("count", "told")).await.replayed);
     assert!(ask(&house, call("count", "lost")).await.replayed);

@@ -222,7 +222,7 @@ impl CallReading {
     fn refusal(&self, answer: Answer, transient: bool) -> Refusal {
         let body = answer.body.unwrap_or(Value::Null);
         let code = self.code.as_ref().and_then(|pointer| short_code(body.pointer(pointer)?));
-        Refusal { status: Some(answer.status), code, answer: body, transient, only_said: false }
+        Refusal { status: Some(answer.status), code, answer: body, transient, ..Refusal::default() }
     }
 }
 

@@ -151,6 +151,13 @@ pub(super) type Pipes =
 /// A process that is killed, with all that it started, when this is dropped.
 pub(super) struct Running(Option<Box<dyn process_wrap::tokio::ChildWrapper>>);
 
+impl Running {
+    /// Whether it ended, whoever still has its pipes.
+    pub(super) fn is_over(&mut self) -> bool {
+        self.0.as_mut().is_none_or(|child| !matches!(child.inner_mut().try_wait(), Ok(None)))
+    }
+}
+
 impl Drop for Running {
     fn drop(&mut self) {
         let Some(mut child) = self.0.take() else { return };

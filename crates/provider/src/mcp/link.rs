@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 use execution::Doubt;
 use rmcp::RoleClient;
 use rmcp::model::{
-    CancelledNotification, CancelledNotificationParam, ClientNotification, ClientRequest, ErrorData, GetMeta,
-    LoggingLevel, PingRequest, ProtocolVersion, RequestId, RequestMetaObject, ServerPeerInfo, ServerResult,
-    SetLevelRequest, SetLevelRequestParams,
+    CallToolRequest, CancelledNotification, CancelledNotificationParam, ClientNotification, ClientRequest,
+    ErrorData, GetMeta, LoggingLevel, PingRequest, ProtocolVersion, RequestId, RequestMetaObject,
+    ServerPeerInfo, ServerResult, SetLevelRequest, SetLevelRequestParams,
 };
 use rmcp::service::{
     ClientInitializeError, ClientLifecycleMode, Peer, PeerRequestOptions, RunningService, ServiceError,
@@ -22,8 +22,10 @@ use rmcp::transport::streamable_http_client::StreamableHttpError;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::direct::{self, Direct};
 use super::launch::{Launch, Running};
 use super::lock;
+use super::paced::Paced;
 use super::party::{PartyId, Tie};
 use super::relay::{Exchange, Relay, UnderWay, without};
 use super::server::Place;
@@ -31,15 +33,21 @@ use crate::secrets::Secret;
 
 pub(super) struct Link {
     service: RunningService<RoleClient, Relay>,
+    /// How calls go to an address that keeps no session.
+    direct: Option<Direct>,
     under_way: Arc<UnderWay>,
     secrets: Arc<[Arc<Secret>]>,
     used: Mutex<Instant>,
     busy: AtomicUsize,
     heard: AtomicUsize,
-    /// The server ended its session.
+    /// The server ended its session, or does not answer any more.
     ended: AtomicBool,
+    /// The last request was not answered in time.
+    is_silent: AtomicBool,
     /// Is it at an address? A process and its session end together.
     is_called: bool,
+    /// Of a client's session: what the server keeps for it lasts as long.
+    is_of_session: bool,
     level: Mutex<Option<LoggingLevel>>,
     /// Killed with the link.
     process: Mutex<Option<Running>>,
@@ -118,18 +126,21 @@ impl Link {
         within: Duration,
     ) -> Result<Link, Unopened> {
         let (under_way, secrets) = (Arc::clone(&relay.under_way), Arc::clone(&relay.secrets));
+        let is_of_session = relay.party.client().has_session && !relay.party.client().owner.is_nobody();
         let mode = greeting.mode();
+        let mut direct = None;
         let (greeted, process) = match launch {
             Launch::Process(process) => {
                 let (pipes, running) = process.start(name, most_bytes).map_err(Unopened::There)?;
-                let greeting = serve_client_with_lifecycle(relay, pipes, mode);
+                let greeting = serve_client_with_lifecycle(relay, Paced::new(pipes), mode);
                 (tokio::time::timeout(within, greeting).await, Some(running))
             }
             Launch::Address(address) => {
                 let has_session = greeting == Greeting::Session;
                 let (client, config) = address.client(most_bytes, has_session).map_err(Unopened::There)?;
+                direct = Some(Direct::new(client.clone(), config.clone(), relay.says()));
                 let transport = StreamableHttpClientTransport::with_client(client, config);
-                let greeting = serve_client_with_lifecycle(relay, transport, mode);
+                let greeting = serve_client_with_lifecycle(relay, Paced::new(transport), mode);
                 (tokio::time::timeout(within, greeting).await, None)
             }
         };
@@ -149,15 +160,18 @@ impl Link {
             }
             Ok(Ok(service)) => service,
         };
-        let link = Link {
+        let mut link = Link {
             service,
+            direct: None,
             under_way,
             secrets,
             used: Mutex::new(Instant::now()),
             busy: AtomicUsize::new(0),
             heard: AtomicUsize::new(0),
             ended: AtomicBool::new(false),
+            is_silent: AtomicBool::new(false),
             is_called: matches!(launch, Launch::Address(_)),
+            is_of_session,
             level: Mutex::default(),
             process: Mutex::new(process),
             place: None,
@@ -166,6 +180,7 @@ impl Link {
         if matches!(launch, Launch::Address(_)) && greeting == Greeting::Either && !link.asks_by_answers() {
             return Err(Unopened::Otherwise);
         }
+        link.direct = direct.filter(|_| link.asks_by_answers());
         Ok(link)
     }
 
@@ -209,18 +224,23 @@ impl Link {
 
     pub(super) fn is_open(&self) -> bool {
         let ended = self.ended.load(Ordering::Relaxed);
-        !ended && !self.service.is_closed() && !self.service.peer().is_transport_closed()
+        let is_dead = lock(&self.process).as_mut().is_some_and(Running::is_over);
+        !ended && !is_dead && !self.service.is_closed() && !self.service.peer().is_transport_closed()
     }
 
-    /// Whether the server still knows of it. One that ended the session says so of the first request afterwards, which then had
-    /// better be none that acts.
+    /// Whether the server still knows of it, and says so in time. One that ended the session says so of the first request
+    /// afterwards, which then had better be none that acts.
     pub(super) async fn is_known(&self, within: Duration) -> bool {
-        if !self.is_called || self.asks_by_answers() || lock(&self.used).elapsed() < QUIET {
+        let is_quiet = self.is_called && !self.asks_by_answers() && lock(&self.used).elapsed() >= QUIET;
+        if !is_quiet && !self.is_silent.swap(false, Ordering::Relaxed) {
             return true;
         }
         let (ping, tie) = (PingRequest::default().into(), Tie::default());
         let answer = self.exchange(ping, RequestMetaObject::new(), &tie, within).await;
-        !matches!(answer, Err(Fault::Ended))
+        let is_known = matches!(answer, Ok(_) | Err(Fault::Refused(_)));
+        // Nor does it do for the next.
+        self.ended.fetch_or(!is_known, Ordering::Relaxed);
+        is_known
     }
 
     pub(super) fn is_idle(&self) -> bool {
@@ -230,6 +250,11 @@ impl Link {
     /// Whether somebody wants to hear what comes over it, though nothing is asked.
     pub(super) fn is_heard(&self) -> bool {
         self.heard.load(Ordering::Relaxed) > 0
+    }
+
+    /// Whether it is to be given up: nobody used it for so long, and nothing but its place depends on it.
+    pub(super) fn is_left(&self, idle: Duration) -> bool {
+        !self.is_heard() && !self.is_of_session && self.unused_for() >= idle
     }
 
     pub(super) fn unused_for(&self) -> Duration {
@@ -253,30 +278,58 @@ impl Link {
         let sent = self.peer().send_request_with_option(request, PeerRequestOptions::no_options()).await;
         let handle = sent.map_err(|_| Fault::NotSent("the connection to the server is closed".to_owned()))?;
         let own = (handle.id.clone(), handle.progress_token.clone());
-        let exchange = Arc::new(Exchange::new(own, tie.id.clone(), tie.progress.clone()));
+        let exchange = Arc::new(Exchange::new(own, tie.clone()));
         self.under_way.begin(Arc::clone(&exchange));
         let _end = End { under_way: &self.under_way, exchange: &exchange };
         let id = exchange.id.clone();
         let mut answer = pin!(handle.await_response());
         tokio::select! {
             biased;
-            answer = &mut answer => self.heard(answer),
+            answer = &mut answer => self.heard(answer.map_err(fault)),
             () = silent(&exchange, silence) => {
-                let is_told = self.give_up(id, "nothing was heard of it in time").await;
-                // A process that says nothing and takes nothing any more is of no use to the next.
-                if !is_told && !self.is_called {
-                    self.ended.store(true, Ordering::Relaxed);
-                }
-                Err(Fault::Lost(Doubt::NoAnswer, "no answer came in time".to_owned()))
+                self.is_silent.store(true, Ordering::Relaxed);
+                self.give_up(id, "nothing was heard of it in time").await;
+                Err(Fault::Lost(Doubt::NoAnswer, LATE.to_owned()))
             }
             () = tie.cancelled.cancelled() => {
                 self.give_up(id, "the client does not want it any more").await;
                 // It may be at its end just now.
                 match tokio::time::timeout(GRACE, &mut answer).await {
-                    Ok(answer) => self.heard(answer),
-                    Err(_) => Err(Fault::Lost(Doubt::GivenUp, "its caller gave it up".to_owned())),
+                    Ok(answer) => self.heard(answer.map_err(fault)),
+                    Err(_) => Err(Fault::Lost(Doubt::GivenUp, GIVEN_UP.to_owned())),
                 }
             }
+        }
+    }
+
+    /// A `tools/call` and its answer, without rmcp's tasks where that can be.
+    pub(super) async fn call(
+        &self,
+        request: CallToolRequest,
+        meta: RequestMetaObject,
+        tie: &Tie,
+        silence: Duration,
+    ) -> Result<ServerResult, Fault> {
+        let named = Direct::named(&request.params.name);
+        let mut request = ClientRequest::CallToolRequest(request);
+        let (Some(direct), Some(name)) = (&self.direct, named) else {
+            return self.exchange(request, meta, tie, silence).await;
+        };
+        let level = meta.log_level();
+        *request.get_meta_mut() = carried(meta);
+        if let Some(level) = level {
+            request.get_meta_mut().set_log_level(level);
+        }
+        let exchange = Arc::new(Exchange::new(direct.next(), tie.clone()));
+        self.under_way.begin(Arc::clone(&exchange));
+        let _end = End { under_way: &self.under_way, exchange: &exchange };
+        let hear = |told| self.service.service().hear(told, Some(&exchange));
+        // Whoever is not waited for any more is told so by the end of the connection.
+        tokio::select! {
+            biased;
+            answer = direct.call((name, request), (&exchange.id, &exchange.token), &hear) => self.heard(answer),
+            () = silent(&exchange, silence) => Err(Fault::Lost(Doubt::NoAnswer, LATE.to_owned())),
+            () = tie.cancelled.cancelled() => Err(Fault::Lost(Doubt::GivenUp, GIVEN_UP.to_owned())),
         }
     }
 
@@ -298,9 +351,9 @@ impl Link {
         }
     }
 
-    fn heard(&self, answer: Result<ServerResult, ServiceError>) -> Result<ServerResult, Fault> {
+    fn heard(&self, answer: Result<ServerResult, Fault>) -> Result<ServerResult, Fault> {
         let unreadable = || Fault::Lost(Doubt::NotUnderstood, UNREADABLE.to_owned());
-        match answer.map_err(fault) {
+        match answer {
             Ok(result) => self.without_secrets(result).ok_or_else(unreadable),
             Err(Fault::Refused(error)) => {
                 Err(self.without_secrets(error).map_or_else(unreadable, Fault::Refused))
@@ -339,6 +392,11 @@ impl Heard {
     pub(super) fn of(link: &Arc<Link>) -> Heard {
         link.heard.fetch_add(1, Ordering::Relaxed);
         Heard(Arc::downgrade(link))
+    }
+
+    /// Whether anything can still come over it.
+    pub(super) fn is_open(&self) -> bool {
+        self.0.upgrade().is_some_and(|link| link.is_open())
     }
 }
 
@@ -397,19 +455,8 @@ fn fault(error: ServiceError) -> Fault {
     let (how, why) = match error {
         ServiceError::McpError(error) => return Fault::Refused(error),
         ServiceError::TransportSend(error) => {
-            match error.error.downcast_ref::<StreamableHttpError<reqwest::Error>>() {
-                Some(StreamableHttpError::Client(error)) if error.is_connect() || error.is_builder() => {
-                    return Fault::NotSent("no connection came about".to_owned());
-                }
-                Some(StreamableHttpError::SessionExpired) => return Fault::Ended,
-                Some(StreamableHttpError::ResponseBodyTooLarge { .. }) => {
-                    (Doubt::NotUnderstood, "the answer is larger than allowed")
-                }
-                Some(StreamableHttpError::HttpStatus(_)) => {
-                    (Doubt::Error, "the server answered with an error of its own")
-                }
-                _ => (Doubt::Broken, BROKEN),
-            }
+            let error = error.error.downcast_ref::<StreamableHttpError<reqwest::Error>>();
+            return error.map_or_else(|| Fault::Lost(Doubt::Broken, BROKEN.to_owned()), direct::fault);
         }
         ServiceError::Cancelled { .. } => (Doubt::Error, "the server gave it up"),
         ServiceError::UnexpectedResponse => (Doubt::NotUnderstood, UNREADABLE),
@@ -418,5 +465,7 @@ fn fault(error: ServiceError) -> Fault {
     Fault::Lost(how, why.to_owned())
 }
 
-const BROKEN: &str = "the connection broke before an answer came";
-const UNREADABLE: &str = "the answer has not the form of one";
+pub(super) const BROKEN: &str = "the connection broke before an answer came";
+pub(super) const UNREADABLE: &str = "the answer has not the form of one";
+const LATE: &str = "no answer came in time";
+const GIVEN_UP: &str = "its caller gave it up";

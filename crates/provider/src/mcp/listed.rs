@@ -16,6 +16,8 @@ pub struct SeenTool {
     pub digest: String,
     /// What it declares of its answers, where it does.
     pub output: Option<Arc<Output>>,
+    /// Whether some of its arguments have to stand in the head of a request, too.
+    pub promotes: bool,
 }
 
 /// The form that a server declares for what its tool answers.
@@ -70,7 +72,9 @@ pub fn digest_of(tool: &Tool) -> String {
 impl SeenTool {
     pub(super) fn of(tool: Tool) -> SeenTool {
         let output = tool.output_schema.clone().map(|schema| Arc::new(Output::of(schema)));
-        SeenTool { digest: digest_of(&tool), output, tool }
+        let schema = serde_json::to_string(&*tool.input_schema);
+        let promotes = schema.is_ok_and(|schema| schema.contains("\"x-mcp-header\""));
+        SeenTool { digest: digest_of(&tool), output, promotes, tool }
     }
 }
 

@@ -22,9 +22,11 @@
 //! Absent here: who may call what, and any trust in annotations. A server's own words go to agents and records, and decide
 //! nothing.
 
+mod direct;
 mod launch;
 mod link;
 mod listed;
+mod paced;
 mod party;
 mod relay;
 mod server;
@@ -100,7 +102,8 @@ impl Servers {
 /// all are one.
 pub fn is_server_name(name: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
-    (1..=LONGEST_SERVER_NAME).contains(&name.len()) && name.bytes().all(plain) && !name.contains("__")
+    let is_apart = !name.contains("__") && !name.starts_with('_') && !name.ends_with('_');
+    (1..=LONGEST_SERVER_NAME).contains(&name.len()) && name.bytes().all(plain) && is_apart
 }
 
 /// Characters of the longest name of a server.

@@ -63,7 +63,7 @@ pub trait Party: Send + Sync + 'static {
 }
 
 /// What ties a request of ours to the client's own.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Tie {
     /// The id of the client's request.
     pub id: Option<RequestId>,
@@ -71,6 +71,31 @@ pub struct Tie {
     pub progress: Option<ProgressToken>,
     /// The client does not want it any more.
     pub cancelled: CancellationToken,
+    /// Of a call: whether what its client answers may still be passed on.
+    pub(super) leave: Option<Leave>,
+}
+
+/// Says whether a call may be gone on with.
+pub(super) type Leave = Arc<dyn Fn() -> BoxFuture<'static, bool> + Send + Sync>;
+
+impl Tie {
+    /// To a request of a client's, which may give it up.
+    pub fn new(id: Option<RequestId>, progress: Option<ProgressToken>, cancelled: CancellationToken) -> Tie {
+        Tie { id, progress, cancelled, leave: None }
+    }
+
+    pub(super) async fn may_go_on(&self) -> bool {
+        match &self.leave {
+            Some(leave) => leave().await,
+            None => true,
+        }
+    }
+}
+
+impl fmt::Debug for Tie {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Tie").field("id", &self.id).finish_non_exhaustive()
+    }
 }
 
 /// A client whose `tools/call` an action is, for as long as it waits.
@@ -85,13 +110,13 @@ pub struct Seat {
     when_abandoned: Mutex<Option<Then>>,
     link: Mutex<Option<Use>>,
     action: OnceLock<ActionId>,
-    leave: OnceLock<Leave>,
+    leave: OnceLock<OfAction>,
 }
 
 type Then = Box<dyn FnOnce() + Send>;
 
 /// Whether an action that is under way may still be gone on with.
-type Leave = Box<dyn Fn(ActionId) -> BoxFuture<'static, bool> + Send + Sync>;
+type OfAction = Box<dyn Fn(ActionId) -> BoxFuture<'static, bool> + Send + Sync>;
 
 impl Seat {
     /// A place for what comes of one `tools/call` with this `_meta`.

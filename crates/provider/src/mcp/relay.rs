@@ -8,8 +8,8 @@ use std::time::Instant;
 use futures_util::future::join_all;
 use rmcp::model::{
     ClientConfig, ClientResult, CreateMessageResult, ElicitResult, ElicitationAction, ErrorCode, ErrorData,
-    InputRequest, ListRootsResult, ProgressToken, ProtocolVersion, RequestId, ServerNotification,
-    ServerRequest, TASKS_EXTENSION_ID,
+    Implementation, InputRequest, ListRootsResult, ProgressToken, ProtocolVersion, RequestId,
+    ServerNotification, ServerRequest, TASKS_EXTENSION_ID,
 };
 use rmcp::service::{InboundStreamOrigin, NotificationContext, RequestContext, Service};
 use rmcp::{RoleClient, model::ClientCapabilities};
@@ -20,7 +20,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::lock;
-use super::party::Party;
+use super::party::{Party, Tie};
 use super::server::Server;
 use crate::secrets::Secret;
 
@@ -45,10 +45,8 @@ pub(super) struct Exchange {
     pub(super) id: RequestId,
     /// Ours.
     pub(super) token: ProgressToken,
-    /// The client's own request.
-    pub(super) of: Option<RequestId>,
-    /// The client's own token.
-    pub(super) progress: Option<ProgressToken>,
+    /// What ties it to the client's own.
+    tie: Tie,
     /// When the server was last heard of.
     heard: Mutex<Instant>,
     /// So many questions of the server's wait for the client.
@@ -58,14 +56,10 @@ pub(super) struct Exchange {
 }
 
 impl Exchange {
-    pub(super) fn new(
-        (id, token): (RequestId, ProgressToken),
-        of: Option<RequestId>,
-        progress: Option<ProgressToken>,
-    ) -> Exchange {
+    pub(super) fn new((id, token): (RequestId, ProgressToken), tie: Tie) -> Exchange {
         let (heard, asking, over) =
             (Mutex::new(Instant::now()), AtomicUsize::new(0), CancellationToken::new());
-        Exchange { id, token, of, progress, heard, asking, over }
+        Exchange { id, token, tie, heard, asking, over }
     }
 
     /// Since when nothing was heard of it; nothing, while it is not the server's turn.
@@ -136,12 +130,19 @@ impl Drop for Asking {
 
 impl Relay {
     /// What the client answers to a question; where it answers nothing and that can be said, that it declines.
-    async fn ask(&self, request: InputRequest, exchange: Option<Arc<Exchange>>) -> Result<Value, ErrorData> {
-        let of = exchange.as_ref().and_then(|it| it.of.clone());
+    /// `withdrawn` says that the server does not want to know any more.
+    async fn ask(
+        &self,
+        request: InputRequest,
+        exchange: Option<Arc<Exchange>>,
+        withdrawn: &CancellationToken,
+    ) -> Result<Value, ErrorData> {
+        let of = exchange.as_ref().and_then(|it| it.tie.id.clone());
         if exchange.is_none() && !self.party.client().has_session {
             let why = "a client without a session is asked only in the midst of its request";
             return Err(ErrorData::invalid_request(why, None));
         }
+        let request = bearable(request)?;
         let _place = self.questions.try_acquire().map_err(|_| {
             ErrorData::invalid_request("as many questions as can wait at once are waiting", None)
         })?;
@@ -155,6 +156,11 @@ impl Relay {
             answered = self.party.ask(asked, of.as_ref()) => answered,
             // What it was asked for is over.
             () = ended(&waiting) => Err(ErrorData::internal_error("the request it was asked for is over", None)),
+            () = withdrawn.cancelled() => return Err(ErrorData::internal_error("the question is withdrawn", None)),
+        };
+        let answered = match are_stopped(&waiting).await {
+            true => Err(ErrorData::internal_error("the call may not be gone on with", None)),
+            false => answered,
         };
         match answered {
             Ok(mut answers) => answers.remove(ONLY).ok_or_else(|| {
@@ -164,6 +170,62 @@ impl Relay {
             Err(error) => Err(error),
         }
     }
+
+    /// Who asks, and what a server may ask of them.
+    pub(super) fn says(&self) -> (Implementation, ClientCapabilities) {
+        let client = self.party.client();
+        (client.info.clone(), asked_for(client.capabilities.clone()))
+    }
+
+    /// Takes what the server says of its own accord, in the midst of this exchange if it is known of which.
+    pub(super) fn hear(&self, notification: ServerNotification, exchange: Option<&Arc<Exchange>>) {
+        if let (ServerNotification::ToolListChangedNotification(_), Some(server)) =
+            (&notification, self.server.upgrade())
+        {
+            server.forget_tools();
+        }
+        let Some(notification) = without(&self.secrets, notification) else { return };
+        match notification {
+            ServerNotification::ProgressNotification(mut progress) => {
+                let Some(exchange) = self.under_way.of_token(&progress.params.progress_token) else { return };
+                exchange.hear();
+                let Some(token) = exchange.tie.progress.clone() else { return };
+                progress.params.progress_token = token;
+                progress.extensions = Default::default();
+                self.party.tell(ServerNotification::ProgressNotification(progress), exchange.tie.id.as_ref());
+            }
+            // Whoever waits for the answer to the question that it withdraws knows already.
+            ServerNotification::CancelledNotification(_) => {}
+            other => {
+                let exchange = exchange.cloned().or_else(|| self.under_way.only());
+                let of = exchange.and_then(|exchange| exchange.tie.id.clone());
+                self.party.tell(other, of.as_ref());
+            }
+        }
+    }
+}
+
+/// What a server asks, unless it is more than is kept until it is answered.
+///
+/// # Errors
+/// It is.
+pub(super) fn bearable<T: Serialize>(asked: T) -> Result<T, ErrorData> {
+    match serde_json::to_vec(&asked).is_ok_and(|text| text.len() <= LONGEST_QUESTION) {
+        true => Ok(asked),
+        false => Err(ErrorData::invalid_request("the question is longer than questions may be", None)),
+    }
+}
+
+/// Whether one of them was stopped while its client thought: then it is given up, and what came of it by now is in doubt.
+async fn are_stopped(waiting: &[Arc<Exchange>]) -> bool {
+    let mut are_stopped = false;
+    for exchange in waiting {
+        if !exchange.tie.may_go_on().await {
+            exchange.tie.cancelled.cancel();
+            are_stopped = true;
+        }
+    }
+    are_stopped
 }
 
 /// Ends when all of them have; never, if it is asked in the midst of none.
@@ -181,6 +243,8 @@ pub(super) fn declined() -> Value {
 
 /// The key under which a single question is asked.
 const ONLY: &str = "ask";
+/// What is kept of a question until it is answered, the server's own state included.
+const LONGEST_QUESTION: usize = 256 * 1024;
 /// So many questions of a server wait for one client at once.
 pub(super) const MOST_QUESTIONS: usize = 16;
 
@@ -195,15 +259,15 @@ impl Service<RoleClient> for Relay {
         match without(&self.secrets, request).ok_or_else(unreadable)? {
             ServerRequest::PingRequest(_) => Ok(ClientResult::empty(())),
             ServerRequest::CreateMessageRequest(request) => {
-                let said = self.ask(InputRequest::CreateMessage(request), exchange).await?;
+                let said = self.ask(InputRequest::CreateMessage(request), exchange, &context.ct).await?;
                 read::<CreateMessageResult>(said).map(|it| ClientResult::CreateMessageResult(Box::new(it)))
             }
             ServerRequest::ListRootsRequest(request) => {
-                let said = self.ask(InputRequest::ListRoots(request), exchange).await?;
+                let said = self.ask(InputRequest::ListRoots(request), exchange, &context.ct).await?;
                 read::<ListRootsResult>(said).map(ClientResult::ListRootsResult)
             }
             ServerRequest::ElicitRequest(request) => {
-                let said = self.ask(InputRequest::Elicitation(request), exchange).await?;
+                let said = self.ask(InputRequest::Elicitation(request), exchange, &context.ct).await?;
                 read::<ElicitResult>(said).map(ClientResult::ElicitResult)
             }
             ServerRequest::CustomRequest(request) => {
@@ -218,36 +282,13 @@ impl Service<RoleClient> for Relay {
         notification: ServerNotification,
         _: NotificationContext<RoleClient>,
     ) -> Result<(), ErrorData> {
-        if let (ServerNotification::ToolListChangedNotification(_), Some(server)) =
-            (&notification, self.server.upgrade())
-        {
-            server.forget_tools();
-        }
-        let Some(notification) = without(&self.secrets, notification) else { return Ok(()) };
-        match notification {
-            ServerNotification::ProgressNotification(mut progress) => {
-                let Some(exchange) = self.under_way.of_token(&progress.params.progress_token) else {
-                    return Ok(());
-                };
-                exchange.hear();
-                let Some(token) = exchange.progress.clone() else { return Ok(()) };
-                progress.params.progress_token = token;
-                progress.extensions = Default::default();
-                self.party.tell(ServerNotification::ProgressNotification(progress), exchange.of.as_ref());
-            }
-            // The question that it withdraws is dropped by whoever waits for its answer.
-            ServerNotification::CancelledNotification(_) => {}
-            other => {
-                let of = self.under_way.only().and_then(|it| it.of.clone());
-                self.party.tell(other, of.as_ref());
-            }
-        }
+        self.hear(notification, None);
         Ok(())
     }
 
     fn get_info(&self) -> ClientConfig {
-        let client = self.party.client();
-        let mut info = ClientConfig::new(asked_for(client.capabilities.clone()), client.info.clone());
+        let (program, capabilities) = self.says();
+        let mut info = ClientConfig::new(capabilities, program);
         info.protocol_version = ProtocolVersion::V_2025_11_25;
         info
     }
@@ -330,22 +371,30 @@ mod tests {
             questions: Semaphore::new(MOST_QUESTIONS),
         };
         let ours = NumberOrString::Number(1);
-        let exchange = Arc::new(Exchange::new((ours.clone(), ProgressToken(ours)), None, None));
+        let exchange = Arc::new(Exchange::new((ours.clone(), ProgressToken(ours)), Tie::default()));
         relay.under_way.begin(Arc::clone(&exchange));
+        let wanted = CancellationToken::new();
         let mut waiting: Vec<_> = (0..MOST_QUESTIONS)
-            .map(|_| Box::pin(relay.ask(question(), Some(Arc::clone(&exchange)))))
+            .map(|_| Box::pin(relay.ask(question(), Some(Arc::clone(&exchange)), &wanted)))
             .collect();
         assert!(waiting.iter_mut().all(|asked| asked.now_or_never().is_none()));
-        assert!(relay.ask(question(), Some(Arc::clone(&exchange))).await.is_err(), "one too many");
+        assert!(relay.ask(question(), Some(Arc::clone(&exchange)), &wanted).await.is_err(), "one too many");
         relay.under_way.end(&exchange);
         for asked in waiting {
             assert_eq!(asked.await.unwrap(), declined(), "nobody wants to know any more");
         }
         let next = Arc::new(Exchange::new(
             (NumberOrString::Number(2), ProgressToken(NumberOrString::Number(2))),
-            None,
-            None,
+            Tie::default(),
         ));
-        assert!(relay.ask(question(), Some(next)).now_or_never().is_none(), "there is room again");
+        assert!(
+            relay.ask(question(), Some(Arc::clone(&next)), &wanted).now_or_never().is_none(),
+            "there is room again"
+        );
+        let mut withdrawn = Box::pin(relay.ask(question(), Some(Arc::clone(&next)), &wanted));
+        assert!((&mut withdrawn).now_or_never().is_none() && next.silent_since().is_none());
+        wanted.cancel();
+        assert!(withdrawn.await.is_err());
+        assert!(next.silent_since().is_some(), "it is the server's turn again");
     }
 }

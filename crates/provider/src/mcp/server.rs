@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 use action::Tenant;
 use futures_util::{StreamExt, stream};
 use rmcp::model::{
-    CallToolRequestParams, ClientNotification, ClientRequest, ErrorData, GetMeta, GetPromptRequestParams,
-    InputRequiredResult, InputResponses, ListToolsRequest, PaginatedRequestParams, ReadResourceRequestParams,
-    RequestMetaObject, ServerPeerInfo, ServerResult, SubscribeRequest, SubscribeRequestParams,
-    SubscriptionFilter,
+    CallToolRequestParams, ClientNotification, ClientRequest, ErrorCode, ErrorData, GetMeta,
+    GetPromptRequestParams, InputRequiredResult, InputResponses, ListToolsRequest, PaginatedRequestParams,
+    ReadResourceRequestParams, RequestMetaObject, ServerPeerInfo, ServerResult, SubscribeRequest,
+    SubscribeRequestParams, SubscriptionFilter,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit, oneshot};
 use tokio::task::JoinHandle;
@@ -23,7 +23,7 @@ use super::launch::{Declared, Launch};
 use super::link::{Fault, GRACE, Greeting, Heard, Link, Unopened, Use};
 use super::listed::SeenTool;
 use super::party::{Nobody, Party, PartyId, Tie};
-use super::relay::{MOST_QUESTIONS, Relay, declined, without};
+use super::relay::{MOST_QUESTIONS, Relay, bearable, declined, without};
 use super::{LONGEST_SERVER_NAME, is_server_name, lock};
 use crate::Outside;
 
@@ -43,8 +43,8 @@ pub struct Server {
     /// Has it tell of changes to its list.
     watching: Mutex<Option<JoinHandle<()>>>,
     about: Mutex<Option<Arc<ServerPeerInfo>>>,
-    /// Since when it owes a greeting or its list of tools.
-    owes_since: Mutex<Option<Instant>>,
+    /// Since when it owes each greeting or list of tools that it owes.
+    owes_since: Mutex<Vec<Instant>>,
     tools: Mutex<Option<Listed>>,
     /// How often the server said that its list changed.
     changes: AtomicU64,
@@ -102,12 +102,18 @@ impl Drop for Share {
     }
 }
 
-/// See [`Server::owes_for`].
-struct Owes<'a>(&'a Server);
+/// Something that it owes; see [`Server::owes_for`].
+struct Owes<'a> {
+    server: &'a Server,
+    since: Instant,
+}
 
 impl Drop for Owes<'_> {
     fn drop(&mut self) {
-        *lock(&self.0.owes_since) = None;
+        let mut owed = lock(&self.server.owes_since);
+        if let Some(at) = owed.iter().position(|since| *since == self.since) {
+            owed.swap_remove(at);
+        }
     }
 }
 
@@ -133,15 +139,19 @@ pub struct Unreachable {
 
 /// Notifications keep coming as long as this lives, and nobody else needs the connection over which they come.
 pub struct Listening {
-    _heard: Option<Heard>,
+    /// In a session: what is told in it is heard.
+    heard: Option<Heard>,
     task: Option<JoinHandle<()>>,
 }
 
 impl Listening {
     /// Ends when nothing more comes.
-    async fn over(mut self) {
+    pub async fn over(&mut self) {
         if let Some(task) = &mut self.task {
             let _ = task.await;
+        }
+        while self.heard.as_ref().is_some_and(Heard::is_open) {
+            tokio::time::sleep(BETWEEN_HEARINGS).await;
         }
     }
 }
@@ -211,15 +221,16 @@ impl Server {
         self.declared.timeout
     }
 
-    /// For how long by now it owes somebody a greeting or its list of tools.
+    /// For how long by now it owes somebody, of several whoever waits longest, a greeting or its list of tools.
     pub fn owes_for(&self) -> Duration {
-        lock(&self.owes_since).map(|since| since.elapsed()).unwrap_or_default()
+        lock(&self.owes_since).iter().map(Instant::elapsed).max().unwrap_or_default()
     }
 
     /// It owes something from now on, until the value is dropped.
     fn owes(&self) -> Owes<'_> {
-        lock(&self.owes_since).get_or_insert_with(Instant::now);
-        Owes(self)
+        let since = Instant::now();
+        lock(&self.owes_since).push(since);
+        Owes { server: self, since }
     }
 
     /// What it says of itself, from the last connection, or else from one that is made for it.
@@ -306,7 +317,7 @@ impl Server {
     }
 
     async fn pages(&self, link: &Use) -> Result<Vec<SeenTool>, Unreachable> {
-        let (mut tools, mut cursor) = (Vec::new(), None);
+        let (mut tools, mut cursor, mut bytes) = (Vec::new(), None, 0);
         for _ in 0..MOST_PAGES {
             let params = cursor.map(|cursor| PaginatedRequestParams::default().with_cursor(Some(cursor)));
             let request = ListToolsRequest { params, ..ListToolsRequest::default() };
@@ -315,21 +326,30 @@ impl Server {
             let page = match answer.await {
                 Ok(ServerResult::ListToolsResult(page)) => page,
                 // A server without tools.
-                Err(Fault::Refused(error)) if error.code == rmcp::model::ErrorCode::METHOD_NOT_FOUND => break,
+                Err(Fault::Refused(error))
+                    if tools.is_empty() && error.code == ErrorCode::METHOD_NOT_FOUND =>
+                {
+                    return Ok(tools);
+                }
                 Ok(_) | Err(Fault::Refused(_)) => return Err(self.unreachable(UNLISTED)),
                 Err(Fault::Ended) => return Err(self.unreachable(ENDED)),
                 Err(Fault::NotSent(why) | Fault::Lost(_, why)) => return Err(self.unreachable(&why)),
             };
+            bytes += serde_json::to_string(&page.tools).map_or(0, |page| page.len());
+            if bytes > self.declared.most_bytes {
+                return Err(self.unreachable("it lists more of its tools than is taken"));
+            }
             tools.extend(page.tools.into_iter().map(SeenTool::of));
             cursor = page.next_cursor;
             if tools.len() > MOST_TOOLS {
                 return Err(self.unreachable("it lists more tools than are taken"));
             }
             if cursor.is_none() {
-                break;
+                return Ok(tools);
             }
         }
-        Ok(tools)
+        // What would be cut off would look as if it were gone.
+        Err(self.unreachable("its list has more pages than are taken"))
     }
 
     /// Has it tell of changes to its list, as long as it does that. Until it says so no list of it is believed, so that is waited
@@ -432,7 +452,7 @@ impl Server {
         let filter = filter.supported_by(&about.capabilities);
         if !link.0.asks_by_answers() {
             self.subscribe(&link, filter.resource_subscriptions.unwrap_or_default()).await;
-            return Ok(Listening { _heard: Some(Heard::of(&link.0)), task: None });
+            return Ok(Listening { heard: Some(Heard::of(&link.0)), task: None });
         }
         let subscription = timeout(self.bearable(), link.0.peer().listen(filter)).await;
         let mut subscription = subscription.ok().and_then(Result::ok).ok_or_else(|| internal(DEAF))?;
@@ -451,7 +471,7 @@ impl Server {
                 }
             }
         });
-        Ok(Listening { _heard: None, task: Some(task) })
+        Ok(Listening { heard: None, task: Some(task) })
     }
 
     async fn subscribe(&self, link: &Use, uris: Vec<String>) {
@@ -512,7 +532,8 @@ impl Server {
         let link = tokio::select! {
             biased;
             () = self.closing.cancelled() => return Err(self.unreachable(CLOSING)),
-            link = self.greet(party) => Arc::new(link?.at(place)),
+            // Apart: it is much larger than what is done with a link that is there.
+            link = Box::pin(self.greet(party)) => Arc::new(link?.at(place)),
         };
         *lock(&self.about) = link.introduction();
         let used = Use::of(&link);
@@ -572,7 +593,7 @@ impl Server {
     /// The same, of which the server still knows.
     pub(super) async fn known_link(self: &Arc<Server>, party: &Arc<dyn Party>) -> Result<Use, Unreachable> {
         let link = self.link(party).await?;
-        if link.0.is_known(self.silence()).await {
+        if link.0.is_known(self.bearable()).await {
             return Ok(link);
         }
         drop(link);
@@ -714,6 +735,7 @@ pub(super) async fn answered(
     asked: InputRequiredResult,
     tie: &Tie,
 ) -> Result<InputResponses, ErrorData> {
+    let asked = bearable(asked)?;
     let requests = asked.input_requests.unwrap_or_default();
     let can_decline = !requests.is_empty()
         && requests.values().all(|it| matches!(it, rmcp::model::InputRequest::Elicitation(_)));
@@ -755,7 +777,7 @@ fn continue_with(request: &mut ClientRequest, answers: InputResponses, state: Op
 /// See [`Server::watch`].
 async fn watch(server: Arc<Server>, stands: oneshot::Sender<()>) {
     let changes = SubscriptionFilter::builder().tools_list_changed().build();
-    let Ok(listening) = server.listen(&nobody(), changes).await else { return };
+    let Ok(mut listening) = server.listen(&nobody(), changes).await else { return };
     // Of what was listed meanwhile it may have told nobody.
     server.forget_tools();
     drop(server);
@@ -763,14 +785,14 @@ async fn watch(server: Arc<Server>, stands: oneshot::Sender<()>) {
     listening.over().await;
 }
 
-/// Closes what nobody used for a while, as long as there is a server.
+/// Closes what nobody used for a while, as long as there is a server. What is of a session goes with it, or for want of room.
 async fn sweep(server: Weak<Server>) {
     loop {
         tokio::time::sleep(IDLE / 4).await;
         let Some(server) = server.upgrade() else { return };
         let mut links = lock(&server.links);
         for own in links.values_mut() {
-            own.retain(|link| link.is_open() && (link.is_heard() || link.unused_for() < IDLE));
+            own.retain(|link| link.is_open() && !link.is_left(IDLE));
         }
         links.retain(|_, own| !own.is_empty());
     }
@@ -790,6 +812,7 @@ const MOST_OPENING: usize = 8;
 /// So many subscriptions are made at once.
 const MOST_AT_ONCE: usize = 8;
 const BETWEEN_LOOKS: Duration = Duration::from_millis(100);
+const BETWEEN_HEARINGS: Duration = Duration::from_secs(2);
 const SHORTEST_PAUSE: Duration = Duration::from_secs(3);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 const LONGEST_GREETING: Duration = Duration::from_secs(20);
@@ -818,6 +841,19 @@ mod tests {
         };
         let egress = Egress::new(Rules::default());
         Server::new(declared, Outside { egress: &egress, secrets: &Secrets::default() }).unwrap()
+    }
+
+    #[test]
+    fn a_server_owes_as_long_as_anything_is_owed() {
+        let server = server(1);
+        let (older, newer) = (server.owes(), server.owes());
+        drop(newer);
+        assert_eq!(lock(&server.owes_since).as_slice(), [older.since], "what was owed before is still owed");
+        let newest = server.owes();
+        drop(older);
+        assert_eq!(lock(&server.owes_since).as_slice(), [newest.since]);
+        drop(newest);
+        assert_eq!(server.owes_for(), Duration::ZERO);
     }
 
     #[test]

@@ -7,7 +7,7 @@
 //! tool = "git_commit"
 //! pinned = "9f…"                 # what the operator accepted of what the server says of it
 //! read_only = false              # true: it changes nothing, whatever comes of it
-//! on_error = "refused"           # what a result with `isError` is taken for: refused | doubt, which it is where there is money
+//! on_error = "refused"           # a result with `isError`: refused (it says that it failed) | doubt, which it is where there is money
 //! reference = "/structuredContent/id"      # where the result names what it made
 //!
 //! [binding.capabilities]
@@ -20,23 +20,25 @@
 //! arguments = { id = { "$action" = "provider_reference" } }
 //! ```
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use action::{Archetype, Tenant};
-use execution::{Call, Confirmation, Doubt, Refusal, Reply};
+use action::{ActionId, Archetype, Tenant};
+use execution::{Call, Confirmation, Doubt, Refusal, Reply, Word};
 use futures_util::future::BoxFuture;
 use rmcp::model::{
     CallToolRequest, CallToolRequestParams, CallToolResult, ErrorCode, ErrorData, InputResponses, JsonObject,
     RequestMetaObject, ServerResult,
 };
 use serde_json::{Value, json};
+use tokio::time::timeout;
 
 use super::Servers;
-use super::link::{Fault, IDEMPOTENCY_KEY, TRANSACTION, Use};
+use super::link::{Fault, GRACE, IDEMPOTENCY_KEY, TRANSACTION, Use};
 use super::listed::SeenTool;
-use super::party::{Seat, Seats, Tie};
+use super::party::{Leave, Seat, Seats, Tie};
 use super::server::{MOST_ROUNDS, Server, answered, nobody};
 use crate::binding::{identity, read_capabilities};
 use crate::reader::{Mistake, Node, Table};
@@ -202,23 +204,40 @@ impl Tool {
         let seat = self.seats.of(call.action_id);
         let arguments = call.constraints.as_object().cloned().unwrap_or_default();
         let asked = Asked { name: &self.tool, pinned: &self.pinned, arguments, on_error: self.on_error };
-        let left = AtomicBool::new(false);
-        let asking = self.ask(call, seat.as_deref(), asked, &left);
-        let overdue = |_| match left.load(Ordering::Relaxed) {
-            true => lost(Doubt::NoAnswer, "it took too long"),
-            false => {
-                Reply::NotSent { why: "its server took too long before anything could be sent".to_owned() }
-            }
-        };
-        match tokio::time::timeout(self.server.patience(), asking).await.unwrap_or_else(overdue) {
+        match self.ask_in_time(call, seat.as_ref(), asked).await {
             // Whatever came of it, nothing is changed by it.
             Reply::Lost { why, .. } if self.read_only => Reply::NotSent { why },
             reply => reply,
         }
     }
 
+    /// Waits as long as may be waited for; then the server is told that nobody waits any more.
+    async fn ask_in_time(&self, call: &Call, seat: Option<&Arc<Seat>>, asked: Asked<'_>) -> Reply {
+        let left = AtomicBool::new(false);
+        let of_client = seat.map(|seat| seat.tie.clone()).unwrap_or_default();
+        let given_up = of_client.cancelled.child_token();
+        let leave = Some(self.leave(call.action_id, seat.cloned(), &asked));
+        let tie = Tie { cancelled: given_up.clone(), leave, ..of_client };
+        let mut asking = pin!(self.ask(call, seat.map(|seat| &**seat), asked, (&tie, &left)));
+        if let Ok(reply) = timeout(self.server.patience(), &mut asking).await {
+            return reply;
+        }
+        given_up.cancel();
+        match timeout(2 * GRACE, asking).await {
+            Ok(reply) if reply.doubt().is_none() => reply,
+            _ if left.load(Ordering::Relaxed) => lost(Doubt::NoAnswer, "it took too long"),
+            _ => Reply::NotSent { why: "its server took too long before anything could be sent".to_owned() },
+        }
+    }
+
     /// `left` is set before anything leaves.
-    async fn ask(&self, call: &Call, seat: Option<&Seat>, asked: Asked<'_>, left: &AtomicBool) -> Reply {
+    async fn ask(
+        &self,
+        call: &Call,
+        seat: Option<&Seat>,
+        asked: Asked<'_>,
+        (tie, left): (&Tie, &AtomicBool),
+    ) -> Reply {
         let (began, not_sent) = (Instant::now(), |why: String| Reply::NotSent { why });
         // Exactly what it says now: between two looks at what is known it may come to say something else.
         let tools = match self.server.tools().await {
@@ -228,10 +247,11 @@ impl Tool {
         if let Some(quarantine) = held_back(&tools, asked.name, asked.pinned) {
             return not_sent(format!("the tool is quarantined: {}", quarantine.as_str()));
         }
+        let promotes = tools.iter().any(|seen| seen.tool.name == asked.name && seen.promotes);
         let party = seat.map_or_else(nobody, |seat| Arc::clone(&seat.party));
         let link = match seat.and_then(Seat::take_link).filter(|link| link.0.is_open()) {
             Some(link) => link,
-            None => match self.server.link(&party).await {
+            None => match self.server.known_link(&party).await {
                 Ok(link) => link,
                 Err(error) => return not_sent(error.to_string()),
             },
@@ -240,23 +260,25 @@ impl Tool {
         if began.elapsed() > LONGEST_START {
             return not_sent("its server took too long to start".to_owned());
         }
-        let tie = seat.map(|seat| seat.tie.clone()).unwrap_or_default();
+        if tie.cancelled.is_cancelled() {
+            return not_sent("its caller gave it up before it was sent".to_owned());
+        }
         let meta = meta_of(call, seat);
         let mut params = CallToolRequestParams::new(asked.name.to_owned()).with_arguments(asked.arguments);
         params.input_responses = seat.and_then(Seat::answers);
         for round in 0..MOST_ROUNDS {
             left.store(true, Ordering::Relaxed);
-            let answer = self.exchange(&link, params.clone(), &meta, &tie).await;
+            let answer = self.exchange((&link, promotes), params.clone(), &meta, tie).await;
             match answer {
                 Ok(ServerResult::CallToolResult(result)) => {
                     return self.reply(call, seat, &result, asked.on_error);
                 }
                 Ok(ServerResult::InputRequiredResult(input)) => {
                     let state = input.request_state.clone();
-                    match answered(&party, input, &tie).await {
+                    match answered(&party, input, tie).await {
                         // What was admitted was admitted for then; who answers takes their time.
-                        Ok(_) if !self.may_go_on(call, seat, (asked.name, asked.pinned)).await => {
-                            return refused("stopped", Value::Null);
+                        Ok(_) if !tie.may_go_on().await => {
+                            return Reply::Refused(Refusal { word: Word::Ours, ..Refusal::default() });
                         }
                         Ok(answers) => continue_with(&mut params, answers, state),
                         // It said itself that it has not done it, and it will not be told to.
@@ -275,26 +297,38 @@ impl Tool {
         refused("asked_too_often", Value::Null)
     }
 
-    /// Whether a call that its server has not done yet, as it said itself, may still be done.
-    async fn may_go_on(&self, call: &Call, seat: Option<&Seat>, (name, pinned): (&str, &str)) -> bool {
-        let listed = self.server.tools().await;
-        let is_held_back = listed.map_or(true, |tools| held_back(&tools, name, pinned).is_some());
-        match seat {
-            _ if is_held_back => false,
-            Some(seat) => seat.may_go_on(call.action_id).await,
-            None => true,
-        }
+    /// Asked before what a client answers is passed on: whether the call may still be gone on with.
+    fn leave(&self, action: ActionId, seat: Option<Arc<Seat>>, asked: &Asked<'_>) -> Leave {
+        let (server, name, pinned) =
+            (Arc::clone(&self.server), asked.name.to_owned(), asked.pinned.to_owned());
+        Arc::new(move || {
+            let (server, seat) = (Arc::clone(&server), seat.clone());
+            let (name, pinned) = (name.clone(), pinned.clone());
+            Box::pin(async move {
+                let listed = server.tools().await;
+                let is_held_back = listed.map_or(true, |tools| held_back(&tools, &name, &pinned).is_some());
+                match seat {
+                    _ if is_held_back => false,
+                    Some(seat) => seat.may_go_on(action).await,
+                    None => true,
+                }
+            })
+        })
     }
 
     async fn exchange(
         &self,
-        link: &Use,
+        (link, promotes): (&Use, bool),
         params: CallToolRequestParams,
         meta: &RequestMetaObject,
         tie: &Tie,
     ) -> Result<ServerResult, Fault> {
-        let request = CallToolRequest::new(params).into();
-        link.0.exchange(request, meta.clone(), tie, self.server.silence()).await
+        let (request, silence) = (CallToolRequest::new(params), self.server.silence());
+        if promotes {
+            // Only rmcp knows which of its arguments stand in the head, and how.
+            return link.0.exchange(request.into(), meta.clone(), tie, silence).await;
+        }
+        link.0.call(request, meta.clone(), tie, silence).await
     }
 
     fn reply(&self, call: &Call, seat: Option<&Seat>, result: &CallToolResult, on_error: OnError) -> Reply {
@@ -316,7 +350,7 @@ impl Tool {
             (true, OnError::Refused) => Reply::Refused(Refusal {
                 code: Some("tool_error".to_owned()),
                 answer,
-                only_said: !self.read_only,
+                word: if self.read_only { Word::Provider } else { Word::OnlySaid },
                 ..Refusal::default()
             }),
             (true, OnError::Doubt) => lost(Doubt::SaysFailed, "the tool says that it failed"),
@@ -379,7 +413,7 @@ impl Tool {
         };
         self.fit(&undo.tool, &mut arguments);
         let asked = Asked { name: &undo.tool, pinned: &undo.pinned, arguments, on_error: OnError::Refused };
-        self.ask(call, None, asked, &AtomicBool::new(false)).await
+        self.ask_in_time(call, None, asked).await
     }
 
     /// A reference is kept as text; where the tool wants a number in its place, it is one.

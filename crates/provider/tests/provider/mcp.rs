@@ -33,6 +33,8 @@ struct World {
     egress: Egress,
 }
 
+const MOST_BYTES: usize = 64 * 1024;
+
 fn declared(how: How) -> Declared {
     Declared {
         name: "shop".to_owned(),
@@ -40,7 +42,7 @@ fn declared(how: How) -> Declared {
         how,
         timeout: Duration::from_millis(700),
         input: Duration::from_secs(20),
-        most_bytes: 64 * 1024,
+        most_bytes: MOST_BYTES,
         most_links: 8,
         methods: Vec::new(),
         believe: Duration::from_secs(60),
@@ -48,15 +50,25 @@ fn declared(how: How) -> Declared {
 }
 
 /// Stands between us and a server.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// What it hears is passed on as it is, byte by byte.
+    Plain,
+    /// On each connection the answer to the last `tools/call` comes once more before that to the next.
+    Repeats,
+    /// What answers a `tools/call` says that it answers the next one.
+    Renames,
+    /// Of a stream that answers a `tools/call` only the first part comes.
+    Breaks,
+}
+
 struct Between {
     at: String,
     connections: Arc<AtomicUsize>,
 }
 
 impl Between {
-    /// Passes on what it hears, byte by byte or, if it `repeats`, so that on each connection the answer to the last `tools/call`
-    /// comes once more before that to the next.
-    async fn start(server: String, repeats: bool) -> Between {
+    async fn start(server: String, way: Way) -> Between {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (at, connections) = (listener.local_addr().unwrap().to_string(), Arc::<AtomicUsize>::default());
         let counted = Arc::clone(&connections);
@@ -65,8 +77,8 @@ impl Between {
                 counted.fetch_add(1, Ordering::Relaxed);
                 let mut far = TcpStream::connect(&server).await.unwrap();
                 tokio::spawn(async move {
-                    if repeats {
-                        repeat(near, far).await;
+                    if way != Way::Plain {
+                        meddle(near, far, way).await;
                     } else {
                         let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
                     }
@@ -77,16 +89,20 @@ impl Between {
     }
 }
 
-async fn repeat(mut near: TcpStream, mut far: TcpStream) {
+async fn meddle(mut near: TcpStream, mut far: TcpStream, way: Way) {
     let mut last = Vec::new();
     while let Some((asked, _)) = message(&mut near).await {
         far.write_all(&asked).await.unwrap();
         let Some((answer, is_whole)) = message(&mut far).await else { return };
         let is_call = String::from_utf8_lossy(&asked).contains("tools/call");
-        let said =
-            if is_call { [std::mem::take(&mut last), answer.clone()].concat() } else { answer.clone() };
+        let said = match way {
+            _ if !is_call => answer.clone(),
+            Way::Repeats => [std::mem::take(&mut last), answer.clone()].concat(),
+            Way::Renames => renamed(&answer),
+            Way::Plain | Way::Breaks => answer.clone(),
+        };
         last = if is_call { answer } else { Vec::new() };
-        if near.write_all(&said).await.is_err() {
+        if near.write_all(&said).await.is_err() || (is_call && way == Way::Breaks) {
             return;
         }
         if !is_whole {
@@ -94,6 +110,15 @@ async fn repeat(mut near: TcpStream, mut far: TcpStream) {
             return;
         }
     }
+}
+
+/// The same with the id of the next request, which has as many digits.
+fn renamed(answer: &[u8]) -> Vec<u8> {
+    let text = String::from_utf8_lossy(answer).into_owned();
+    let (before, id) = text.split_once("\"id\":").unwrap();
+    let digits = id.find(|it: char| !it.is_ascii_digit()).unwrap();
+    let next = id[..digits].parse::<u64>().unwrap() + 1;
+    format!("{before}\"id\":{next}{}", &id[digits..]).into_bytes()
 }
 
 /// One of HTTP/1 that says how long it is, or as much as is there of one that does not.
@@ -124,10 +149,10 @@ impl World {
         World::at(tools, at, change)
     }
 
-    async fn behind(revisions: &[ProtocolVersion], repeats: bool) -> (World, Between) {
+    async fn behind(revisions: &[ProtocolVersion], way: Way) -> (World, Between) {
         let tools = Tools::start(revisions).await.unwrap();
         let at = tools.url().strip_prefix("http://").unwrap().strip_suffix("/mcp").unwrap().to_owned();
-        let between = Between::start(at, repeats).await;
+        let between = Between::start(at, way).await;
         (World::at(tools, between.at.clone(), |it| it), between)
     }
 
@@ -397,7 +422,7 @@ async fn what_a_server_was_told_in_confidence_reaches_no_client() {
             for way in ["result", "error", "question"] {
                 call.constraints = json!({ "as": way });
                 let token = ProgressToken(rmcp::model::NumberOrString::String("mine".into()));
-                let tie = Tie { progress: Some(token), ..Tie::default() };
+                let tie = Tie::new(None, Some(token), Default::default());
                 let seat = Seat::new(Arc::clone(&party), None, tie, None);
                 let _taken = world.servers.seats().take(call.action_id, Arc::clone(&seat));
                 replies.push(provider.call(&call, NOW_MS).await);
@@ -528,7 +553,7 @@ async fn a_server_that_is_gone_was_sent_nothing() {
 async fn only_a_link_without_a_session_keeps_its_connections() {
     const CALLS: usize = 20;
     for (revision, keeps) in [(SESSIONS, false), (STATELESS, true)] {
-        let (world, between) = World::behind(&[revision], false).await;
+        let (world, between) = World::behind(&[revision], Way::Plain).await;
         let (call, provider) = world.bind("count", "");
         assert!(matches!(provider.call(&call, NOW_MS).await, Reply::Confirmed(_)));
         let before = between.connections.load(Ordering::Relaxed);
@@ -542,7 +567,7 @@ async fn only_a_link_without_a_session_keeps_its_connections() {
 
 #[tokio::test]
 async fn an_answer_that_comes_twice_is_not_taken_for_that_to_the_next_call() {
-    let (world, _between) = World::behind(&[STATELESS], true).await;
+    let (world, _between) = World::behind(&[STATELESS], Way::Repeats).await;
     let (mut call, provider) = world.bind("echo", "");
     for turn in 0..4 {
         call.constraints = json!({ "text": format!("turn {turn}") });
@@ -552,6 +577,21 @@ async fn an_answer_that_comes_twice_is_not_taken_for_that_to_the_next_call() {
         }
     }
     assert_eq!(world.tools.calls().len(), 4, "and each was sent once");
+}
+
+#[tokio::test]
+async fn an_answer_to_another_call_and_a_stream_that_breaks_off_leave_a_doubt() {
+    for (way, tool, arguments, why) in [
+        (Way::Renames, "echo", json!({ "text": "a" }), "the answer is to no request of ours"),
+        (Way::Breaks, "slow", json!({ "steps": 3 }), "the connection broke before an answer came"),
+    ] {
+        let (world, _between) = World::behind(&[STATELESS], way).await;
+        let (mut call, provider) = world.bind(tool, "");
+        call.constraints = arguments;
+        let reply = provider.call(&call, NOW_MS).await;
+        assert!(matches!(&reply, Reply::Lost { why: said, .. } if said == why), "{tool}: {reply:?}");
+        assert_eq!(world.tools.calls().len(), 1, "{tool}: it was sent once");
+    }
 }
 
 #[tokio::test]
@@ -602,7 +642,7 @@ async fn progress_reaches_the_client_under_its_own_token() {
         call.constraints = json!({ "steps": 3 });
         let client = Agent::new("ann", true);
         let token = ProgressToken(rmcp::model::NumberOrString::String("mine".into()));
-        let tie = Tie { progress: Some(token.clone()), ..Tie::default() };
+        let tie = Tie::new(None, Some(token.clone()), Default::default());
         let party: Arc<dyn Party> = client.clone();
         let _taken = world.servers.seats().take(call.action_id, Seat::new(party, None, tie, None));
         assert_eq!(text(&provider.call(&call, NOW_MS).await), "done");
@@ -621,10 +661,27 @@ async fn a_client_that_gives_up_leaves_a_doubt_and_the_server_is_told() {
     let _taken =
         world.servers.seats().take(call.action_id, Seat::new(Agent::new("ann", true), None, tie, None));
     let (reply, ()) = tokio::join!(provider.call(&call, NOW_MS), async {
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        while world.tools.calls().is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
         cancelled.cancel();
     });
     assert!(matches!(&reply, Reply::Lost { why, .. } if why.contains("gave it up")), "{reply:?}");
+}
+
+#[tokio::test]
+async fn what_its_client_gave_up_before_it_left_is_not_sent() {
+    for (name, revisions) in REVISIONS {
+        let world = World::new(revisions).await;
+        let (call, provider) = world.bind("count", "");
+        let tie = Tie::default();
+        tie.cancelled.cancel();
+        let seat = Seat::new(Agent::new("ann", true), None, tie, None);
+        let _taken = world.servers.seats().take(call.action_id, seat);
+        let reply = provider.call(&call, NOW_MS).await;
+        assert!(matches!(&reply, Reply::NotSent { why } if why.contains("gave it up")), "{name}: {reply:?}");
+        assert_eq!(world.tools.calls().len(), 0, "{name}");
+    }
 }
 
 #[tokio::test]
@@ -662,6 +719,21 @@ async fn another_tool_takes_back_what_one_did_by_what_it_answered() {
     assert_eq!(world.tools.count("k"), 0);
     let mistakes = world.try_bind("count", &rollback, "").unwrap_err();
     assert!(mistakes[0].message.contains("not reversible"), "{mistakes:?}");
+}
+
+#[tokio::test]
+async fn an_undo_whose_server_never_comes_to_an_end_is_in_doubt() {
+    let second = Duration::from_secs(1);
+    let brief = |it: Declared| Declared { timeout: second, input: second, ..it };
+    let world = World::declared(&[SESSIONS], brief).await;
+    let rollback = format!(
+        "[binding.rollback]\ntool = \"slow\"\npinned = \"{}\"\nwithin_seconds = 60\narguments = {{ steps = 1000000 }}",
+        world.pinned("slow")
+    );
+    let (call, provider) = world.try_bind("count", &rollback, "reversible = true").unwrap();
+    let undone = provider.undo(&call, Done::default(), NOW_MS);
+    let reply = tokio::time::timeout(60 * second, undone).await.expect("it ends");
+    assert!(matches!(reply, Reply::Lost { how: execution::Doubt::NoAnswer, .. }), "{reply:?}");
 }
 
 #[tokio::test]
@@ -755,6 +827,21 @@ async fn the_list_is_believed_for_a_time_only() {
     tokio::time::sleep(Duration::from_millis(5)).await;
     let after = server.tools().await.unwrap();
     assert_ne!(before[0].digest, after[0].digest);
+}
+
+#[tokio::test]
+async fn a_list_is_no_longer_as_a_whole_than_a_message_may_be() {
+    let world = World::new(&[STATELESS]).await;
+    world.tools.list_by(1);
+    assert_eq!(world.server().tools().await.unwrap().len(), world.tools.listed().len());
+    let world = World::new(&[STATELESS]).await;
+    world.tools.list_by(1);
+    let tools = world.tools.listed();
+    for tool in &tools {
+        world.tools.describe(&tool.name, &"x".repeat(MOST_BYTES / (tools.len() - 1)));
+    }
+    let refused = world.server().tools().await.unwrap_err();
+    assert_eq!(refused.why, "it lists more of its tools than is taken");
 }
 
 #[tokio::test]

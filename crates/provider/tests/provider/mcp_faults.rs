@@ -252,7 +252,7 @@ async fn a_server_that_repeats_its_secret_in_whatever_way_tells_no_client() {
     let agent = Agent::new(true, Duration::ZERO);
     let party: Arc<dyn Party> = agent.clone();
     let progress = Some(ProgressToken(rmcp::model::NumberOrString::String("mine".into())));
-    let result = server.pass(&party, call(), Tie { progress, ..Tie::default() }).await.unwrap();
+    let result = server.pass(&party, call(), Tie::new(None, progress, Default::default())).await.unwrap();
     let error = server.pass(&party, ListPromptsRequest::default().into(), Tie::default()).await.unwrap_err();
     let ways = [
         ("result", serde_json::to_string(&result).unwrap(), 3),
@@ -316,10 +316,23 @@ async fn whoever_gives_up_waiting_for_a_list_leaves_it_to_the_others() {
 
 #[tokio::test]
 async fn a_list_of_pages_without_an_end_is_none() {
-    let raw =
-        Raw::start(r#"tools/list) sleep 0.05; answer "\"nextCursor\":\"$id\",\"tools\":[{$tools}]" ;;"#);
+    let raw = Raw::start(r#"tools/list) answer "\"nextCursor\":\"$id\",\"tools\":[{$tools}]" ;;"#);
     let error = raw.server().tools().await.unwrap_err();
-    assert!(error.why.contains("in time"), "{error}");
+    assert!(error.why.contains("more pages"), "what is cut off would be taken for gone: {error}");
+}
+
+#[tokio::test]
+async fn a_process_that_ended_is_followed_by_another_whoever_holds_its_pipes() {
+    let raw = Raw::start(
+        r#"tools/call)
+        if [ ! -e forked ]; then touch forked; sleep 60 & exit 0; fi
+        answer '"resultType":"complete","content":[{"type":"text","text":"done"}]' ;;"#,
+    );
+    let (server, party) = (raw.server(), Agent::party(true));
+    assert!(server.pass(&party, call(), Tie::default()).await.is_err(), "nobody answers it");
+    let answered = timeout(NEVER, server.pass(&party, call(), Tie::default())).await.expect("it ends");
+    assert_eq!(text(answered), "done");
+    assert_eq!(raw.starts(), 2);
 }
 
 #[tokio::test]
@@ -379,9 +392,7 @@ async fn a_process_that_reads_no_more_is_given_up_and_another_started() {
     let long = CallToolRequest::new(CallToolRequestParams::new("count").with_arguments(long));
     assert!(server.pass(&party, call(), Tie::default()).await.is_err());
     let passed = timeout(NEVER, server.pass(&party, long.into(), Tie::default())).await.expect("it ends");
-    assert!(passed.is_err());
-    assert_eq!(raw.starts(), 1);
-    assert_eq!(text(server.pass(&party, call(), Tie::default()).await), "done");
+    assert_eq!(text(passed), "done", "one that did not answer is asked first whether it is still there");
     assert_eq!(raw.starts(), 2);
 }
 
@@ -489,4 +500,58 @@ async fn a_call_that_is_given_up_does_not_wait_for_its_question() {
     };
     let (passed, ()) = tokio::join!(timeout(NEVER, server.pass(&party, call_of("ask"), tie)), asked);
     assert!(passed.expect("it ends").is_err());
+}
+
+/// Bounded like this; all else as it was.
+fn bounded(memory: Option<u64>, files: u64) -> impl FnOnce(Declared) -> Declared {
+    move |it| {
+        let mut how = it.how;
+        if let How::Process { most_memory, most_files, .. } = &mut how {
+            (*most_memory, *most_files) = (memory, files);
+        }
+        Declared { how, timeout: NEVER, ..it }
+    }
+}
+
+#[tokio::test]
+async fn a_process_that_takes_more_memory_than_it_may_dies_and_others_live_on() {
+    // 16 bytes, doubled to as many as 256 MiB: four times what it may have.
+    let cases = r#"tools/call)
+        if [ ! -e tried ]; then
+            touch tried
+            x=0123456789abcdef; doubled=0
+            while [ $doubled -lt 24 ]; do x=$x$x; doubled=$((doubled + 1)); done
+            touch grown
+        fi
+        answer '"content":[{"type":"text","text":"done"}]' ;;"#;
+    let greedy = Raw::with(cases, None, bounded(Some(64 * 1024 * 1024), 64));
+    let other = Raw::start("");
+    let party = Agent::party(true);
+    assert_eq!(text(other.server().pass(&party, call(), Tie::default()).await), "done");
+    let server = greedy.server();
+    let ended = server.pass(&party, call(), Tie::default());
+    timeout(NEVER / 2, ended).await.expect("it is seen that it is gone").unwrap_err();
+    assert!(greedy.path("tried").exists() && !greedy.path("grown").exists(), "it had what it asked for");
+    assert_eq!(text(other.server().pass(&party, call(), Tie::default()).await), "done");
+    assert_eq!(text(greedy.server().pass(&party, call(), Tie::default()).await), "done");
+    assert_eq!((greedy.starts(), other.starts()), (2, 1), "the one was started again, the other never ended");
+}
+
+#[tokio::test]
+async fn a_process_that_opens_more_files_than_it_may_is_refused_them_and_others_live_on() {
+    // `paste` opens all of its files before it reads any.
+    let cases = r#"tools/call)
+        most=8; if [ -e few ]; then most=64; fi
+        touch few
+        if paste $(yes /dev/null | head -n $most) > pasted 2> why; then said=opened; else said=refused; fi
+        answer "\"content\":[{\"type\":\"text\",\"text\":\"$said\"}]" ;;"#;
+    let hoarder = Raw::with(cases, None, bounded(None, 32));
+    let other = Raw::with(cases, None, bounded(None, 128));
+    let party = Agent::party(true);
+    let said = async |raw: &Raw| text(raw.server().pass(&party, call(), Tie::default()).await);
+    assert_eq!([said(&hoarder).await, said(&other).await], ["opened", "opened"], "8 are few enough");
+    assert_eq!([said(&hoarder).await, said(&other).await], ["refused", "opened"], "64 are too many for one");
+    let why = std::fs::read_to_string(hoarder.path("why")).unwrap();
+    assert!(why.contains("Too many open files"), "{why}");
+    assert_eq!((hoarder.starts(), other.starts()), (1, 1), "neither ended");
 }

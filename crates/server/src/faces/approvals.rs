@@ -526,6 +526,9 @@ pub(crate) struct Approval {
     limits: Option<Limits>,
     /// How much more time was given.
     seconds: Option<u64>,
+    /// Why a yes counts no more: `policies_changed`, `catalogue_changed` or `rules_changed` (both) since it was asked for, or
+    /// `asked_anew` for another reason; null where it counts.
+    void: Option<String>,
 }
 
 impl DecideRequest {
@@ -757,13 +760,13 @@ impl Held {
 
 impl Approval {
     pub(crate) fn of(view: &GivenView) -> Approval {
-        let GivenView { approver, decision, form, at, comment, escalation_id, limits, seconds } =
+        let GivenView { approver, decision, form, at, comment, escalation_id, limits, seconds, void } =
             view.clone();
         let limits = limits.map(|it| Limits {
             max_amount: it.max_amount.map(|most| most.amount),
             not_after: it.not_after.map(|until| until.as_str().to_owned()),
             applies_to: Some(it.applies_to.as_str()),
         });
-        Approval { approver, decision, form, at, comment, escalation_id, limits, seconds }
+        Approval { approver, decision, form, at, comment, escalation_id, limits, seconds, void }
     }
 }

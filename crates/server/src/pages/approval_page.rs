@@ -517,12 +517,18 @@ fn given(body: &mut String, held: &HeldView) {
         "<h2>What people said</h2>\n<div class=\"card scroll\"><table>\n<thead><tr><th scope=\"col\">Who</th>\
          <th scope=\"col\">Said</th><th scope=\"col\">By</th><th scope=\"col\">When</th><th scope=\"col\">Comment</th></tr></thead>\n<tbody>\n",
     );
-    for GivenView { approver, decision, form, at, comment, escalation_id, limits, seconds } in &held.approvals
+    for GivenView { approver, decision, form, at, comment, escalation_id, limits, seconds, void } in
+        &held.approvals
     {
-        let earlier = if *escalation_id == held.escalation_id {
-            ""
-        } else {
-            " <span class=\"soft\">(an earlier question)</span>"
+        let earlier = match void.as_deref() {
+            Some("policies_changed") => " <span class=\"soft\">(void: the policies changed since)</span>",
+            Some("catalogue_changed") => " <span class=\"soft\">(void: the catalogue changed since)</span>",
+            Some("rules_changed") => {
+                " <span class=\"soft\">(void: policies and catalogue changed since)</span>"
+            }
+            Some(_) => " <span class=\"soft\">(void: an earlier question)</span>",
+            None if *escalation_id == held.escalation_id => "",
+            None => " <span class=\"soft\">(an earlier question)</span>",
         };
         let said = match (decision.as_str(), limits, seconds) {
             ("approve", Some(limits), _) => format!("yes, {}", within(limits)),

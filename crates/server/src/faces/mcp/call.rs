@@ -12,34 +12,31 @@ use rmcp::model::{
     CallToolRequestParams, CallToolResponse, CallToolResult, CreateTaskResult, ErrorData, MetaObject,
     ProgressNotification, ProgressNotificationParam, ServerResult,
 };
-use rmcp::service::{RequestContext, RoleServer};
 use serde_json::{Value, json};
 
 use super::delivery::Owed;
 use super::desk::{Answered, Errand, Recall};
-use super::face::{Face, is_stateless};
+use super::face::Face;
+use super::inquiry::Inquiry;
 use super::own;
 use super::pass::read;
 use super::tasks::task_of;
 use super::told;
-use super::visit::Visit;
-
-type Context = RequestContext<RoleServer>;
 
 impl Face {
     pub(super) async fn call(
         &self,
         asked: CallToolRequestParams,
-        context: &Context,
+        inquiry: &Inquiry,
     ) -> Result<CallToolResponse, ErrorData> {
-        let visit = Visit::of(&context.extensions)?;
+        let visit = &inquiry.visit;
         if own::is_own_tool(&asked.name) {
             let (gateway, caller) = (&self.scope.gateway, &visit.caller);
             return own::call(gateway, caller, &asked).await.map(Into::into);
         }
         let (server, tool) = self.scope.inward(&asked.name).ok_or_else(unknown_tool)?;
         let tool = tool.to_owned();
-        let call = match tool_call(&server, &tool, &asked, visit, context) {
+        let call = match tool_call(&server, &tool, &asked, inquiry) {
             Ok(call) => call,
             Err(error) => {
                 let output = output_of(&server, &tool).await;
@@ -56,19 +53,20 @@ impl Face {
             call.session_id,
             call.key.as_ref().map(IdempotencyKey::as_str),
         ]);
-        let errand = self.errand(context, &what, (asked.input_responses, asked.request_state))?;
+        let errand = self.errand(inquiry, &what, (asked.input_responses, asked.request_state));
         let is_joined = self.scope.gateway.is_joined(&visit.caller, &call);
         let recall = self.recall(&visit.caller, Arc::clone(&server), tool);
         let errand = Errand { seat: Some(Arc::default()), recall: Some(recall), is_joined, ..errand };
-        let answered = self.have_called(context, errand, server, call).await?;
+        let answered = self.have_called(inquiry, errand, server, call).await?;
         let response = match answered.result {
             ServerResult::InputRequiredResult(asks) => asks.into(),
             ServerResult::CreateTaskResult(task) => task.into(),
+            ServerResult::CallToolResult(result) => result.into(),
             other => read::<CallToolResult>(other)?.into(),
         };
         // Whoever gave it up does not get it.
-        if let Some(delivery) = answered.owed.filter(|_| !context.ct.is_cancelled()) {
-            visit.slot.owe(Owed::new(context.id.clone(), delivery));
+        if let Some(delivery) = answered.owed.filter(|_| !inquiry.gone.is_cancelled()) {
+            visit.slot.owe(Owed::new(inquiry.id.clone(), delivery));
         }
         Ok(response)
     }
@@ -89,20 +87,19 @@ impl Face {
 
     async fn have_called(
         &self,
-        context: &Context,
+        inquiry: &Inquiry,
         errand: Errand,
         server: Arc<Server>,
         call: ToolCall,
     ) -> Result<Answered, ErrorData> {
         let gateway = Arc::clone(&self.scope.gateway);
-        let caller = Arc::clone(&Visit::of(&context.extensions)?.caller);
-        let meta = self.meta(context);
-        let wants_task = is_stateless(context)
-            && context.client_capabilities().is_some_and(|client| client.supports_tasks());
+        let caller = Arc::clone(&inquiry.visit.caller);
+        let meta = self.meta(inquiry);
+        let wants_task = inquiry.is_stateless && inquiry.client.1.supports_tasks();
         let wait = if wants_task { Duration::ZERO } else { gateway.mcp_settings().wait() };
         let (seated, answers) = (errand.seat.clone(), errand.responses.clone());
-        let wants_progress = context.meta.get_progress_token().is_some();
-        self.have_done(context, errand, move |party: Arc<dyn Party>, tie: Tie| {
+        let wants_progress = inquiry.meta.get_progress_token().is_some();
+        self.have_done(inquiry, errand, move |party: Arc<dyn Party>, tie: Tie| {
             Box::pin(async move {
                 let seat = Seat::new(Arc::clone(&party), Some(meta), tie.clone(), answers);
                 if let Some(seated) = seated {
@@ -132,10 +129,12 @@ impl Face {
                     }
                     return Err(error);
                 }
-                if let (true, Some(_), Some(id)) = (wants_task, called.waits(), called.action_id) {
+                // What its server said in doubt is told at once.
+                let is_told = called.waits().is_none() || called.answer.is_some();
+                if let (true, false, Some(id)) = (wants_task, is_told, called.action_id) {
                     let task = task_of(&gateway, &caller, &id.to_string(), &called).await?;
                     let result = ServerResult::CreateTaskResult(CreateTaskResult::new(task));
-                    return Ok(Answered { result, owed: None });
+                    return Ok(Answered::of(result));
                 }
                 Ok(answered(called, output.as_deref()))
             })
@@ -146,20 +145,17 @@ impl Face {
     /// Has something done in whose midst the client may be asked, and tells how far it came.
     pub(super) async fn have_done(
         &self,
-        context: &Context,
+        inquiry: &Inquiry,
         errand: Errand,
         work: impl FnOnce(Arc<dyn Party>, Tie) -> BoxFuture<'static, Result<Answered, ErrorData>>,
     ) -> Result<Answered, ErrorData> {
-        let party = self.party(context)?;
+        let party = self.party(inquiry);
         let Some(session) = self.session() else {
-            return self.mcp.desk.attend(context, errand, move |tie| work(party, tie)).await;
+            return self.mcp.desk.attend(inquiry, errand, move |tie| work(party, tie)).await;
         };
-        let under_way = session.begin(&context.id);
-        let tie = Tie {
-            id: Some(context.id.clone()),
-            progress: context.meta.get_progress_token(),
-            cancelled: if errand.seat.is_some() { under_way.cancelled.clone() } else { context.ct.clone() },
-        };
+        let under_way = session.begin(&inquiry.id);
+        let gone = if errand.seat.is_some() { &under_way.cancelled } else { &inquiry.gone };
+        let tie = Tie::new(Some(inquiry.id.clone()), inquiry.meta.get_progress_token(), gone.clone());
         let answered = work(party, tie).await;
         session.mail.sent().await;
         answered
@@ -186,21 +182,21 @@ impl Waiting {
 /// What the client has of a call that has an outcome, or still none.
 fn answered(called: Called, output: Option<&Output>) -> Answered {
     let result = ServerResult::CallToolResult(told::outcome(&called, output));
-    Answered { result, owed: called.delivery }
+    let came_to_nothing = called.kind == NO_EFFECT;
+    Answered { result, owed: called.delivery, came_to_nothing }
 }
 
 fn plain(result: CallToolResult) -> Answered {
-    Answered { result: ServerResult::CallToolResult(result), owed: None }
+    Answered::of(ServerResult::CallToolResult(result))
 }
 
 fn tool_call(
     server: &Server,
     tool: &str,
     asked: &CallToolRequestParams,
-    visit: &Visit,
-    context: &Context,
+    inquiry: &Inquiry,
 ) -> Result<ToolCall, Error> {
-    let meta: &MetaObject = &context.meta;
+    let meta: &MetaObject = &inquiry.meta;
     Ok(ToolCall {
         server: server.name().to_owned(),
         tool: tool.to_owned(),
@@ -216,7 +212,7 @@ fn tool_call(
         mandate: text(meta, MANDATE)?,
         repeat_of: text(meta, REPEAT_OF)?,
         session_id: text(meta, SESSION)?,
-        request_id: visit.request_id.to_string(),
+        request_id: inquiry.visit.request_id.to_string(),
     })
 }
 

@@ -6,7 +6,8 @@ use gateway::upstream::Server;
 use rmcp::model::{CustomRequest, CustomResult, ErrorCode, ErrorData};
 use rmcp::service::{RequestContext, RoleServer};
 
-use super::face::{Face, is_stateless};
+use super::face::Face;
+use super::inquiry::is_stateless;
 
 impl Face {
     pub(super) async fn custom(

@@ -8,16 +8,18 @@
 //!
 //! A state is sealed under a key of this process, bound to who asked for what: in other hands, for another request, after a
 //! restart or beyond its time it leads nowhere. The same call without the state is asked the same again; with one whose answer
-//! was lost it is told what came of it. What is put aside and not come back for is given up. What it had come to is left behind then,
-//! and the same call is a new one; what is not over by then the same call joins.
+//! was lost it is told what came of it. What is put aside and not come back for is given up, unless it is a call: that goes on, and
+//! the same call joins it. If it had come to nothing by then, that is left behind, and the same call is a new one.
 
 use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::Duration;
 
 use action::ActionId;
 use aws_lc_rs::rand;
+use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use gateway::Delivery;
 use gateway::upstream::{Seat, Tie};
@@ -25,10 +27,11 @@ use rmcp::model::{
     ClientCapabilities, ErrorData, InputRequests, InputRequiredResult, InputResponses, LoggingLevel,
     ProgressToken, RequestId, RequestStateCodec, SealOptions, ServerNotification, ServerResult,
 };
-use rmcp::service::{RequestContext, RoleServer};
 use tokio::sync::{OwnedMutexGuard, mpsc, oneshot};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::inquiry::Inquiry;
 use super::mail::Mail;
 use super::party::must_be_able;
 use super::{NoRandomness, lock};
@@ -49,6 +52,15 @@ pub(super) struct Answered {
     pub(super) result: ServerResult,
     /// What is delivered with it.
     pub(super) owed: Option<Delivery>,
+    /// Whether it is of an action that had no effect.
+    pub(super) came_to_nothing: bool,
+}
+
+impl Answered {
+    /// A result with which nothing is delivered.
+    pub(super) fn of(result: ServerResult) -> Answered {
+        Answered { result, owed: None, came_to_nothing: false }
+    }
 }
 
 /// Tells again what came of an action whose client came back too late to be told the first time.
@@ -109,8 +121,18 @@ struct Waits {
 struct Inside {
     asking: mpsc::Receiver<Asking>,
     asked: Option<Asking>,
-    over: Option<oneshot::Receiver<Result<Answered, ErrorData>>>,
+    doing: Option<Doing>,
     round: u64,
+    /// Gives it up when nobody comes back for it in time: one for all rounds, and none once it is over.
+    timer: JoinSet<()>,
+}
+
+/// What is done for a request.
+enum Doing {
+    /// By whoever attends to it.
+    Here(BoxFuture<'static, Result<Answered, ErrorData>>),
+    /// By itself, since it was put aside.
+    Aside(oneshot::Receiver<Result<Answered, ErrorData>>),
 }
 
 struct Asking {
@@ -129,24 +151,23 @@ impl Desk {
     /// Takes a request as far as it comes without its client: to its end, or to a question.
     pub(super) async fn attend(
         self: &Arc<Desk>,
-        context: &RequestContext<RoleServer>,
+        inquiry: &Inquiry,
         mut errand: Errand,
         begin: impl FnOnce(Tie) -> BoxFuture<'static, Result<Answered, ErrorData>>,
     ) -> Result<Answered, ErrorData> {
-        let (work, mut inside) = match self.find(context, &errand, begin)? {
+        let (work, mut inside) = match self.find(inquiry, &errand, begin)? {
             Found::Work(work, inside) => (work, inside),
             Found::Over(id) => return errand.recall.take().ok_or_else(stale)?(id).await,
         };
-        let mail = Arc::new(Mail::to(context.peer.clone()));
         *lock(&work.waits) = Some(Waits {
-            id: context.id.clone(),
-            mail: Arc::clone(&mail),
-            progress: context.meta.get_progress_token(),
-            level: context.meta.log_level(),
+            id: inquiry.id.clone(),
+            mail: Arc::clone(&inquiry.mail),
+            progress: inquiry.meta.get_progress_token(),
+            level: inquiry.meta.log_level(),
         });
-        let over = until_asked(&work, &mut inside, context, &errand).await;
+        let over = until_asked(&work, &mut inside, inquiry, &errand).await;
         *lock(&work.waits) = None;
-        mail.sent().await;
+        inquiry.mail.sent().await;
         match over {
             Some(answered) => {
                 self.forget(&work);
@@ -158,7 +179,7 @@ impl Desk {
 
     fn find(
         self: &Arc<Desk>,
-        context: &RequestContext<RoleServer>,
+        inquiry: &Inquiry,
         errand: &Errand,
         begin: impl FnOnce(Tie) -> BoxFuture<'static, Result<Answered, ErrorData>>,
     ) -> Result<Found, ErrorData> {
@@ -170,7 +191,7 @@ impl Desk {
                     }
                     Ok(Found::Work(work, inside))
                 }
-                None => self.begin(context, errand, begin).map(|(work, inside)| Found::Work(work, inside)),
+                None => self.begin(inquiry, errand, begin).map(|(work, inside)| Found::Work(work, inside)),
             };
         };
         let State { number, round, action } = self.open(state, &errand.bound).ok_or_else(stale)?;
@@ -202,14 +223,12 @@ impl Desk {
 
     fn begin(
         self: &Arc<Desk>,
-        context: &RequestContext<RoleServer>,
+        inquiry: &Inquiry,
         errand: &Errand,
         begin: impl FnOnce(Tie) -> BoxFuture<'static, Result<Answered, ErrorData>>,
     ) -> Result<InHand, ErrorData> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let (asking, asked) = mpsc::channel(MOST_QUESTIONS);
-        let (over, hears) = oneshot::channel();
-        let inside = Inside { asking: asked, asked: None, over: Some(hears), round: 0 };
         let work = Arc::new(Work {
             number,
             owner: Arc::clone(&errand.owner),
@@ -219,48 +238,43 @@ impl Desk {
             cancelled: CancellationToken::new(),
             asking,
             waits: Mutex::default(),
-            inside: Arc::new(tokio::sync::Mutex::new(inside)),
+            inside: Arc::new(tokio::sync::Mutex::new(Inside {
+                asking: asked,
+                asked: None,
+                doing: None,
+                round: 0,
+                timer: JoinSet::new(),
+            })),
         });
-        let inside = Arc::clone(&work.inside).try_lock_owned().map_err(|_| busy())?;
+        let mut inside = Arc::clone(&work.inside).try_lock_owned().map_err(|_| busy())?;
         lock(&self.works).insert(number, Arc::clone(&work));
         let id = RequestId::String(number.to_string().into());
-        let tie = Tie {
-            // Ours: those of clients without a session are each their own, and several may be the same.
-            id: Some(id.clone()),
-            progress: Some(context.meta.get_progress_token().unwrap_or(ProgressToken(id))),
-            cancelled: work.cancelled.clone(),
-        };
-        let doing = begin(tie);
-        tokio::spawn(async move { drop(over.send(doing.await)) });
+        let progress = inquiry.meta.get_progress_token().unwrap_or(ProgressToken(id.clone()));
+        // The id is ours: those of clients without a session are each their own, and several may be the same.
+        let tie = Tie::new(Some(id), Some(progress), work.cancelled.clone());
+        inside.doing = Some(Doing::Here(begin(tie)));
         Ok((work, inside))
     }
 
     fn put_aside(self: &Arc<Desk>, work: &Arc<Work>, inside: &mut Inside, errand: &Errand) -> Answered {
         inside.round += 1;
+        inside.doing = inside.doing.take().map(Doing::aside);
         let requests = inside.asked.as_ref().map(|asked| asked.requests.clone()).unwrap_or_default();
         let action = work.seat().and_then(|seat| seat.action());
         let payload = State { number: work.number, round: inside.round, action }.to_string();
         let options = SealOptions::new().associated_data(&work.bound).ttl(errand.input);
         let state = self.codec.seal_with(payload.as_bytes(), &options);
         lock(&self.aside).insert(work.number, Arc::clone(work));
-        let (desk, work, round) = (Arc::clone(self), Arc::clone(work), inside.round);
-        let patience = errand.input + GRACE;
-        tokio::spawn(async move {
-            tokio::time::sleep(patience).await;
-            let Ok(mut inside) = work.inside.try_lock() else { return };
-            if inside.round != round {
-                return;
-            }
-            work.cancelled.cancel();
-            desk.forget(&work);
-            // What came to nothing has been left behind. Anything else the same call joins, and is told of.
-            if inside.came_to_nothing() {
-                work.abandon();
-            }
-        });
+        // In the place of the one of the last round, which is thereby over.
+        inside.timer = JoinSet::new();
+        drop(inside.timer.spawn(give_up_later(
+            (Arc::clone(self), Arc::downgrade(work)),
+            inside.round,
+            errand.input + GRACE,
+        )));
         let requests = Some(requests).filter(|requests| !requests.is_empty());
         let result = InputRequiredResult::new(requests, Some(state));
-        Answered { result: ServerResult::InputRequiredResult(result), owed: None }
+        Answered::of(ServerResult::InputRequiredResult(result))
     }
 
     fn forget(&self, work: &Arc<Work>) {
@@ -345,11 +359,30 @@ impl Drop for Question {
     }
 }
 
+/// Nobody came back in time for what was put aside in this round.
+async fn give_up_later((desk, work): (Arc<Desk>, Weak<Work>), round: u64, patience: Duration) {
+    tokio::time::sleep(patience).await;
+    let Some(work) = work.upgrade() else { return };
+    let Ok(mut inside) = work.inside.try_lock() else { return };
+    if inside.round != round {
+        return;
+    }
+    // What no client waits for is given up. A call goes on: what it was asked is declined by now, and to stop it makes doubt.
+    if work.seat.is_none() {
+        work.cancelled.cancel();
+    }
+    desk.forget(&work);
+    // What came to nothing has been left behind. Anything else the same call joins, and is told of.
+    if inside.came_to_nothing() {
+        work.abandon();
+    }
+}
+
 /// What came of it; nothing if a server asks.
 async fn until_asked(
     work: &Work,
     inside: &mut Inside,
-    context: &RequestContext<RoleServer>,
+    inquiry: &Inquiry,
     errand: &Errand,
 ) -> Option<Result<Answered, ErrorData>> {
     loop {
@@ -357,16 +390,15 @@ async fn until_asked(
             return None;
         }
         inside.asked = None;
-        let Some(over) = inside.over.as_mut() else { return Some(Err(stale())) };
+        let Some(doing) = inside.doing.as_mut() else { return Some(Err(stale())) };
         tokio::select! {
             biased;
-            answered = over => {
-                inside.over = None;
-                let broken = |_| Err(ErrorData::internal_error("the request ended without a word", None));
-                return Some(answered.unwrap_or_else(broken));
+            answered = doing.over() => {
+                inside.doing = None;
+                return Some(answered);
             }
             asked = inside.asking.recv() => inside.asked = asked,
-            () = context.ct.cancelled(), if errand.seat.is_none() && !work.cancelled.is_cancelled() => {
+            () = inquiry.gone.cancelled(), if errand.seat.is_none() && !work.cancelled.is_cancelled() => {
                 work.cancelled.cancel();
             }
         }
@@ -409,16 +441,33 @@ impl std::fmt::Display for State {
     }
 }
 
+impl Doing {
+    /// What comes of it, at last. Nothing is lost when this is dropped before.
+    async fn over(&mut self) -> Result<Answered, ErrorData> {
+        let broken = || ErrorData::internal_error("the request ended without a word", None);
+        match self {
+            Doing::Here(doing) => {
+                let done = AssertUnwindSafe(doing).catch_unwind().await;
+                done.unwrap_or_else(|_| Err(broken()))
+            }
+            Doing::Aside(over) => over.await.unwrap_or_else(|_| Err(broken())),
+        }
+    }
+
+    /// Goes on though nobody attends to it.
+    fn aside(self) -> Doing {
+        let Doing::Here(doing) = self else { return self };
+        let (over, hears) = oneshot::channel();
+        tokio::spawn(async move { drop(over.send(doing.await)) });
+        Doing::Aside(hears)
+    }
+}
+
 impl Inside {
-    /// Whether it is over, and had no effect as far as its server says.
+    /// Whether it is over, and had no effect.
     fn came_to_nothing(&mut self) -> bool {
-        let over = self.over.as_mut().and_then(|over| over.try_recv().ok());
-        let Some(Ok(answered)) = over else { return false };
-        let failed = match &answered.result {
-            ServerResult::CallToolResult(result) => result.is_error == Some(true),
-            _ => false,
-        };
-        failed && answered.owed.is_some()
+        let Some(Doing::Aside(over)) = &mut self.doing else { return false };
+        matches!(over.try_recv(), Ok(Ok(Answered { came_to_nothing: true, owed: Some(_), .. })))
     }
 
     /// Answers what is asked, if every question has an answer.
@@ -471,17 +520,37 @@ const GRACE: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
-    use rmcp::ServerHandler;
-    use rmcp::service::serve_directly;
+    #![allow(clippy::unwrap_used, clippy::panic)]
+    use gateway::Gateway;
+    use rmcp::model::{
+        ElicitRequest, ElicitRequestParams, ElicitationCapability, Implementation, InputRequest,
+        RequestMetaObject,
+    };
 
+    use super::super::visit::Visit;
     use super::*;
 
-    struct Silent;
-
-    impl ServerHandler for Silent {}
+    /// A request of this id, whose client hears nothing.
+    fn inquiry(id: i64) -> Inquiry {
+        Inquiry {
+            id: RequestId::Number(id),
+            meta: RequestMetaObject::new(),
+            gone: CancellationToken::new(),
+            visit: Visit {
+                caller: Arc::new(Gateway::anonymous()),
+                request_id: "1".into(),
+                slot: Arc::default(),
+                opened: None,
+            },
+            is_stateless: true,
+            client: (Implementation::new("test", "1"), ClientCapabilities::default()),
+            mail: Arc::new(Mail::with_the_answer().0),
+        }
+    }
 
     fn errand(owner: &str) -> Errand {
+        let mut able = ClientCapabilities::default();
+        able.elicitation = Some(ElicitationCapability::default());
         Errand {
             bound: [0; 32],
             owner: owner.into(),
@@ -490,31 +559,90 @@ mod tests {
             seat: None,
             recall: None,
             is_joined: false,
-            able: ClientCapabilities::default(),
+            able,
             input: Duration::from_secs(60),
+        }
+    }
+
+    fn question() -> InputRequests {
+        let params =
+            serde_json::json!({"message": "Who?", "requestedSchema": {"type": "object", "properties": {}}});
+        let params: ElicitRequestParams = serde_json::from_value(params).unwrap();
+        [("who".to_owned(), InputRequest::Elicitation(ElicitRequest::new(params)))].into()
+    }
+
+    /// What asks and then ends.
+    fn asks(desk: &Arc<Desk>) -> impl FnOnce(Tie) -> BoxFuture<'static, Result<Answered, ErrorData>> + use<> {
+        let desk = Arc::clone(desk);
+        move |tie| {
+            Box::pin(async move {
+                desk.ask(tie.id.as_ref(), question(), Duration::from_secs(60)).await;
+                Ok(Answered::of(ServerResult::empty(())))
+            })
+        }
+    }
+
+    fn state_of(answered: Result<Answered, ErrorData>) -> String {
+        match answered.unwrap().result {
+            ServerResult::InputRequiredResult(asked) => asked.request_state.unwrap(),
+            other => panic!("{other:?}"),
         }
     }
 
     #[tokio::test]
     async fn nobody_gives_up_what_another_asked_by_the_same_id() {
-        let (near, _far) = tokio::io::duplex(1024);
-        let served = serve_directly(Silent, near, None);
         let desk = Arc::new(Desk::new().unwrap());
         let begin = |owner: &'static str| {
             let (tell, begun) = oneshot::channel();
             let desk = Arc::clone(&desk);
-            let context = RequestContext::new(RequestId::Number(1), served.peer().clone());
             tokio::spawn(async move {
                 let begin = |tie: Tie| -> BoxFuture<'static, _> {
                     drop(tell.send(tie.cancelled));
                     Box::pin(std::future::pending())
                 };
-                drop(desk.attend(&context, errand(owner), begin).await);
+                drop(desk.attend(&inquiry(1), errand(owner), begin).await);
             });
             begun
         };
         let (ann, bob) = (begin("ann").await.unwrap(), begin("bob").await.unwrap());
         desk.give_up("ann", &RequestId::Number(1));
         assert!(ann.is_cancelled() && !bob.is_cancelled());
+    }
+
+    #[tokio::test]
+    async fn however_often_a_question_is_repeated_one_timer_waits_for_its_answer_and_none_afterwards() {
+        let desk = Arc::new(Desk::new().unwrap());
+        let metrics = tokio::runtime::Handle::current().metrics();
+        let settled = async |most: usize| {
+            // What was aborted is gone once its turn has come.
+            for _ in 0..1000 {
+                if metrics.num_alive_tasks() <= most {
+                    return;
+                }
+                tokio::task::yield_now().await;
+            }
+            panic!("{} tasks are left", metrics.num_alive_tasks());
+        };
+        let mut state = state_of(desk.attend(&inquiry(1), errand("ann"), asks(&desk)).await);
+        for round in 0..20 {
+            let again = Errand { state: Some(state), ..errand("ann") };
+            state = state_of(desk.attend(&inquiry(round + 2), again, asks(&desk)).await);
+        }
+        // It goes on by itself, and its timer.
+        settled(2).await;
+        let answers = InputResponses::from([("who".to_owned(), serde_json::json!({"action": "cancel"}))]);
+        let last = Errand { state: Some(state), responses: Some(answers), ..errand("ann") };
+        let over = desk.attend(&inquiry(99), last, asks(&desk)).await.unwrap();
+        assert!(matches!(over.result, ServerResult::EmptyResult(_)));
+        settled(0).await;
+    }
+
+    #[tokio::test]
+    async fn what_breaks_is_an_error_and_leaves_nothing_behind() {
+        let desk = Arc::new(Desk::new().unwrap());
+        let breaks = |_| -> BoxFuture<'static, _> { Box::pin(async { panic!("it breaks") }) };
+        let broken = desk.attend(&inquiry(1), errand("ann"), breaks).await;
+        assert!(broken.is_err_and(|error| error.message.contains("without a word")));
+        assert!(lock(&desk.works).is_empty());
     }
 }

@@ -1,4 +1,4 @@
-//! The door: who comes in over HTTP, with what, and as whom; then rmcp is let see it.
+//! The door: who comes in over HTTP, with what, and as whom; then rmcp is let see it, unless it is a call in plain order.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,13 +19,14 @@ use rmcp::model::{
 use rmcp::transport::{StreamableHttpServerConfig, StreamableHttpService};
 use serde_json::Value;
 
-use super::Mcp;
 use super::delivery::{Slot, Watched};
+use super::direct::Call;
 use super::face::{Face, owner};
 use super::listen::{Opened, must_be_bearable};
 use super::scope::Scope;
 use super::sessions::{Bounds, Own, Owner};
 use super::visit::Visit;
+use super::{Mcp, own};
 use crate::faces::protected_resource::server_of;
 use crate::reply::{self, Said};
 use crate::request::{Request, Response};
@@ -67,6 +68,12 @@ async fn enter(mut request: Request, only: Option<&str>) -> Result<Response, Err
     }
     let until = lasts.then(|| -> BoxFuture<'static, ()> { Box::pin(visitor.until_over(&request)) });
     let (own, slot) = (visitor.own_sessions(), Arc::clone(&visit.slot));
+    if message.method() == CALL
+        && let Some(call) = Call::of(&request.head.headers, message, |name| visitor.is_promoted(name))
+    {
+        let answer = call.answer(Face::new(visitor.mcp, visitor.scope), visit).await;
+        return Ok(answer.map(|body| watched(Watched::new(body, slot), None)));
+    }
     let ends = request.head.method == Method::DELETE;
     let answer = visitor.service(&own, lasts).handle(for_rmcp(request, visit, body)).await;
     match own.refused() {
@@ -119,7 +126,7 @@ impl Visitor {
     async fn prepare(&self, message: &Message) -> Result<Option<Arc<Opened>>, Error> {
         match message.method() {
             "initialize" => self.mcp.sessions.has_room(&self.owner, self.bounds)?,
-            "tools/call" => know_tools(&self.scope, message).await,
+            CALL => know_tools(&self.scope, message).await,
             LISTEN => {
                 let Some(filter) = message.filter() else { return Ok(None) };
                 let listener = (&self.scope, &*self.caller);
@@ -129,6 +136,13 @@ impl Visitor {
             _ => {}
         }
         Ok(None)
+    }
+
+    /// Whether some of a tool's arguments have to stand in the head, too.
+    fn is_promoted(&self, name: &str) -> bool {
+        let Some((server, tool)) = self.scope.inward(name) else { return false };
+        let tools = server.known_tools().unwrap_or_default();
+        tools.iter().any(|seen| seen.tool.name == tool && seen.promotes)
     }
 
     /// When an answer that lasts is over: its caller is not known any more by what they brought, or is stopped by an operator.
@@ -228,15 +242,17 @@ fn slot_of(mcp: &Mcp, request: &Request) -> Slot {
     session_of(headers).map_or_else(Slot::default, |id| Slot::of_session(mcp.sessions.left(id), goes_on))
 }
 
-/// Sees to it that the server's tools are known, which headers of the call are held against.
+/// Sees to it that the server's tools are known, which headers of the call are held against. A tool of ours is no server's.
 async fn know_tools(scope: &Scope, message: &Message) {
-    if let Some((server, _)) = message.name().and_then(|name| scope.inward(name)) {
+    let name = message.name().filter(|name| !own::is_own_tool(name));
+    if let Some((server, _)) = name.and_then(|name| scope.inward(name)) {
         let _ = tokio::time::timeout(BEARABLE, server.tools()).await;
     }
 }
 
 /// As much of a message as has to be known beforehand.
-pub(super) struct Message(Value);
+#[derive(Default)]
+pub(super) struct Message(pub(super) Value);
 
 impl Message {
     /// Reads it as strictly as every body is read: no member twice, no number that is not exact, not too deep.
@@ -278,6 +294,8 @@ fn unreadable(status: StatusCode, error: ErrorData) -> Response {
     reply::json(status, &JsonRpcError::new(None, error))
 }
 
+/// What is an action.
+pub(super) const CALL: &str = "tools/call";
 /// What opens a stream of news.
 pub(super) const LISTEN: &str = "subscriptions/listen";
 /// Bytes of a message.

@@ -12,20 +12,21 @@ use rmcp::model::{
     CallToolRequestParams, CallToolResponse, CancelTaskParams, CancelledNotificationParam,
     ClientNotification, CompleteRequestParams, CompleteResult, CustomNotification, CustomRequest,
     CustomResult, DiscoverResult, ErrorData, GetPromptRequestParams, GetPromptResponse,
-    GetSkillRequestParams, GetSkillResult, GetTaskParams, GetTaskResult, Implementation,
-    InitializeRequestParams, InitializeResult, ListPromptsResult, ListResourceTemplatesResult,
-    ListResourcesResult, ListSkillsResult, ListToolsResult, PaginatedRequestParams, ProtocolVersion,
-    ReadResourceDirectoryRequestParams, ReadResourceRequestParams, ReadResourceResponse,
-    RootsListChangedNotification, ServerConfig, SetLevelRequestParams, SubscribeRequestParams,
-    SubscriptionFilter, TASKS_EXTENSION_ID, Tool, UnsubscribeRequestParams, UpdateTaskParams,
+    GetSkillRequestParams, GetSkillResult, GetTaskParams, GetTaskResult, InitializeRequestParams,
+    InitializeResult, ListPromptsResult, ListResourceTemplatesResult, ListResourcesResult, ListSkillsResult,
+    ListToolsResult, PaginatedRequestParams, ProtocolVersion, ReadResourceDirectoryRequestParams,
+    ReadResourceRequestParams, ReadResourceResponse, RootsListChangedNotification, ServerConfig,
+    SetLevelRequestParams, SubscribeRequestParams, SubscriptionFilter, TASKS_EXTENSION_ID, Tool,
+    UnsubscribeRequestParams, UpdateTaskParams,
 };
 use rmcp::service::{NotificationContext, RequestContext, RoleServer, SubscriptionContext};
 
-use super::Mcp;
 use super::custom::may_pass;
+use super::inquiry::Inquiry;
 use super::party::{Seated, Session, Stateless};
 use super::scope::Scope;
 use super::visit::Visit;
+use super::{Mcp, own};
 
 type Context = RequestContext<RoleServer>;
 type Heard = NotificationContext<RoleServer>;
@@ -49,17 +50,13 @@ impl Face {
     }
 
     /// The client, as servers may speak to it.
-    pub(super) fn party(&self, context: &Context) -> Result<Arc<dyn Party>, ErrorData> {
+    pub(super) fn party(&self, inquiry: &Inquiry) -> Arc<dyn Party> {
         if let Some(session) = self.session() {
-            return Ok(Arc::clone(session) as Arc<dyn Party>);
+            return Arc::clone(session) as Arc<dyn Party>;
         }
-        let owner = self.owner(&Visit::of(&context.extensions)?.caller);
-        let client = (
-            context.client_info().unwrap_or_else(|| Implementation::new("unknown", "0")),
-            context.client_capabilities().unwrap_or_default(),
-        );
+        let owner = self.owner(&inquiry.visit.caller);
         let input = self.scope.gateway.mcp_settings().input();
-        Ok(Arc::new(Stateless::new(&self.mcp.desk, &owner, client, input)))
+        Arc::new(Stateless::new(&self.mcp.desk, &owner, inquiry.client.clone(), input))
     }
 
     /// Who asks: what one may have, others may not take up.
@@ -112,16 +109,11 @@ pub(super) fn owner(environment: Environment, caller: &Caller) -> String {
 }
 
 /// What breaks in the midst of answering is an error: rmcp says nothing of it, and whoever asked would wait.
-async fn answer<T>(work: impl Future<Output = Result<T, ErrorData>>) -> Result<T, ErrorData> {
+pub(super) async fn answer<T>(work: impl Future<Output = Result<T, ErrorData>>) -> Result<T, ErrorData> {
     AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(|_| {
         tracing::error!("the answer to a client's request broke");
         Err(ErrorData::internal_error("the gateway could not answer this", None))
     })
-}
-
-/// Whether the request is one of 2026-07-28 or later.
-pub(super) fn is_stateless(context: &Context) -> bool {
-    context.protocol_version().is_some_and(|version| !version.has_initialize())
 }
 
 impl ServerHandler for Face {
@@ -152,12 +144,12 @@ impl ServerHandler for Face {
         asked: CallToolRequestParams,
         context: Context,
     ) -> Result<CallToolResponse, ErrorData> {
-        answer(self.call(asked, &context)).await
+        answer(async { self.call(asked, &Inquiry::of(&context)?).await }).await
     }
 
     /// What headers are held against; known as soon as its server has listed it once.
     fn get_tool(&self, name: &str) -> Option<Tool> {
-        let (server, name) = self.scope.inward(name)?;
+        let (server, name) = self.scope.inward(name).filter(|_| !own::is_own_tool(name))?;
         let tools = server.known_tools()?;
         tools.iter().find(|seen| seen.tool.name == name).map(|seen| seen.tool.clone())
     }

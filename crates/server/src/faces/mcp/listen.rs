@@ -17,11 +17,12 @@ use rmcp::model::{
     ToolListChangedNotification, UnsubscribeRequest, UnsubscribeRequestParams,
 };
 use rmcp::service::{RequestContext, RoleServer, SubscriptionContext, SubscriptionSendError};
-use tokio::sync::{Mutex, mpsc};
+use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::face::{Face, owner};
+use super::inquiry::Inquiry;
 use super::party::Session;
 use super::scope::{Scope, no_resource};
 use super::{Mcp, lock};
@@ -32,7 +33,8 @@ type Context = RequestContext<RoleServer>;
 #[derive(Default)]
 pub(super) struct Wanted {
     uris: BTreeSet<String>,
-    listening: Option<Listening>,
+    /// See [`keep_listening`]; empty as long as nobody does.
+    listening: JoinSet<()>,
 }
 
 /// What was opened for one `subscriptions/listen`, before it is acknowledged.
@@ -40,11 +42,10 @@ pub(super) struct Opened {
     heard: Mutex<mpsc::Receiver<ServerNotification>>,
     /// Who is told. As long as it is there the stream lasts, also where no server tells anything just now.
     _party: Arc<dyn Party>,
-    _listening: Vec<Listening>,
+    /// One for each server; see [`keep_listening`].
+    _listening: JoinSet<()>,
     id: PartyId,
     gateway: Arc<Gateway>,
-    /// For whoever comes too late to be listened to from the start.
-    late: JoinSet<()>,
     _place: Place,
 }
 
@@ -142,15 +143,6 @@ impl Opened {
             capabilities: ClientCapabilities::default(),
         };
         let party: Arc<dyn Party> = Arc::new(Listener { client, heard: tell });
-        let mut opened = Opened {
-            heard: Mutex::new(heard),
-            _party: Arc::clone(&party),
-            _listening: Vec::new(),
-            id,
-            gateway: Arc::clone(&scope.gateway),
-            late: JoinSet::new(),
-            _place: place,
-        };
         let (servers, uris) = (scope.servers(), filter.resource_subscriptions.clone().unwrap_or_default());
         let asked: Vec<&str> = uris.iter().map(|uri| &**uri).collect();
         let holders = mcp.whereabouts.of_each((scope, caller), &party, &asked).await;
@@ -160,43 +152,64 @@ impl Opened {
             let own: Vec<String> = own.map(|(uri, _)| uri.clone()).collect();
             (!own.is_empty()).then_some(own)
         };
-        let abouts = join_all(servers.iter().map(|server| scope.about(server))).await;
-        let mut there = Vec::new();
-        for (server, about) in servers.iter().zip(abouts) {
-            match about {
-                _ if scope.gateway.may_speak_with(caller, server.name()).await.is_err() => {}
-                Some(about) => there.push((server, about)),
-                None => {
-                    let coming = listen_later(Arc::clone(server), Arc::clone(&party), filter.clone());
-                    drop(opened.late.spawn(coming));
-                }
-            }
-        }
-        let listened = there.into_iter().map(|(server, about)| {
-            let (party, mut filter) = (Arc::clone(&party), filter.clone());
+        let (mut listening, mut first) = (JoinSet::new(), Vec::new());
+        for server in &servers {
+            let mut filter = filter.clone();
             filter.resource_subscriptions = of_server(server);
-            async move {
-                let filter = filter.supported_by(&about.capabilities);
-                match filter == SubscriptionFilter::new() {
-                    true => None,
-                    false => listen(server, &party, filter).await,
-                }
-            }
-        });
-        opened._listening = join_all(listened).await.into_iter().flatten().collect();
-        Ok(opened)
+            let listener = Listens { server: Arc::clone(server), party: Arc::clone(&party), filter };
+            let (tell, stands) = oneshot::channel();
+            listening.spawn(keep_listening(listener, (Arc::clone(&scope.gateway), caller.clone()), tell));
+            first.push(timeout(scope.patience_with(server), stands));
+        }
+        // Whoever comes later is told of.
+        join_all(first).await;
+        Ok(Opened {
+            heard: Mutex::new(heard),
+            _party: party,
+            _listening: listening,
+            id,
+            gateway: Arc::clone(&scope.gateway),
+            _place: place,
+        })
     }
 }
 
-/// Listens to who was not there from the start, as soon as it is, and says that there is something new.
-async fn listen_later(server: Arc<Server>, party: Arc<dyn Party>, filter: SubscriptionFilter) {
-    let Ok(about) = server.about().await else { return };
-    let mut filter = filter.supported_by(&about.capabilities);
-    filter.resource_subscriptions = None;
-    let _listening = listen(&server, &party, filter).await;
-    news_of(&about.capabilities).into_iter().for_each(|it| party.tell(it, None));
-    // Until nobody wants to hear of it any more.
-    std::future::pending().await
+/// Who listens to whom, for what.
+struct Listens {
+    server: Arc<Server>,
+    party: Arc<dyn Party>,
+    filter: SubscriptionFilter,
+}
+
+/// Listens to a server, as far as it tells of changes, until this is dropped: anew when it does not tell any more, and as soon as
+/// it is there. `stands` hears of the first time; when nobody waits for that any more, the party is told that things may have
+/// changed.
+async fn keep_listening(
+    Listens { server, party, filter }: Listens,
+    (gateway, caller): (Arc<Gateway>, Caller),
+    stands: oneshot::Sender<()>,
+) {
+    let (mut stands, mut pause) = (Some(stands), SHORTEST_PAUSE);
+    loop {
+        let began = Instant::now();
+        if gateway.may_speak_with(&caller, server.name()).await.is_ok()
+            && let Ok(about) = server.about().await
+        {
+            let filter = filter.clone().supported_by(&about.capabilities);
+            if filter == SubscriptionFilter::new() {
+                return;
+            }
+            if let Some(mut listening) = listen(&server, &party, filter).await {
+                if stands.take().is_none_or(|stands| stands.send(()).is_err()) {
+                    news_of(&about.capabilities).into_iter().for_each(|it| party.tell(it, None));
+                }
+                listening.over().await;
+            }
+        }
+        // Who does not last is tried less often: the place that it takes is another's.
+        pause = if began.elapsed() > LONGEST_PAUSE { SHORTEST_PAUSE } else { (pause * 2).min(LONGEST_PAUSE) };
+        tokio::time::sleep(pause).await;
+    }
 }
 
 /// That there are other things than before, of each kind that the server has.
@@ -267,33 +280,19 @@ impl Face {
     /// From the greeting of a session on, it is told of changes to all lists.
     pub(super) async fn follow_changes(&self) {
         let Some(session) = self.session() else { return };
-        let party = Arc::clone(session) as Arc<dyn Party>;
         let servers = self.scope.servers();
-        let listened = servers.iter().map(|server| {
-            let party = Arc::clone(&party);
-            async move {
-                self.scope.gateway.may_speak_with(&session.caller, server.name()).await.ok()?;
-                // Nobody waits for this, so it may take its time; what came too late for a list is told of.
-                let patience = self.scope.patience().saturating_sub(server.owes_for());
-                let began = Instant::now();
-                let about = server.about().await.ok()?;
-                if began.elapsed() >= patience {
-                    news_of(&about.capabilities).into_iter().for_each(|it| party.tell(it, None));
-                }
-                let filter = all_lists().supported_by(&about.capabilities);
-                if filter == SubscriptionFilter::new() {
-                    return None;
-                }
-                let wanted = session.wanted(server.name());
-                let mut wanted = wanted.lock().await;
-                // Whoever subscribed to a resource meanwhile listens to all lists, too.
-                if wanted.listening.is_none() {
-                    wanted.listening = listen(server, &party, filter).await;
-                }
-                Some(())
+        // Nobody waits for this, so it may take its time; what comes too late for a list is told of.
+        join_all(servers.iter().map(|server| async move {
+            let wanted = session.wanted(server.name());
+            let mut wanted = wanted.lock().await;
+            // Whoever subscribed to a resource meanwhile listens to all lists, too.
+            if wanted.listening.is_empty() {
+                let stands = wanted.listen(session, server, &self.scope.gateway);
+                drop(wanted);
+                let _ = timeout(self.scope.patience_with(server), stands).await;
             }
-        });
-        join_all(listened).await;
+        }))
+        .await;
     }
 
     pub(super) async fn follow(&self, uri: &str, context: &Context) -> Result<(), ErrorData> {
@@ -310,7 +309,7 @@ impl Face {
                 let request = SubscribeRequest::new(SubscribeRequestParams::new(uri));
                 self.pass(context, &server, request.into()).await.map(drop)
             }
-            false => wanted.listen_anew(&session, &server).await,
+            false => wanted.listen_anew(&session, &server, &self.scope.gateway).await,
         };
         if followed.is_err() && is_new {
             wanted.uris.remove(uri);
@@ -328,7 +327,7 @@ impl Face {
                 let request = UnsubscribeRequest::new(UnsubscribeRequestParams::new(uri));
                 self.pass(context, &server, request.into()).await.map(drop)
             }
-            false => wanted.listen_anew(&session, &server).await,
+            false => wanted.listen_anew(&session, &server, &self.scope.gateway).await,
         };
         if unfollowed.is_err() && was_there {
             wanted.uris.insert(uri.to_owned());
@@ -344,23 +343,42 @@ impl Face {
     ) -> Result<(Arc<Session>, Arc<Server>, bool), ErrorData> {
         let none = || no_resource(uri);
         let session = self.session().ok_or_else(none)?;
-        let server = self.holders(uri, context).await?.into_iter().next().ok_or_else(none)?;
-        self.may_speak_with(context, &server).await?;
-        let party = self.party(context)?;
-        let has_session = server.has_session_with(&party).await.map_err(|_| none())?;
+        let inquiry = Inquiry::of(context)?;
+        let server = self.holders(uri, &inquiry).await.into_iter().next().ok_or_else(none)?;
+        self.may_speak_with(&inquiry.visit.caller, &server).await?;
+        let has_session = server.has_session_with(&self.party(&inquiry)).await.map_err(|_| none())?;
         Ok((Arc::clone(session), server, has_session))
     }
 }
 
 impl Wanted {
     /// Of all lists, and of its resources.
-    async fn listen_anew(&mut self, session: &Arc<Session>, server: &Arc<Server>) -> Result<(), ErrorData> {
-        let mut filter = all_lists();
-        filter.resource_subscriptions = Some(self.uris.iter().cloned().collect());
-        let party = Arc::clone(session) as Arc<dyn Party>;
+    async fn listen_anew(
+        &mut self,
+        session: &Arc<Session>,
+        server: &Arc<Server>,
+        gateway: &Arc<Gateway>,
+    ) -> Result<(), ErrorData> {
+        let stands = self.listen(session, server, gateway);
         let failed = || ErrorData::internal_error("the server does not tell of changes", None);
-        self.listening = Some(listen(server, &party, filter).await.ok_or_else(failed)?);
-        Ok(())
+        timeout(BEARABLE, stands).await.ok().and_then(Result::ok).ok_or_else(failed)
+    }
+
+    fn listen(
+        &mut self,
+        session: &Arc<Session>,
+        server: &Arc<Server>,
+        gateway: &Arc<Gateway>,
+    ) -> oneshot::Receiver<()> {
+        let mut filter = all_lists();
+        filter.resource_subscriptions =
+            Some(self.uris.iter().cloned().collect()).filter(|uris: &Vec<_>| !uris.is_empty());
+        let listens = Listens { server: Arc::clone(server), party: Arc::clone(session) as _, filter };
+        let (tell, stands) = oneshot::channel();
+        self.listening = JoinSet::new();
+        let who = (Arc::clone(gateway), Caller::clone(&session.caller));
+        self.listening.spawn(keep_listening(listens, who, tell));
+        stands
     }
 }
 
@@ -374,4 +392,7 @@ const MOST_WAITING: usize = 256;
 const MOST_STREAMS: usize = 32;
 /// So many resources one session, or one stream, may want to hear of at one server.
 const MOST_FOLLOWED: usize = 1000;
+/// Between two times that a server is listened to.
+const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(120);
 const BEARABLE: Duration = Duration::from_secs(20);

@@ -39,8 +39,10 @@ impl Face {
         for (server, list) in servers.iter().zip(join_all(lists).await) {
             match list {
                 Ok(list) => tools.extend(list.into_iter().filter_map(|seen| self.shown(server, seen.tool))),
-                Err(error) if self.scope.only().is_some() => return Err(unreachable(&error)),
-                Err(error) => tracing::info!(%error, "tools of an MCP server are not listed"),
+                Err(error) if self.scope.only().is_some() => return Err(error),
+                Err(error) => {
+                    tracing::info!(server = server.name(), why = %error.message, "tools of an MCP server are not listed");
+                }
             }
         }
         tools.extend(own::tools());
@@ -54,7 +56,8 @@ impl Face {
     }
 
     /// The tools of one server that the caller may see. Whoever has a session is told of those that come too late.
-    async fn tools_of(&self, server: &Arc<Server>, visit: &Visit) -> Result<Vec<SeenTool>, Unreachable> {
+    async fn tools_of(&self, server: &Arc<Server>, visit: &Visit) -> Result<Vec<SeenTool>, ErrorData> {
+        self.may_speak_with(&visit.caller, server).await?;
         let (gateway, caller) = (Arc::clone(&self.scope.gateway), Arc::clone(&visit.caller));
         let (name, session) = (server.name().to_owned(), self.session().map(Arc::clone));
         let asking = async move { gateway.tools_of(&caller, &name).await };
@@ -63,9 +66,10 @@ impl Face {
                 session.tell(ToolListChangedNotification::default().into(), None);
             }
         };
-        self.scope.within(server, asking, late).await.unwrap_or_else(|| {
+        let listed = self.scope.within(server, asking, late).await.unwrap_or_else(|| {
             Err(Unreachable { name: server.name().to_owned(), why: "it takes too long".to_owned() })
-        })
+        });
+        listed.map_err(|error| unreachable(&error))
     }
 
     /// The tool by the name that it has here; not, where that is one of ours.
@@ -106,10 +110,15 @@ impl Face {
             items: |result: ListResourcesResult| (result.resources, result.next_cursor),
             has: |it| it.resources.is_some(),
         };
+        let is_anew = asked.as_ref().is_none_or(|asked| asked.cursor.is_none());
         let (found, next) = match self.gather(asked, context, list).await? {
             Gathered::Whole(result) => return Ok(result),
             Gathered::Pieces(found, next) => (found, next),
         };
+        if is_anew {
+            let servers = self.scope.servers();
+            servers.iter().for_each(|server| self.mcp.whereabouts.forget(&self.scope.tenant, server.name()));
+        }
         let learned = |(server, resource): (Arc<Server>, Resource)| {
             self.mcp.whereabouts.learn(&self.scope.tenant, server.name(), &resource.uri);
             resource

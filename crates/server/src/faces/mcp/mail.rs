@@ -9,13 +9,15 @@ use tokio::sync::{mpsc, oneshot};
 use super::lock;
 
 /// What is to be said to one client, besides answers.
-pub(super) struct Mail {
-    peer: Peer<RoleServer>,
-    /// Whoever carries it, once there is something to carry.
-    carrier: Mutex<Option<mpsc::Sender<Letter>>>,
+pub(super) struct Mail(Mutex<Carrier>);
+
+enum Carrier {
+    /// Somebody takes it to this client as soon as there is something to carry.
+    Waits(Peer<RoleServer>),
+    Carries(mpsc::Sender<Letter>),
 }
 
-enum Letter {
+pub(super) enum Letter {
     Tell(Box<ServerNotification>),
     /// Says when everything before it is sent.
     Sent(oneshot::Sender<()>),
@@ -23,7 +25,13 @@ enum Letter {
 
 impl Mail {
     pub(super) fn to(peer: Peer<RoleServer>) -> Mail {
-        Mail { peer, carrier: Mutex::default() }
+        Mail(Mutex::new(Carrier::Waits(peer)))
+    }
+
+    /// Mail that whoever answers the request takes to its client.
+    pub(super) fn with_the_answer() -> (Mail, mpsc::Receiver<Letter>) {
+        let (carrier, letters) = mpsc::channel(MOST_WAITING);
+        (Mail(Mutex::new(Carrier::Carries(carrier))), letters)
     }
 
     /// Sends it some time. A client that does not read is told less.
@@ -37,7 +45,10 @@ impl Mail {
 
     /// Ends when everything that was told is sent, or never will be.
     pub(super) async fn sent(&self) {
-        let Some(carrier) = lock(&self.carrier).clone() else { return };
+        let carrier = match &*lock(&self.0) {
+            Carrier::Waits(_) => return,
+            Carrier::Carries(carrier) => carrier.clone(),
+        };
         let (sent, told) = oneshot::channel();
         if carrier.send(Letter::Sent(sent)).await.is_ok() {
             let _ = told.await;
@@ -45,8 +56,13 @@ impl Mail {
     }
 
     fn carrier(&self) -> mpsc::Sender<Letter> {
-        let mut carrier = lock(&self.carrier);
-        carrier.get_or_insert_with(|| carry(self.peer.clone())).clone()
+        let mut carrier = lock(&self.0);
+        let carries = match &*carrier {
+            Carrier::Waits(peer) => carry(peer.clone()),
+            Carrier::Carries(letters) => return letters.clone(),
+        };
+        *carrier = Carrier::Carries(carries.clone());
+        carries
     }
 }
 

@@ -3,7 +3,8 @@
 //!
 //! ```text
 //!   POST, GET, DELETE ─▶ door ─▶ rmcp ─▶ face ─┬─ tools/call ─▶ gateway ─▶ told ─▶ the client, delivered once it has it all
-//!   a pair of pipes  ─▶ lines ──┘             └─ the rest ───▶ the server it is for, and back unharmed
+//!   a pair of pipes  ─▶ lines ──┘        ▲    └─ the rest ───▶ the server it is for, and back unharmed
+//!   a call without a session, by the door and direct
 //! ```
 //!
 //! `/mcp` is all servers of the caller's tenant at once, their tools and prompts named `server__name`; `/mcp/{server}` is one
@@ -24,8 +25,10 @@ mod call;
 mod custom;
 mod delivery;
 mod desk;
+mod direct;
 mod door;
 mod face;
+mod inquiry;
 mod listen;
 mod lists;
 mod mail;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use gateway::Caller;
 use gateway::upstream::{Party, Server, Tie};
 use rmcp::model::{
     ClientRequest, CompleteRequest, CompleteRequestParams, CompleteResult, ErrorCode, ErrorData, GetMeta,
@@ -20,10 +21,10 @@ use sha2::{Digest, Sha256};
 use tokio::time::timeout;
 
 use super::desk::{Answered, Errand};
-use super::face::{Face, is_stateless};
+use super::face::Face;
+use super::inquiry::{Inquiry, is_stateless};
 use super::lock;
 use super::scope::{no_resource, page};
-use super::visit::Visit;
 
 type Context = RequestContext<RoleServer>;
 
@@ -35,30 +36,27 @@ impl Face {
         server: &Arc<Server>,
         mut request: ClientRequest,
     ) -> Result<ServerResult, ErrorData> {
-        self.may_speak_with(context, server).await?;
-        *request.get_meta_mut() = self.meta(context);
-        let tie = Tie {
-            id: self.session().map(|_| context.id.clone()),
-            progress: context.meta.get_progress_token(),
-            cancelled: context.ct.clone(),
-        };
-        let result = server.pass(&self.party(context)?, request, tie).await;
+        let inquiry = Inquiry::of(context)?;
+        self.may_speak_with(&inquiry.visit.caller, server).await?;
+        *request.get_meta_mut() = self.meta(&inquiry);
+        let id = self.session().map(|_| inquiry.id.clone());
+        let tie = Tie::new(id, inquiry.meta.get_progress_token(), inquiry.gone.clone());
+        let result = server.pass(&self.party(&inquiry), request, tie).await;
         if let Some(session) = self.session() {
             session.mail.sent().await;
         }
         result
     }
 
-    pub(super) async fn may_speak_with(&self, context: &Context, server: &Server) -> Result<(), ErrorData> {
-        let caller = &Visit::of(&context.extensions)?.caller;
+    pub(super) async fn may_speak_with(&self, caller: &Caller, server: &Server) -> Result<(), ErrorData> {
         let reached = self.scope.gateway.may_speak_with(caller, server.name()).await;
         reached.map_err(|error| ErrorData::invalid_request(error.message, None))
     }
 
     /// The servers to be asked for a resource, in their order.
-    pub(super) async fn holders(&self, uri: &str, context: &Context) -> Result<Vec<Arc<Server>>, ErrorData> {
-        let (party, caller) = (self.party(context)?, &Visit::of(&context.extensions)?.caller);
-        Ok(self.mcp.whereabouts.of((&self.scope, caller), &party, uri).await)
+    pub(super) async fn holders(&self, uri: &str, inquiry: &Inquiry) -> Vec<Arc<Server>> {
+        let (party, caller) = (self.party(inquiry), &*inquiry.visit.caller);
+        self.mcp.whereabouts.of((&self.scope, caller), &party, uri).await
     }
 
     /// Passes a request on that may end with a question.
@@ -69,16 +67,17 @@ impl Face {
         mut request: ClientRequest,
         again: (Option<InputResponses>, Option<String>),
     ) -> Result<ServerResult, ErrorData> {
-        self.may_speak_with(context, &server).await?;
+        let inquiry = Inquiry::of(context)?;
+        self.may_speak_with(&inquiry.visit.caller, &server).await?;
         let said = serde_json::to_value(&request).unwrap_or_default();
-        let errand = self.errand(context, &json!([server.name(), said]), again.clone())?;
+        let errand = self.errand(&inquiry, &json!([server.name(), said]), again.clone());
         bring_along(&mut request, again.0);
-        *request.get_meta_mut() = self.meta(context);
+        *request.get_meta_mut() = self.meta(&inquiry);
         let answered = self
-            .have_done(context, errand, move |party: Arc<dyn Party>, tie| {
+            .have_done(&inquiry, errand, move |party: Arc<dyn Party>, tie| {
                 Box::pin(async move {
                     let result = server.pass(&party, request, tie).await?;
-                    Ok(Answered { result, owed: None })
+                    Ok(Answered::of(result))
                 })
             })
             .await?;
@@ -86,8 +85,8 @@ impl Face {
     }
 
     /// What of a client's `_meta` goes along, and what a session said once for all its requests.
-    pub(super) fn meta(&self, context: &Context) -> RequestMetaObject {
-        let mut meta = context.meta.clone();
+    pub(super) fn meta(&self, inquiry: &Inquiry) -> RequestMetaObject {
+        let mut meta = inquiry.meta.clone();
         if let Some(level) = self.session().and_then(|session| *lock(&session.level)) {
             meta.set_log_level(level);
         }
@@ -117,7 +116,7 @@ impl Face {
         let again = (asked.input_responses.take(), asked.request_state.take());
         asked.meta = None;
         let mut refusal = no_resource(&asked.uri);
-        for server in self.holders(&asked.uri, context).await? {
+        for server in self.holders(&asked.uri, &Inquiry::of(context)?).await {
             let request = ReadResourceRequest::new(asked.clone()).into();
             match self.pass_on(context, server, request, again.clone()).await {
                 Ok(ServerResult::InputRequiredResult(asks)) => return Ok(asks.into()),
@@ -140,7 +139,9 @@ impl Face {
                 prompt.name = name.to_owned();
                 Some(server)
             }
-            Reference::Resource(resource) => self.holders(&resource.uri, context).await?.into_iter().next(),
+            Reference::Resource(resource) => {
+                self.holders(&resource.uri, &Inquiry::of(context)?).await.into_iter().next()
+            }
             _ => self.scope.servers().into_iter().next(),
         };
         let server =
@@ -176,10 +177,11 @@ impl Face {
         asked: &SetLevelRequestParams,
         context: &Context,
     ) -> Result<(), ErrorData> {
-        self.may_speak_with(context, server).await?;
+        let inquiry = Inquiry::of(context)?;
+        self.may_speak_with(&inquiry.visit.caller, server).await?;
         let logs = server.about().await.is_ok_and(|about| about.capabilities.logging.is_some());
         // Where there is no session a server is told with each request.
-        if !logs || !server.has_session_with(&self.party(context)?).await.unwrap_or_default() {
+        if !logs || !server.has_session_with(&self.party(&inquiry)).await.unwrap_or_default() {
             return Ok(());
         }
         self.pass(context, server, SetLevelRequest::new(asked.clone()).into()).await.map(drop)
@@ -230,16 +232,19 @@ impl Face {
     /// A request as it came this time, known again by who asks for `what`.
     pub(super) fn errand(
         &self,
-        context: &Context,
+        inquiry: &Inquiry,
         what: &Value,
         (responses, state): (Option<InputResponses>, Option<String>),
-    ) -> Result<Errand, ErrorData> {
-        let owner: Arc<str> = self.owner(&Visit::of(&context.extensions)?.caller).into();
+    ) -> Errand {
+        let owner: Arc<str> = self.owner(&inquiry.visit.caller).into();
         let parts = json!(["countersign/mcp-errand/1", &*owner, self.scope.name(), what]);
         let bound = Sha256::digest(action::json::canonical(&parts)).into();
         let input = self.scope.gateway.mcp_settings().input();
-        let able = self.party(context)?.client().capabilities.clone();
-        Ok(Errand { bound, owner, responses, state, seat: None, recall: None, is_joined: false, able, input })
+        let able = match self.session() {
+            Some(session) => session.client().capabilities.clone(),
+            None => inquiry.client.1.clone(),
+        };
+        Errand { bound, owner, responses, state, seat: None, recall: None, is_joined: false, able, input }
     }
 }
 

@@ -74,11 +74,7 @@ impl Scope {
         asking: impl Future<Output = T> + Send + 'static,
         late: impl FnOnce(T) + Send + 'static,
     ) -> Option<T> {
-        let patience = match self.only {
-            Some(_) => BEARABLE,
-            // Who has let others wait is not waited for anew.
-            None => self.patience().saturating_sub(server.owes_for()).max(SHORTEST),
-        };
+        let patience = self.patience_with(server);
         let (comes, came) = oneshot::channel();
         tokio::spawn(async move {
             if let Err(unheard) = comes.send(asking.await) {
@@ -86,6 +82,15 @@ impl Scope {
             }
         });
         timeout(patience, came).await.ok()?.ok()
+    }
+
+    /// So long this server is waited for.
+    pub(super) fn patience_with(&self, server: &Server) -> Duration {
+        match self.only {
+            Some(_) => BEARABLE,
+            // Who has let others wait is not waited for anew.
+            None => self.patience().saturating_sub(server.owes_for()).max(SHORTEST),
+        }
     }
 
     /// So long one of several servers is waited for.
@@ -138,11 +143,19 @@ pub(super) struct Whereabouts(Mutex<HashMap<(Tenant, String), Arc<str>>>);
 impl Whereabouts {
     /// This server lists this resource.
     pub(super) fn learn(&self, tenant: &Tenant, server: &str, uri: &str) {
+        if uri.len() > LONGEST_URI {
+            return;
+        }
         let mut known = lock(&self.0);
         if known.len() >= MOST_KNOWN {
             known.clear();
         }
         known.insert((tenant.clone(), uri.to_owned()), server.into());
+    }
+
+    /// This server is listed anew: what it had before it may not have any more.
+    pub(super) fn forget(&self, tenant: &Tenant, server: &str) {
+        lock(&self.0).retain(|(of, _), has| of != tenant || **has != *server);
     }
 
     /// The servers of a scope in the order in which they are to be asked for a resource: whoever lists it; else whoever has a
@@ -189,8 +202,12 @@ impl Whereabouts {
     }
 
     fn known(&self, scope: &Scope, uri: &str) -> Option<Arc<Server>> {
-        let name = lock(&self.0).get(&(scope.tenant.clone(), uri.to_owned())).cloned()?;
+        let name = self.holder(&scope.tenant, uri)?;
         scope.gateway.mcp().get(&scope.tenant, &name)
+    }
+
+    fn holder(&self, tenant: &Tenant, uri: &str) -> Option<Arc<str>> {
+        lock(&self.0).get(&(tenant.clone(), uri.to_owned())).cloned()
     }
 
     /// How this server has each of these resources; what it does not say in time it has not.
@@ -225,12 +242,16 @@ impl Whereabouts {
         fits.fill(Fits::Perhaps);
         let mut cursor = None;
         for _ in 0..MOST_PAGES {
+            let is_first = cursor.is_none();
             let request = ListResourcesRequest { params: page(cursor), ..Default::default() };
             let Ok(ServerResult::ListResourcesResult(list)) =
                 server.pass(party, request.into(), Tie::default()).await
             else {
                 break;
             };
+            if is_first {
+                self.forget(&scope.tenant, server.name());
+            }
             let listed: HashSet<&str> = list.resources.iter().map(|resource| &*resource.uri).collect();
             listed.iter().for_each(|uri| self.learn(&scope.tenant, server.name(), uri));
             for (fits, _) in fits.iter_mut().zip(uris).filter(|(_, uri)| listed.contains(*uri)) {
@@ -301,6 +322,7 @@ pub(super) fn no_resource(uri: &str) -> ErrorData {
 }
 
 const MOST_KNOWN: usize = 10_000;
+const LONGEST_URI: usize = 2048;
 const MOST_PAGES: usize = 20;
 const BEARABLE: Duration = Duration::from_secs(20);
 /// What is known already is there by then.
@@ -308,7 +330,24 @@ const SHORTEST: Duration = Duration::from_millis(100);
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn what_a_server_had_is_forgotten_when_it_is_listed_anew_and_nobody_elses() {
+        let (known, [ann, bob]) =
+            (Whereabouts::default(), ["ann", "bob"].map(|it| Tenant::parse(it).unwrap()));
+        for (tenant, server, uri) in
+            [(&ann, "shop", "book:1"), (&ann, "farm", "cow:1"), (&bob, "shop", "book:1")]
+        {
+            known.learn(tenant, server, uri);
+        }
+        known.forget(&ann, "shop");
+        let has = |tenant: &Tenant, uri: &str| known.holder(tenant, uri).map(|it| it.to_string());
+        assert_eq!(has(&ann, "book:1"), None);
+        assert_eq!(has(&ann, "cow:1").as_deref(), Some("farm"));
+        assert_eq!(has(&bob, "book:1").as_deref(), Some("shop"));
+    }
 
     #[test]
     fn a_uri_fits_a_template_by_its_fixed_parts() {
