@@ -389,7 +389,7 @@ fn a_database_that_goes_away_and_comes_back_is_found_again_and_nothing_is_lost_o
     let during = wait(gateway.admit(payment("during", 10, &["m"])));
     assert!(matches!(during, Err(Error::Unavailable(_))), "{during:?}");
     assert!(matches!(gateway.health(), Err(Error::Unavailable(_))));
-    server.run_again(&binaries);
+    server.run_again();
     // The same key until it is answered, as a client does.
     let after = loop {
         match wait(gateway.admit(payment("during", 10, &["m"]))) {

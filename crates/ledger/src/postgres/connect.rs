@@ -16,7 +16,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls_platform_verifier::Verifier;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio_postgres::config::{Host, SslMode};
+use tokio_postgres::config::{Host, SslMode, TargetSessionAttrs};
 use tokio_postgres::tls::{ChannelBinding, MakeTlsConnect, TlsConnect, TlsStream};
 use tokio_postgres::{Client, Config};
 use tokio_rustls::TlsConnector;
@@ -24,7 +24,7 @@ use tokio_rustls::TlsConnector;
 use crate::Error;
 
 /// No statement takes longer, and none waits longer for a row that somebody else has.
-const STATEMENT: Duration = Duration::from_secs(10);
+pub(super) const STATEMENT: Duration = Duration::from_secs(10);
 const LOCK: Duration = Duration::from_secs(4);
 /// Who stops in the middle of a transaction loses it, and with it the rows it holds.
 const IDLE: Duration = Duration::from_secs(5);
@@ -133,6 +133,8 @@ impl Target {
         let (url, roots) = without_roots(url);
         let mut config = Config::from_str(&url).map_err(|error| unfit(told(&error)))?;
         config.connect_timeout(CONNECTING).tcp_user_timeout(STATEMENT).keepalives_idle(STATEMENT);
+        // Of several servers the one that can be written to, whichever that is by now.
+        config.target_session_attrs(TargetSessionAttrs::ReadWrite);
         if config.get_application_name().is_none() {
             config.application_name("countersign");
         }

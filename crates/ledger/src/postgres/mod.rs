@@ -42,7 +42,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc as blocking};
 use std::time::Duration;
 
-use deadpool_postgres::Pool;
+use deadpool_postgres::{Object, Pool};
 use futures_util::future::BoxFuture;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{mpsc, oneshot};
@@ -228,7 +228,15 @@ impl Postgres {
         let (pool, shared) = (self.shared.pool.clone(), Arc::clone(&self.shared));
         let looked = self.runtime.as_ref().map(|runtime| {
             runtime.spawn(async move {
-                let looked = async { read(Arc::new(pool.get().await?)).await };
+                let looked = async {
+                    let db = Arc::new(pool.get().await?);
+                    let looked = read(Arc::clone(&db)).await;
+                    if let (Err(Failure::Lost(_)), Ok(db)) = (&looked, Arc::try_unwrap(db)) {
+                        // Nobody else is given a connection that may still be busy with this.
+                        drop(Object::take(db));
+                    }
+                    looked
+                };
                 looked.await.inspect_err(|failure| shared.note(failure))
             })
         });

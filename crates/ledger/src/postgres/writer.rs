@@ -194,10 +194,7 @@ impl Writer {
             }
             Ok(())
         });
-        match told
-            .await
-            .unwrap_or_else(|_| Err(Failure::Lost("the database did not answer in time".to_owned())))
-        {
+        match told.await.unwrap_or_else(|_| Err(Failure::silent())) {
             Ok(()) => self.is_well(),
             Err(failure) => self.lost(&failure).await,
         }
@@ -295,7 +292,7 @@ impl Writer {
             tries += 1;
             let made = match timeout(DEADLINE, self.transaction(work)).await {
                 Ok(made) => made,
-                Err(_) => Err(Failure::Lost("the database did not answer in time".to_owned())),
+                Err(_) => Err(Failure::silent()),
             };
             let Err(failure) = made else { return made };
             self.lost(&failure).await;
