@@ -33,9 +33,9 @@ async fn what_cannot_be_recorded_is_answered_so_and_ends_right_under_its_key() {
     executed(0, "before").await;
 
     street.cluster.stop(End::Fast);
-    for number in 0..agents.len() {
+    for (number, agent) in agents.iter().enumerate() {
         refused(number, &format!("away-{number}")).await;
-        let ready = agents[number].get("/readyz").await;
+        let ready = agent.get("/readyz").await;
         assert_eq!(ready.status, 503, "{}", ready.text());
     }
     street.cluster.run().unwrap();

@@ -21,7 +21,8 @@ use tokio_postgres::tls::{ChannelBinding, MakeTlsConnect, TlsConnect, TlsStream}
 use tokio_postgres::{Client, Config};
 use tokio_rustls::TlsConnector;
 
-use crate::Error;
+use super::sql::{Db, Done, Failure, get, one, text};
+use crate::{Durability, Error};
 
 /// No statement takes longer, and none waits longer for a row that somebody else has.
 pub(super) const STATEMENT: Duration = Duration::from_secs(10);
@@ -89,6 +90,15 @@ async fn set_up(client: &Client, schema: &str) -> Result<(), Error> {
     let (version, fsync, pages, commit): (i32, String, String, String) =
         (row.get(0), row.get(1), row.get(2), row.get(3));
     keeps_its_word(version, [&fsync, &pages, &commit]).map_err(|why| Error::Open(why.into()))
+}
+
+/// What the server promises to keep.
+pub(super) async fn durability(db: &Db) -> Done<Durability> {
+    let sql = "SELECT current_setting('fsync') = 'on', current_setting('synchronous_commit'),
+               current_setting('synchronous_standby_names') <> ''";
+    let row = one(db, sql, &[]).await?.ok_or(Failure::Ended)?;
+    let (fsync, synchronous_standby) = (get(&row, 0)?, get(&row, 2)?);
+    Ok(Durability { store: "postgresql", fsync, synchronous_commit: text(&row, 1)?, synchronous_standby })
 }
 
 /// May something be acknowledged to others by what this server has acknowledged?

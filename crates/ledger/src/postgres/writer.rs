@@ -139,6 +139,7 @@ impl Writer {
             refusals: Default::default(),
             walks: Default::default(),
             counts: Default::default(),
+            durability: connect::durability(&db).await.map_err(cannot)?.into(),
         });
         let mut writer = Writer { access, shared: Arc::clone(&shared), replica, db: Some(db) };
         writer.open_chain().await.map_err(cannot)?;
@@ -191,6 +192,7 @@ impl Writer {
             self.replica.beat(db).await?;
             if look {
                 end_silent(db, silence).await?;
+                *self.shared.durability() = connect::durability(db).await?;
             }
             Ok(())
         });
@@ -208,6 +210,8 @@ impl Writer {
         self.db = None;
         let db = self.shared.pool.get().await?;
         load::prepare(&db).await?;
+        // After a failover it may be another server.
+        *self.shared.durability() = connect::durability(&db).await?;
         self.db = Some(db);
         Ok(())
     }
