@@ -259,6 +259,12 @@ impl Gateway {
         self.ledger.health().map_err(|error| error.to_string())
     }
 
+    /// What holds for what the store has acknowledged.
+    #[must_use]
+    pub fn durability(&self) -> ledger::Durability {
+        self.ledger.durability()
+    }
+
     /// Everything that is counted, in Prometheus' text form.
     ///
     /// # Errors

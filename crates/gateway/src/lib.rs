@@ -106,6 +106,7 @@ pub use execution::{Doubt, SAYS_FAILED};
 pub use gateway::{Gateway, listed};
 pub use grants::{GrantAsk, GrantRefusal, GrantView};
 pub use installation::{Installation, Keyring};
+pub use ledger::Durability;
 pub use log::{Gap, Reconciled};
 pub use mandate::{Completion, ResourceEnvelope};
 pub use mcp::{Called, CalledKind, Delivery, MCP_ARCHETYPES, ToolCall, archetype_of};

@@ -112,6 +112,20 @@ pub struct Figures {
     pub log_bytes: u64,
 }
 
+/// What holds for what was acknowledged, as the store says of itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Durability {
+    /// Its kind: `sqlite`, `postgresql`, `memory`.
+    pub store: &'static str,
+    /// It is on disk, whatever happens to the process and its machine.
+    pub fsync: bool,
+    /// The setting `synchronous_commit` of PostgreSQL, `full` of SQLite.
+    pub synchronous_commit: Box<str>,
+    /// A second server has it, too: whether the one that is written to waits for one (`synchronous_standby_names`). A failover
+    /// to a server that was not waited for may lose what was acknowledged.
+    pub synchronous_standby: bool,
+}
+
 impl Filter {
     /// Is it one of those to list?
     pub(crate) fn lets_pass(&self, stored: &Stored) -> bool {

@@ -78,7 +78,7 @@ pub use entry::{
 };
 pub use erasure::{ERASED, Erased, Erasure};
 pub use error::Error;
-pub use facts::{Facts, FactsQuery, Figures, Filter, Repeat, Verified};
+pub use facts::{Durability, Facts, FactsQuery, Figures, Filter, Repeat, Verified};
 pub use fail::{COMMIT_STEPS, FailPoints};
 pub use identity::Claim;
 pub use inspect::{Authority, Enacted, Finding, Illegible, Inspected, Place, Sealed, Testimony, Witness};
@@ -495,6 +495,9 @@ pub trait Ledger: Outbox {
     /// # Errors
     /// [`Error::Unavailable`] saying why not.
     fn health(&self) -> Result<(), Error>;
+
+    /// What holds for what it has acknowledged.
+    fn durability(&self) -> Durability;
 
     /// Figures for monitoring.
     fn figures(&self) -> Figures;

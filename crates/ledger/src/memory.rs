@@ -23,11 +23,12 @@ use crate::stored::page;
 use crate::world::{Numbers, Row, World, Written};
 use crate::{
     About, Admission, Admitted, Answer, ApiKey, Approval, Audited, Broken, Clustered, Clustering, Counted,
-    Declared, Declaring, Deferral, Erased, Erasure, Error, Event, Existing, Extension, Facts, FactsQuery,
-    Figures, Filter, Finding, Freeze, Given, Governed, Grouped, Heard, Held, Inspected, Intention, Lapsed,
-    Ledger, Log, Mandate, Notice, Opening, Order, Outbox, Owner, Page, Passkey, PrincipalKey, Record,
-    Recorded, Recovering, Refusal, Repeat, Resumption, Revocation, Scope, Search, SecurityEvent, Settled,
-    Settlement, Standing, State, Stored, Testimony, Tried, Turn, Verified, Waiting, Walk, Witness,
+    Declared, Declaring, Deferral, Durability, Erased, Erasure, Error, Event, Existing, Extension, Facts,
+    FactsQuery, Figures, Filter, Finding, Freeze, Given, Governed, Grouped, Heard, Held, Inspected,
+    Intention, Lapsed, Ledger, Log, Mandate, Notice, Opening, Order, Outbox, Owner, Page, Passkey,
+    PrincipalKey, Record, Recorded, Recovering, Refusal, Repeat, Resumption, Revocation, Scope, Search,
+    SecurityEvent, Settled, Settlement, Standing, State, Stored, Testimony, Tried, Turn, Verified, Waiting,
+    Walk, Witness,
 };
 
 /// Everything in memory, behind one lock.
@@ -957,6 +958,10 @@ impl Ledger for Memory {
 
     fn health(&self) -> Result<(), Error> {
         Ok(())
+    }
+
+    fn durability(&self) -> Durability {
+        Durability { store: "memory", synchronous_commit: "off".into(), ..Durability::default() }
     }
 
     fn figures(&self) -> Figures {

@@ -21,15 +21,6 @@ use receipt::log::{
     Leaf, LeafKind, Nonce, Plan, RefKey, Tile, Tiles, leaf_hash, verify_consistency, verify_inclusion,
 };
 
-/// Runs `test` on every kind of ledger that keeps logs. PostgreSQL keeps none yet.
-fn on_every_log(test: impl Fn(Arc<dyn Ledger>)) {
-    on_every_ledger(|ledger| {
-        if ledger.logs().is_some() {
-            test(ledger);
-        }
-    });
-}
-
 /// The tenant of the tests, and another one.
 fn logs() -> Vec<LogOf> {
     let log = |tenant: &str, reference: &str| LogOf {
@@ -115,7 +106,7 @@ fn acts(ledger: &dyn Ledger, count: usize) {
 
 #[test]
 fn entries_become_leaves_of_their_kind_and_of_their_tenants_log() {
-    on_every_log(|ledger| {
+    on_every_ledger(|ledger| {
         let sent = admitted(&*ledger, admission("sent"));
         wait(ledger.settle(settlement(sent, State::InDoubt, "doubt"))).unwrap();
         let mut waits = admission("waits");
@@ -172,7 +163,7 @@ fn entries_become_leaves_of_their_kind_and_of_their_tenants_log() {
 
 #[test]
 fn a_leaf_commits_to_the_receipt_or_else_to_the_entry() {
-    on_every_log(|ledger| {
+    on_every_ledger(|ledger| {
         acts(&*ledger, 2);
         grow(&*ledger);
         let entries: BTreeMap<i64, Vec<u8>> =
@@ -196,7 +187,7 @@ fn a_leaf_commits_to_the_receipt_or_else_to_the_entry() {
 
 #[test]
 fn any_leaf_is_proven_in_any_tree_that_has_it() {
-    on_every_log(|ledger| {
+    on_every_ledger(|ledger| {
         let (mut sequencer, mut seen) = (Sequencer::default(), vec![]);
         acts(&*ledger, 150);
         while round(&mut sequencer, &*ledger, 41).unwrap().entries > 0 {
@@ -220,7 +211,7 @@ fn any_leaf_is_proven_in_any_tree_that_has_it() {
 
 #[test]
 fn of_two_that_grow_a_log_one_is_too_late_and_nothing_is_twice_in_it() {
-    on_every_log(|ledger| {
+    on_every_ledger(|ledger| {
         let growth = |sequencer: &mut Sequencer, limit| round(sequencer, &*ledger, limit).unwrap();
         let (mut one, mut two) = (Sequencer::default(), Sequencer::default());
         let mut heads: BTreeMap<u64, Head> = BTreeMap::new();
@@ -253,7 +244,7 @@ fn consistent<'a>(ledger: &dyn Ledger, told: impl IntoIterator<Item = &'a Head>)
 /// Two sequencers made growths of the same entries, and both hand them in.
 #[test]
 fn a_growth_of_what_is_not_so_any_more_changes_nothing() {
-    on_every_log(|ledger| {
+    on_every_ledger(|ledger| {
         acts(&*ledger, 3);
         let slow = Slow { ledger: &*ledger, grown: std::sync::Mutex::default() };
         let mut late = Sequencer::default();
@@ -326,7 +317,7 @@ impl Log for Slow<'_> {
 
 #[test]
 fn nothing_is_taken_if_it_could_not_be_logged() {
-    on_every_log(|ledger| {
+    on_every_ledger(|ledger| {
         acts(&*ledger, 1);
         wait(ledger.record(of("t-3", "rules_reloaded"))).unwrap();
         let refused = round(&mut Sequencer::default(), &*ledger, 100).unwrap_err();
@@ -337,7 +328,7 @@ fn nothing_is_taken_if_it_could_not_be_logged() {
 
 #[test]
 fn steps_on_the_way_and_records_of_sessions_are_no_leaves() {
-    on_every_log(|ledger| {
+    on_every_ledger(|ledger| {
         let id = admitted(&*ledger, admission("a"));
         wait(ledger.defer(deferral(id, 1, NOW + 86_400_000 * 9))).unwrap();
         wait(ledger.record(event("checking"))).unwrap();
@@ -353,7 +344,7 @@ fn steps_on_the_way_and_records_of_sessions_are_no_leaves() {
 
 #[test]
 fn erasing_an_action_takes_the_nonces_of_its_leaves_and_no_leaf() {
-    on_every_log(|ledger| {
+    on_every_ledger(|ledger| {
         acts(&*ledger, 1);
         let id = admitted(&*ledger, admission("erased"));
         wait(ledger.settle(settlement(id, State::Executed, "erased"))).unwrap();

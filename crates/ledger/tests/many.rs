@@ -298,6 +298,45 @@ fn rows_lie_in_the_partitions_of_their_months_and_keys_are_unique_across_them() 
     assert!(matches!(again, Admitted::Existing(existing) if existing.id == late));
 }
 
+#[test]
+fn what_is_asked_together_is_answered_to_each_and_what_one_cannot_be_told_keeps_nothing_from_the_others() {
+    let Some((url, gateways)) = gateways(1) else { return };
+    let effects: Vec<_> = (0..16_u8).map(|number| effect(number).unwrap()).collect();
+    let first: Vec<ActionId> = (0..16_u8)
+        .map(|number| {
+            let paid = payment(&format!("k-{number}"), i64::from(number) + 1, &[&format!("m-{number}")]);
+            admitted(&gateways[0], Admission { effect: effect(number), ..paid })
+        })
+        .collect();
+    sql(&url, "UPDATE fate SET state = 99 WHERE id = (SELECT id FROM action WHERE key = 'k-7')");
+    let told = at_once(&gateways, 32, |gateway, number| {
+        let (tenant, subject) = (Tenant::default(), subject());
+        let mandates: [Arc<str>; 2] = [format!("m-{}", number % 16).into(), "new".into()];
+        let key = if number < 16 { format!("k-{number}") } else { "free".to_owned() };
+        let effect = Some(&effects[number % 16]);
+        let asked =
+            ledger::FactsQuery { key: Some(&key), mandates: &mandates, effect, ..query(&tenant, &subject) };
+        wait(gateway.facts(asked))
+    });
+    for (number, told) in told.into_iter().enumerate() {
+        if number == 7 {
+            assert!(matches!(told, Err(Error::Corrupt(_))), "{told:?}");
+            continue;
+        }
+        let facts = told.unwrap();
+        if number < 16 {
+            assert_eq!(facts.existing.unwrap().id, first[number]);
+            continue;
+        }
+        let number = number % 16;
+        assert!(facts.existing.is_none());
+        let spent: Vec<i64> = facts.accounts.iter().map(|account| account.spent_minor).collect();
+        assert_eq!(spent, [number as i64 + 1, 0]);
+        assert_eq!(facts.accounts[1].jti, "new");
+        assert_eq!(facts.earlier.map(|it| it.id), Some(first[number]));
+    }
+}
+
 /// What is wrong, told with what.
 fn found(gateway: &Postgres) -> Vec<Broken> {
     wait(gateway.inspect(None)).unwrap().findings.into_iter().map(|it| it.broken).collect()
@@ -389,7 +428,7 @@ fn a_database_that_goes_away_and_comes_back_is_found_again_and_nothing_is_lost_o
     let during = wait(gateway.admit(payment("during", 10, &["m"])));
     assert!(matches!(during, Err(Error::Unavailable(_))), "{during:?}");
     assert!(matches!(gateway.health(), Err(Error::Unavailable(_))));
-    server.run_again(&binaries);
+    server.run_again();
     // The same key until it is answered, as a client does.
     let after = loop {
         match wait(gateway.admit(payment("during", 10, &["m"]))) {

@@ -442,7 +442,10 @@ async fn mandates_freezes_and_keys_can_be_governed() {
 async fn service_addresses_answer() {
     let served = Served::start().await;
     assert_eq!(body_of(served.get("/healthz").send().await.unwrap()).await, json!({"status": "ok"}));
-    assert_eq!(body_of(served.get("/readyz").send().await.unwrap()).await, json!({"status": "ready"}));
+    let store =
+        json!({"kind": "sqlite", "fsync": true, "synchronous_commit": "full", "synchronous_standby": false});
+    let ready = body_of(served.get("/readyz").send().await.unwrap()).await;
+    assert_eq!(ready, json!({"status": "ready", "store": store}));
     served.executed().await;
     let metrics = served.get("/metrics").send().await.unwrap().text().await.unwrap();
     assert!(metrics.contains("environment=\"sandbox\"") && metrics.contains("environment=\"production\""));

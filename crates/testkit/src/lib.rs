@@ -13,6 +13,8 @@
 //! neither shares code with the gateway on purpose: two sides that agree because they run the same function prove
 //! nothing. The faults are the same for both.
 //!
+//! [`postgres`] starts servers for stores that many gateways share.
+//!
 //! What it deliberately is not: secure, durable or bounded in memory. It listens where it is told,
 //! forgets everything when it ends (only its optional journal of effects stays), and lets whoever
 //! holds its token inject faults. Nothing here belongs in front of real money.
@@ -21,6 +23,7 @@ mod answer;
 pub mod bank;
 mod fault;
 mod line;
+pub mod postgres;
 pub mod records;
 pub mod tools;
 

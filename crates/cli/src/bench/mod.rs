@@ -7,6 +7,7 @@
 //!   gateway   `countersign serve`, production, mandates, ten policies  ─┤ driven by a third:
 //!   tools     `tools/call` of an MCP server in this process, through a gateway and without one
 //!   proof     `countersign verify --jsonl`                              │ `bench client`
+//!   shared    one gateway and three of them on PostgreSQL, under the load of the main path (if asked for)
 //!   recovery  `kill -9` with 10,000 actions in flight, and what the next process takes to settle them
 //!   log       a transparency log that grows by a backlog                  (if asked for)
 //!   trail     `GET /v1/audit` over a store filled in this process       (if asked for)
@@ -37,6 +38,7 @@ mod report;
 mod runs;
 mod sample;
 mod served;
+mod shared;
 mod tell;
 mod tools;
 mod trail;
@@ -81,6 +83,9 @@ pub(crate) struct Args {
     /// Only what needs no gateway: floors, disk, echo and `verify --jsonl`
     #[arg(long, conflicts_with_all = ["actions", "soak", "audit", "log"])]
     floors: bool,
+    /// Run the main load with a store that gateways share, too: an empty database, or `postgres:` for a server of our own
+    #[arg(long, value_name = "URL", conflicts_with = "floors")]
+    store: Option<shared::Place>,
     /// Where temporary stores are made: put it on the disk that is to be measured
     #[arg(long, value_name = "DIR", default_value = ".")]
     data_dir: PathBuf,

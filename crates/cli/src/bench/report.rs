@@ -10,6 +10,7 @@ use super::log::Logged;
 use super::machine::DEBUG;
 use super::recovery::Recovery;
 use super::runs::{ALONE, DECLARING, Figures, Gateway, HOT, Kept, LongSession, MAIN, Run, SAFE, SESSIONS};
+use super::shared;
 use super::tools::{self, Pair};
 use super::trail::Trail;
 use crate::error::{Context, Result};
@@ -66,7 +67,7 @@ impl Figures {
     }
 
     fn run(&self, name: &str) -> Option<&Run> {
-        self.gateway.as_ref()?.runs.iter().find(|run| run.name == name)
+        self.gateway.as_ref()?.all_runs().find(|run| run.name == name)
     }
 
     fn targets(&self) -> Vec<Target> {
@@ -195,6 +196,24 @@ impl Figures {
                 asked: "≥ 0.90".to_owned(),
                 measured: format!("{ratio:.2}"),
                 met: ratio >= 0.9,
+            });
+        }
+        if let (Some(shared), Some(main)) = (self.run(shared::ONE), self.run(MAIN)) {
+            let ratio = shared.per_second / main.per_second;
+            targets.push(Target {
+                what: "PostgreSQL ÷ SQLite, 64 connections",
+                asked: "≥ 0.80".to_owned(),
+                measured: format!("{ratio:.2}"),
+                met: ratio >= 0.8,
+            });
+        }
+        if let (Some(three), Some(one)) = (self.run(shared::THREE), self.run(shared::ONE)) {
+            let ratio = three.per_second / one.per_second;
+            targets.push(Target {
+                what: "three gateways ÷ one, PostgreSQL, 64 connections",
+                asked: "≥ 0.85".to_owned(),
+                measured: format!("{ratio:.2}"),
+                met: ratio >= 0.85,
             });
         }
         if let Some(growth) = gateway.soak.as_ref().and_then(|soak| growth(&soak.resident_bytes)) {
@@ -621,6 +640,7 @@ mod tests {
                     run(SESSIONS, 64, 7_000.0),
                     Run { p50_ms: 2.5, ..run(DECLARING, 1, 400.0) },
                 ],
+                shared: vec![run(shared::ONE, 64, 8_500.0), run(shared::THREE, 64, 8_000.0)],
                 tools: vec![
                     pair(tools::ALONE, 1, [0.25, 1.5]),
                     pair(tools::MAIN, 64, [0.5, 1.5]),
@@ -718,7 +738,7 @@ mod tests {
         let all = figures().to_json().expect("plain figures");
         assert_eq!(all["derived"]["bound"].as_f64().map(f64::round), Some(50_000.0));
         assert_eq!(all["gateway"]["runs"][1]["per_second"], 10_000.0);
-        assert_eq!(all["derived"]["targets"].as_array().map(Vec::len), Some(12));
+        assert_eq!(all["derived"]["targets"].as_array().map(Vec::len), Some(14));
     }
 
     #[test]

@@ -15,7 +15,7 @@ use super::recovery::Recovery;
 use super::served::{self, Declared, Site};
 use super::tools::{self, Pair};
 use super::trail::Trail;
-use super::{Args, Effort, echo, sample, tell};
+use super::{Args, Effort, echo, sample, shared, tell};
 use crate::child::Server;
 use crate::error::{Context, Error, Result};
 
@@ -37,6 +37,8 @@ pub(crate) struct Gateway {
     pub(crate) ready: Ready,
     pub(crate) runs: Vec<Run>,
     pub(crate) tools: Vec<Pair>,
+    /// On a store that gateways share, if that was asked for.
+    pub(crate) shared: Vec<Run>,
     /// Absent when only some runs were asked for.
     pub(crate) session: Option<LongSession>,
     /// Absent when only some runs were asked for.
@@ -114,7 +116,12 @@ impl Gateway {
     pub(crate) fn all_runs(&self) -> impl Iterator<Item = &Run> {
         let session = self.session.iter().map(|session| &session.run);
         let tools = self.tools.iter().map(|pair| &pair.through);
-        self.runs.iter().chain(tools).chain(session).chain(self.soak.iter().map(|soak| &soak.run))
+        self.runs
+            .iter()
+            .chain(&self.shared)
+            .chain(tools)
+            .chain(session)
+            .chain(self.soak.iter().map(|soak| &soak.run))
     }
 }
 
@@ -138,6 +145,8 @@ pub(crate) fn all(args: &Args, effort: Effort) -> Result<Figures> {
     let wanted = |name: &str| is_wanted(name, &args.only);
     let runs = SCENARIOS.iter().filter(|scenario| wanted(scenario.name));
     let runs = runs.map(|scenario| scenario.run(folder.path(), &effort)).collect::<Result<_>>()?;
+    let shared = args.store.as_ref().map(|place| shared::measure(place, folder.path(), &effort, wanted));
+    let shared = shared.transpose()?.unwrap_or_default();
     let tools = tools::measure(folder.path(), &effort, wanted)?;
     let session = wanted(LONG).then(|| long_session(folder.path(), &effort)).transpose()?;
     let recovery =
@@ -145,12 +154,17 @@ pub(crate) fn all(args: &Args, effort: Effort) -> Result<Figures> {
     let soak = args.soak.map(|count| soak(folder.path(), count, &effort)).transpose()?;
     let trail = args.audit.map(|entries| Trail::measure(folder.path(), entries)).transpose()?;
     let log = args.log.map(|leaves| Logged::measure(folder.path(), leaves)).transpose()?;
-    Ok(figures(echo, Some(Gateway { ready, runs, tools, session, recovery, soak, trail, log })))
+    Ok(figures(echo, Some(Gateway { ready, runs, tools, shared, session, recovery, soak, trail, log })))
 }
 
 /// What can be asked for by `--only`.
 fn names() -> impl Iterator<Item = &'static str> {
-    SCENARIOS.iter().map(|scenario| scenario.name).chain(tools::names()).chain([LONG, RECOVERY])
+    SCENARIOS.iter().map(|scenario| scenario.name).chain(tools::names()).chain([
+        LONG,
+        RECOVERY,
+        shared::ONE,
+        shared::THREE,
+    ])
 }
 
 /// Whether a run is asked for: by its name, or by a part of it that is nobody's name.
@@ -368,6 +382,25 @@ impl Run {
             request_bytes: outcome.request_bytes,
             answer_bytes: outcome.answer_bytes,
             kept,
+        }
+    }
+}
+
+impl Run {
+    /// Two that ran at once, each at a gateway of its own. Percentiles are those of the slower one.
+    pub(crate) fn and(self, other: Run) -> Run {
+        Run {
+            connections: self.connections + other.connections,
+            actions: self.actions + other.actions,
+            per_second: self.per_second + other.per_second,
+            p50_ms: self.p50_ms.max(other.p50_ms),
+            p99_ms: self.p99_ms.max(other.p99_ms),
+            p999_ms: self.p999_ms.max(other.p999_ms),
+            // Of an action at either of them.
+            cpu_us: self.cpu_us.zip(other.cpu_us).map(|(a, b)| f64::midpoint(a, b)),
+            client_cpu_us: f64::midpoint(self.client_cpu_us, other.client_cpu_us),
+            resident_bytes: self.resident_bytes.max(other.resident_bytes),
+            ..self
         }
     }
 }

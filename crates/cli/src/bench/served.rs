@@ -1,10 +1,13 @@
 //! The gateway under measurement: `countersign serve` in production mode, with a fresh store and keys of its own.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use gateway::config::Store;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -44,6 +47,19 @@ impl Site {
         Site::with(parent, &config, &[("catalogue/default/http_payment.toml", sample::at_echo(echo))])
     }
 
+    /// One whose store is elsewhere.
+    pub(crate) fn on(parent: &Path, store: &Store) -> Result<Site> {
+        let mut site = Site::make(parent, "", &[])?;
+        let path = site.config();
+        // What one of the gateways issued all of them know as their own.
+        let more = format!("store = '{}'\npublic_url = 'https://gw.example'\n", store.url());
+        let text = fs::read_to_string(&path).map(|text| more + &text);
+        let written = text.and_then(|text| fs::write(&path, text));
+        written.while_we(|| format!("cannot write `{}`", path.display()))?;
+        site.first_keys()?;
+        Ok(site)
+    }
+
     /// One whose agents call a tool at `upstream`, as it says of itself that it is.
     pub(crate) fn before_tools(parent: &Path, upstream: &str, pinned: &str) -> Result<Site> {
         let config = format!(
@@ -59,6 +75,12 @@ impl Site {
     }
 
     fn with(parent: &Path, config: &str, more: &[(&'static str, String)]) -> Result<Site> {
+        let mut site = Site::make(parent, config, more)?;
+        site.first_keys()?;
+        Ok(site)
+    }
+
+    fn make(parent: &Path, config: &str, more: &[(&'static str, String)]) -> Result<Site> {
         let folder = tempfile::Builder::new().prefix(".countersign-bench-").tempdir_in(parent);
         let folder = folder.while_we(|| format!("cannot make a folder in `{}`", parent.display()))?;
         let place =
@@ -77,20 +99,34 @@ impl Site {
                 fs::create_dir_all(path.parent().unwrap_or(&place)).and_then(|()| fs::write(&path, text));
             written.while_we(|| format!("cannot write `{}`", path.display()))?;
         }
-        let mut site = Site { folder, agent_key: String::new(), operator_key: String::new() };
+        Ok(Site { folder, agent_key: String::new(), operator_key: String::new() })
+    }
+
+    fn first_keys(&mut self) -> Result<()> {
         let made =
-            keys::bootstrap(&site.config(), &[(sample::AGENT, "agent"), ("bench-operator", "operator")])?;
+            keys::bootstrap(&self.config(), &[(sample::AGENT, "agent"), ("bench-operator", "operator")])?;
         let made = <[String; 2]>::try_from(made).map_err(|_| Error::new("the keys were not made"))?;
-        [site.agent_key, site.operator_key] = made;
-        Ok(site)
+        [self.agent_key, self.operator_key] = made;
+        Ok(())
     }
 
     /// Starts the gateway; its log stays in the folder.
     pub(crate) fn serve(&self) -> Result<Gateway<'_>> {
-        let log = File::create(self.folder.path().join(LOG))
-            .while_we(|| "cannot keep the gateway's log".to_owned())?;
+        self.start(&[])
+    }
+
+    /// Starts one more on the same store, with the same keys and a data directory of its own.
+    pub(crate) fn beside(&self, number: usize) -> Result<Gateway<'_>> {
+        let data = self.folder.path().join(format!("{DATA}-{number}"));
+        copy(&self.folder.path().join(DATA), &data).while_we(|| "cannot copy a data directory".to_owned())?;
+        self.start(&["--data-dir".as_ref(), data.as_os_str()])
+    }
+
+    fn start(&self, more: &[&OsStr]) -> Result<Gateway<'_>> {
+        let log = File::options().create(true).append(true).open(self.folder.path().join(LOG));
+        let log = log.while_we(|| "cannot keep the gateway's log".to_owned())?;
         let mut command = this_program()?;
-        command.args(["serve", "--until-stdin-closes", "--config"]).arg(self.config()).stderr(log);
+        command.args(["serve", "--until-stdin-closes", "--config"]).arg(self.config()).args(more).stderr(log);
         let server = Server::start("gateway", &mut command);
         let server = server.map_err(|error| error.maybe_hint(self.last_words()))?;
         Ok(Gateway { site: self, server })
@@ -222,6 +258,17 @@ impl Gateway<'_> {
     fn url(&self) -> String {
         format!("http://{}", self.server.address)
     }
+}
+
+fn copy(from: &Path, to: &Path) -> io::Result<()> {
+    fs::create_dir_all(to)?;
+    fs::set_permissions(to, fs::metadata(from)?.permissions())?;
+    for entry in fs::read_dir(from)? {
+        let from = entry?.path();
+        let to = to.join(from.file_name().unwrap_or_default());
+        if from.is_dir() { copy(&from, &to)? } else { fs::copy(&from, &to).map(drop)? }
+    }
+    Ok(())
 }
 
 fn configuration(place: &Path) -> String {

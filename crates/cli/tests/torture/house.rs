@@ -42,6 +42,8 @@ pub(crate) struct Plan {
     pub(crate) listen: Option<SocketAddr>,
     /// What the clients trust, for a house with TLS.
     pub(crate) root: Option<Certificate>,
+    /// Where the store is, if it is not a file of the house.
+    pub(crate) store: Option<String>,
 }
 
 pub(crate) struct House {
@@ -346,9 +348,14 @@ impl Process {
 
     /// Ends it as a service manager would.
     pub(crate) fn stop(&mut self) {
-        let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        self.signal("-TERM");
         assert!(self.child.wait().unwrap().success(), "it ends in good order");
+    }
+
+    /// Sends it a signal.
+    pub(crate) fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args([name, &pid]).status().unwrap().success());
     }
 
     pub(crate) fn port(&self) -> u16 {
@@ -410,8 +417,9 @@ fn write_files(folder: &Path, plan: &Plan, bank: &str) {
     let listen = plan.listen.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 0)));
     let reach = std::iter::once(bank).chain(plan.reach.iter().map(String::as_str));
     let reach = reach.map(|place| format!("\"{place}\"")).collect::<Vec<_>>().join(", ");
+    let store = plan.store.as_ref().map(|url| format!("store = '{url}'\n")).unwrap_or_default();
     let config = format!(
-        r#"listen = "{listen}"
+        r#"{store}listen = "{listen}"
 public_url = "{ISSUER}"
 data_dir = '{shown}/data'
 catalogue_dir = '{shown}/catalogue'

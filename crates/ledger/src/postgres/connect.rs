@@ -16,15 +16,16 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls_platform_verifier::Verifier;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio_postgres::config::{Host, SslMode};
+use tokio_postgres::config::{Host, SslMode, TargetSessionAttrs};
 use tokio_postgres::tls::{ChannelBinding, MakeTlsConnect, TlsConnect, TlsStream};
 use tokio_postgres::{Client, Config};
 use tokio_rustls::TlsConnector;
 
-use crate::Error;
+use super::sql::{Db, Done, Failure, get, one, text};
+use crate::{Durability, Error};
 
 /// No statement takes longer, and none waits longer for a row that somebody else has.
-const STATEMENT: Duration = Duration::from_secs(10);
+pub(super) const STATEMENT: Duration = Duration::from_secs(10);
 const LOCK: Duration = Duration::from_secs(4);
 /// Who stops in the middle of a transaction loses it, and with it the rows it holds.
 const IDLE: Duration = Duration::from_secs(5);
@@ -91,6 +92,15 @@ async fn set_up(client: &Client, schema: &str) -> Result<(), Error> {
     keeps_its_word(version, [&fsync, &pages, &commit]).map_err(|why| Error::Open(why.into()))
 }
 
+/// What the server promises to keep.
+pub(super) async fn durability(db: &Db) -> Done<Durability> {
+    let sql = "SELECT current_setting('fsync') = 'on', current_setting('synchronous_commit'),
+               current_setting('synchronous_standby_names') <> ''";
+    let row = one(db, sql, &[]).await?.ok_or(Failure::Ended)?;
+    let (fsync, synchronous_standby) = (get(&row, 0)?, get(&row, 2)?);
+    Ok(Durability { store: "postgresql", fsync, synchronous_commit: text(&row, 1)?, synchronous_standby })
+}
+
 /// May something be acknowledged to others by what this server has acknowledged?
 fn keeps_its_word(version: i32, [fsync, pages, commit]: [&str; 3]) -> Result<(), String> {
     if version < VERSION {
@@ -133,6 +143,8 @@ impl Target {
         let (url, roots) = without_roots(url);
         let mut config = Config::from_str(&url).map_err(|error| unfit(told(&error)))?;
         config.connect_timeout(CONNECTING).tcp_user_timeout(STATEMENT).keepalives_idle(STATEMENT);
+        // Of several servers the one that can be written to, whichever that is by now.
+        config.target_session_attrs(TargetSessionAttrs::ReadWrite);
         if config.get_application_name().is_none() {
             config.application_name("countersign");
         }

@@ -6,8 +6,9 @@ use std::sync::atomic::Ordering;
 use action::{ActionId, Subject, Tenant};
 use mandate::Account;
 
+use super::facts::Question;
 use super::needs::Needs;
-use super::read::{self, Question};
+use super::read;
 use super::replica::horizon;
 use super::rules::{self, legible, scope_key};
 use super::sql::{Db, Done, Values, get, id, many, most, one, write};
@@ -19,9 +20,9 @@ use crate::pruned::Pruned;
 use crate::stored::page;
 use crate::{
     Admission, Admitted, Answer, ApiKey, Approval, Audited, Authority, Clustered, Clustering, Counted,
-    Declared, Declaring, Deferral, Erased, Erasure, Error, Event, Extension, Facts, FactsQuery, Figures,
-    Filter, Freeze, Given, Governed, Grouped, Heard, Held, Inspected, Intention, Lapsed, Ledger, Log,
-    Mandate, Opening, Order, Page, Passkey, Place, PrincipalKey, Record, Recorded, Recovering, Refusal,
+    Declared, Declaring, Deferral, Durability, Erased, Erasure, Error, Event, Extension, Facts, FactsQuery,
+    Figures, Filter, Freeze, Given, Governed, Grouped, Heard, Held, Inspected, Intention, Lapsed, Ledger,
+    Log, Mandate, Opening, Order, Page, Passkey, Place, PrincipalKey, Record, Recorded, Recovering, Refusal,
     Repeat, Resumption, Revocation, Scope, Search, SecurityEvent, Settled, Settlement, Stored, Turn,
     Verified, identity,
 };
@@ -58,8 +59,7 @@ impl Ledger for Postgres {
     }
 
     fn facts<'a>(&'a self, query: FactsQuery<'a>) -> Answer<'a, Facts> {
-        let question = Question::of(&query);
-        self.look(move |db| async move { read::facts(&db, &question).await })
+        self.ask(Question::of(&query))
     }
 
     fn admit(&self, admission: Admission) -> Answer<'_, Admitted> {
@@ -738,6 +738,10 @@ impl Ledger for Postgres {
 
     fn health(&self) -> Result<(), Error> {
         self.shared.failed().clone().map_or(Ok(()), |why| Err(Error::Unavailable(why)))
+    }
+
+    fn durability(&self) -> Durability {
+        self.shared.durability().clone()
     }
 
     fn figures(&self) -> Figures {

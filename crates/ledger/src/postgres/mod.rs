@@ -4,7 +4,8 @@
 //!   callers ──▶ queue ──▶ writer ──▶ one transaction:  BEGIN, own end of the chain, locks
 //!      │                                               rows ─▶ World ─▶ the code of every ledger ─▶ what changed
 //!      │                                               UNNEST, COMMIT ──▶ promises
-//!      └── reads: a connection of the pool, each time
+//!      ├── questions ──▶ those that wait together: a connection of the pool, one statement for each kind of row
+//!      └── other reads: a connection of the pool, each time
 //! ```
 //!
 //! Nothing is believed from memory that another process could have changed: whatever a batch is decided by (keys, effects,
@@ -23,6 +24,7 @@
 mod audit;
 mod chores;
 mod connect;
+mod facts;
 mod flush;
 mod ledger;
 mod load;
@@ -43,7 +45,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc as blocking};
 use std::time::Duration;
 
-use deadpool_postgres::Pool;
+use deadpool_postgres::{Object, Pool};
 use futures_util::future::BoxFuture;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{mpsc, oneshot};
@@ -55,7 +57,7 @@ use crate::admit::Item;
 use crate::intake::Close;
 use crate::packed;
 use crate::refusals::Refusals;
-use crate::{Admitted, Answer, Error, Sealer, Settlement};
+use crate::{Admitted, Answer, Durability, Error, Facts, Sealer, Settlement};
 
 /// How a process takes part in a database.
 #[derive(Clone)]
@@ -116,6 +118,7 @@ impl fmt::Debug for Access {
 pub struct Postgres {
     shared: Arc<Shared>,
     writes: Option<mpsc::Sender<Write>>,
+    questions: mpsc::Sender<facts::Asked>,
     ended: Mutex<blocking::Receiver<()>>,
     runtime: Option<Runtime>,
 }
@@ -128,6 +131,8 @@ struct Shared {
     refusals: Mutex<Refusals>,
     walks: Arc<verify::Walks>,
     counts: Counts,
+    /// As the server that is written to said of itself last.
+    durability: Mutex<Durability>,
 }
 
 #[derive(Default)]
@@ -155,7 +160,8 @@ impl Postgres {
             .map_err(|error| Error::Open(error.to_string().into()))?;
         let (opened, answer) = blocking::channel();
         let (over, ended) = blocking::channel();
-        let (writes, queue) = mpsc::channel(access.queue.max(1));
+        let length = access.queue.max(1);
+        let (writes, queue) = mpsc::channel(length);
         runtime.spawn(async move {
             match Writer::open(access).await {
                 Ok((writer, shared)) => {
@@ -167,12 +173,12 @@ impl Postgres {
             let _ = over.send(());
         });
         match answer.recv().unwrap_or_else(|_| Err(gone())) {
-            Ok(shared) => Ok(Postgres {
-                shared,
-                writes: Some(writes),
-                ended: Mutex::new(ended),
-                runtime: Some(runtime),
-            }),
+            Ok(shared) => {
+                let (questions, asked) = mpsc::channel(length);
+                runtime.spawn(facts::answer(Arc::clone(&shared), asked));
+                let (writes, ended) = (Some(writes), Mutex::new(ended));
+                Ok(Postgres { shared, writes, questions, ended, runtime: Some(runtime) })
+            }
             Err(error) => {
                 // Whoever calls may be on a runtime of theirs, where nobody may wait for ours.
                 runtime.shutdown_background();
@@ -229,13 +235,31 @@ impl Postgres {
         let (pool, shared) = (self.shared.pool.clone(), Arc::clone(&self.shared));
         let looked = self.runtime.as_ref().map(|runtime| {
             runtime.spawn(async move {
-                let looked = async { read(Arc::new(pool.get().await?)).await };
+                let looked = async {
+                    let db = Arc::new(pool.get().await?);
+                    let looked = read(Arc::clone(&db)).await;
+                    if let (Err(Failure::Lost(_)), Ok(db)) = (&looked, Arc::try_unwrap(db)) {
+                        // Nobody else is given a connection that may still be busy with this.
+                        drop(Object::take(db));
+                    }
+                    looked
+                };
                 looked.await.inspect_err(|failure| shared.note(failure))
             })
         });
         Box::pin(async move {
             let looked = looked.ok_or_else(gone)?;
             looked.await.map_err(|_| gone())?.map_err(Error::from)
+        })
+    }
+
+    /// Has a question answered together with those that wait.
+    fn ask(&self, question: facts::Question) -> Answer<'_, Facts> {
+        let (promise, answer) = oneshot::channel();
+        let asked = self.questions.try_send((question, promise)).map_err(|_| Error::Busy);
+        Box::pin(async move {
+            asked?;
+            answer.await.map_err(|_| gone())?
         })
     }
 
@@ -271,6 +295,10 @@ const CLOSING: Duration = Duration::from_secs(20);
 impl Shared {
     fn failed(&self) -> MutexGuard<'_, Option<Arc<str>>> {
         self.failed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn durability(&self) -> MutexGuard<'_, Durability> {
+        self.durability.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn refusals(&self) -> MutexGuard<'_, Refusals> {

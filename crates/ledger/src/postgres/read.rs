@@ -1,32 +1,22 @@
 //! Reading actions and what became of them.
 
-use std::sync::Arc;
-
 use action::{ActionId, Subject, Tenant};
-use boundary::Series;
-use mandate::Account;
 use sha2::{Digest, Sha256};
-use tokio::join;
 use tokio_postgres::Row;
 
-use super::load::account_at;
-use super::rules;
 use super::sql::{
     Db, Done, Failure, Values, bytes, count, environment, get, id, lines, many, maybe_state, maybe_text,
     most, one, state, state_code, subject, tenant, text, unpacked,
 };
 use super::writer::is_here;
 use crate::entry::Reading;
-use crate::identity::{self, Claim};
+use crate::identity;
 use crate::packed::unpack;
 use crate::stand::Stand;
 use crate::stored::page;
 use crate::told::{Sums, Told};
 use crate::world::World;
-use crate::{
-    Admitted, Earlier, Effect, Erased, Existing, Facts, FactsQuery, Filter, Freeze, Given, Labels, Naming,
-    Page, Receipt, Reply, Settled, Stored,
-};
+use crate::{Admitted, Erased, Filter, Given, Labels, Naming, Page, Receipt, Reply, Settled, Stored};
 
 /// What is kept of `outcome l`, what its entry says, and what that of the one before it does; in the order of [`is_whole`].
 macro_rules! kept {
@@ -382,7 +372,7 @@ pub(super) async fn replies(db: &Db, world: &World, admitted: &mut [Admitted]) -
 }
 
 /// What the caller of an action was last answered, and whether somebody altered that.
-async fn last_reply(db: &Db, action: ActionId) -> Done<(Option<Reply>, bool)> {
+pub(super) async fn last_reply(db: &Db, action: ActionId) -> Done<(Option<Reply>, bool)> {
     let sql = format!("{SETTLED} JOIN fate f ON f.id = l.action AND f.reply = l.entry WHERE l.action = $1");
     let told = one(db, &sql, &[&&action.as_bytes()[..]]).await?;
     match readable(told.as_ref().map(settled_at).transpose())? {
@@ -390,130 +380,6 @@ async fn last_reply(db: &Db, action: ActionId) -> Done<(Option<Reply>, bool)> {
         Some(None) => Ok((None, false)),
         None => Ok((None, true)),
     }
-}
-
-/// What the judge is told of the past.
-pub(super) struct Question {
-    pub(super) tenant: Tenant,
-    pub(super) subject: Subject,
-    pub(super) archetype: Box<str>,
-    pub(super) provider: Option<Box<str>>,
-    claim: Option<Claim>,
-    request_hash: [u8; 32],
-    mandates: Vec<Arc<str>>,
-    series: i64,
-    seen: Option<i64>,
-    effect: Option<Effect>,
-    apart_from: Option<ActionId>,
-    now_ms: i64,
-}
-
-impl Question {
-    pub(super) fn of(query: &FactsQuery<'_>) -> Question {
-        let FactsQuery { tenant, environment, subject, archetype, principal, .. } = *query;
-        let currency = query.currency.unwrap_or("");
-        Question {
-            tenant: tenant.clone(),
-            subject: subject.clone(),
-            archetype: archetype.into(),
-            provider: query.provider.map(Box::from),
-            claim: query.key.map(|key| Claim::new(tenant, environment, subject, key)),
-            request_hash: *query.request_hash,
-            mandates: query.mandates.to_vec(),
-            series: identity::series(tenant, principal, archetype, currency),
-            seen: query.destination.map(|to| identity::seen(tenant, principal, archetype, to)),
-            effect: query.effect.copied(),
-            apart_from: query.apart_from,
-            now_ms: query.now_ms,
-        }
-    }
-}
-
-/// Asked one behind the other, and answered together.
-pub(super) async fn facts(db: &Db, question: &Question) -> Done<Facts> {
-    let (existing, accounts, freezes, series, seen, earlier) = join!(
-        existing(db, question),
-        accounts(db, question),
-        rules::freezes(db),
-        series(db, question),
-        seen(db, question),
-        earlier(db, question)
-    );
-    if let Some(existing) = existing? {
-        return Ok(Facts { existing: Some(existing), ..Facts::default() });
-    }
-    let Question { tenant, subject, archetype, provider, .. } = question;
-    let covers = |freeze: &Freeze| freeze.scope.covers(tenant, subject, archetype, provider.as_deref());
-    Ok(Facts {
-        existing: None,
-        accounts: accounts?,
-        frozen: rules::stops(freezes?).into_iter().find(covers),
-        series: Arc::new(series?),
-        first_seen: question.seen.is_some() && !seen?,
-        earlier: earlier?,
-    })
-}
-
-async fn existing(db: &Db, question: &Question) -> Done<Option<Existing>> {
-    let Some(claim) = question.claim else { return Ok(None) };
-    let sql = "SELECT a.id, a.request_hash, f.state, a.at FROM claim c JOIN action a ON a.tenant = c.tenant AND a.id = c.action
-               JOIN fate f ON f.id = a.id WHERE c.tenant = $1 AND c.digest = $2";
-    let row = one(db, sql, &[&question.tenant.as_str(), &&claim.bytes()[..]]).await?;
-    let Some(row) = row else { return Ok(None) };
-    let action = id(&row, 0)?;
-    let (reply, altered) = last_reply(db, action).await?;
-    Ok(Some(Existing {
-        id: action,
-        same_request: bytes(&row, 1)? == question.request_hash,
-        state: state(&row, 2)?,
-        at_ms: get(&row, 3)?,
-        reply,
-        altered,
-    }))
-}
-
-const ACCOUNT: &str = "SELECT key, jti, epoch, spent, actions, revoked, frozen, seconds, compute, memory, storage, egress,
-    granted, granted_compute, granted_storage, granted_egress FROM account WHERE tenant = $1 AND key = ANY($2::bigint[])";
-
-async fn accounts(db: &Db, question: &Question) -> Done<Vec<Account>> {
-    let Question { tenant, mandates, .. } = question;
-    if mandates.is_empty() {
-        return Ok(Vec::new());
-    }
-    let keys: Vec<i64> = mandates.iter().map(|jti| identity::account(tenant, jti)).collect();
-    let rows = many(db, ACCOUNT, &[&tenant.as_str(), &keys]).await?;
-    let known = |row: &Row| Ok((get::<i64>(row, 0)?, account_at(row, 1)?));
-    let known = rows.iter().map(known).collect::<Done<Vec<_>>>()?;
-    let account = |(key, jti): (&i64, &Arc<str>)| {
-        let found = known.iter().find(|(it, _)| it == key).map(|(_, account)| account.clone());
-        found.unwrap_or_else(|| Account::new(&**jti))
-    };
-    Ok(keys.iter().zip(mandates).map(account).collect())
-}
-
-async fn series(db: &Db, question: &Question) -> Done<Series> {
-    let sql = "SELECT bytes FROM series WHERE tenant = $1 AND key = $2";
-    let row = one(db, sql, &[&question.tenant.as_str(), &question.series]).await?;
-    let Some(row) = row else { return Ok(Series::default()) };
-    // An unreadable one begins anew, which can only make the judge more careful.
-    Ok(Series::from_bytes(get(&row, 0)?).unwrap_or_default())
-}
-
-async fn seen(db: &Db, question: &Question) -> Done<bool> {
-    let Some(mark) = question.seen else { return Ok(false) };
-    let sql = "SELECT 1 FROM seen WHERE tenant = $1 AND mark = $2";
-    Ok(one(db, sql, &[&question.tenant.as_str(), &mark]).await?.is_some())
-}
-
-async fn earlier(db: &Db, question: &Question) -> Done<Option<Earlier>> {
-    let Some(effect) = &question.effect else { return Ok(None) };
-    let sql = "SELECT a.id, a.claimed FROM action a JOIN fate f ON f.id = a.id
-               WHERE a.tenant = $1 AND a.effect = $2 AND a.claimed > $3 AND f.state NOT IN (5, 6, 7)
-               AND ($4::bytea IS NULL OR a.id <> $4) ORDER BY a.claimed DESC, a.row DESC LIMIT 1";
-    let apart = question.apart_from.map(|id| id.as_bytes().to_vec());
-    let since_ms = question.now_ms.saturating_sub(effect.window_ms);
-    let row = one(db, sql, &[&question.tenant.as_str(), &&effect.hash[..], &since_ms, &apart]).await?;
-    row.map(|row| Ok(Earlier { id: id(&row, 0)?, at_ms: get(&row, 1)? })).transpose()
 }
 
 /// Entries in order, each with its row number.

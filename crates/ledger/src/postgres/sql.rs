@@ -1,14 +1,16 @@
 //! Statements and rows: how they are asked for, and what their failures mean.
 
 use std::fmt;
+use std::time::Duration;
 
 use action::{ActionId, Environment, Subject, Tenant};
 use deadpool_postgres::{Object, PoolError};
+use tokio::time::timeout;
 use tokio_postgres::Row;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{FromSql, ToSql};
 
-use super::connect::told;
+use super::connect::{STATEMENT, told};
 use crate::{Error, State};
 
 /// A connection.
@@ -30,6 +32,12 @@ pub(super) enum Failure {
     Corrupt(String),
     /// This process was taken for gone, and somebody else may have what it had in hand.
     Ended,
+}
+
+impl Failure {
+    pub(super) fn silent() -> Failure {
+        Failure::Lost("the database did not answer in time".to_owned())
+    }
 }
 
 impl From<tokio_postgres::Error> for Failure {
@@ -97,8 +105,11 @@ pub(super) type Values<'a> = &'a [&'a Value<'a>];
 
 /// All rows of an answer. The statement is prepared once for each connection.
 pub(super) async fn many(db: &Db, sql: &str, values: Values<'_>) -> Done<Vec<Row>> {
-    let statement = db.prepare_cached(sql).await?;
-    Ok(db.query(&statement, values).await?)
+    answered(async {
+        let statement = db.prepare_cached(sql).await?;
+        db.query(&statement, values).await
+    })
+    .await
 }
 
 /// The one row of an answer, if there is one.
@@ -108,8 +119,19 @@ pub(super) async fn one(db: &Db, sql: &str, values: Values<'_>) -> Done<Option<R
 
 /// How many rows were written.
 pub(super) async fn write(db: &Db, sql: &str, values: Values<'_>) -> Done<u64> {
-    let statement = db.prepare_cached(sql).await?;
-    Ok(db.execute(&statement, values).await?)
+    answered(async {
+        let statement = db.prepare_cached(sql).await?;
+        db.execute(&statement, values).await
+    })
+    .await
+}
+
+/// What the server answers while it is one that ends its statements itself: another one is not waited for.
+async fn answered<T>(answer: impl Future<Output = Result<T, tokio_postgres::Error>>) -> Done<T> {
+    match timeout(STATEMENT + Duration::from_secs(2), answer).await {
+        Ok(answer) => Ok(answer?),
+        Err(_) => Err(Failure::silent()),
+    }
 }
 
 /// A value of a row.

@@ -139,6 +139,7 @@ impl Writer {
             refusals: Default::default(),
             walks: Default::default(),
             counts: Default::default(),
+            durability: connect::durability(&db).await.map_err(cannot)?.into(),
         });
         let mut writer = Writer { access, shared: Arc::clone(&shared), replica, db: Some(db) };
         writer.open_chain().await.map_err(cannot)?;
@@ -191,13 +192,11 @@ impl Writer {
             self.replica.beat(db).await?;
             if look {
                 end_silent(db, silence).await?;
+                *self.shared.durability() = connect::durability(db).await?;
             }
             Ok(())
         });
-        match told
-            .await
-            .unwrap_or_else(|_| Err(Failure::Lost("the database did not answer in time".to_owned())))
-        {
+        match told.await.unwrap_or_else(|_| Err(Failure::silent())) {
             Ok(()) => self.is_well(),
             Err(failure) => self.lost(&failure).await,
         }
@@ -211,6 +210,8 @@ impl Writer {
         self.db = None;
         let db = self.shared.pool.get().await?;
         load::prepare(&db).await?;
+        // After a failover it may be another server.
+        *self.shared.durability() = connect::durability(&db).await?;
         self.db = Some(db);
         Ok(())
     }
@@ -295,7 +296,7 @@ impl Writer {
             tries += 1;
             let made = match timeout(DEADLINE, self.transaction(work)).await {
                 Ok(made) => made,
-                Err(_) => Err(Failure::Lost("the database did not answer in time".to_owned())),
+                Err(_) => Err(Failure::silent()),
             };
             let Err(failure) = made else { return made };
             self.lost(&failure).await;

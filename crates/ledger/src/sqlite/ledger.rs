@@ -17,9 +17,9 @@ use crate::packed;
 use crate::stored::page;
 use crate::{
     Admission, Admitted, Answer, ApiKey, Approval, Audited, Authority, Clustered, Clustering, Counted,
-    Declared, Declaring, Deferral, Erased, Erasure, Error, Event, Extension, Facts, FactsQuery, Figures,
-    Filter, Freeze, Given, Governed, Grouped, Heard, Held, Inspected, Intention, Lapsed, Ledger, Log,
-    Mandate, Opening, Order, Page, Passkey, Place, PrincipalKey, Record, Recorded, Recovering, Refusal,
+    Declared, Declaring, Deferral, Durability, Erased, Erasure, Error, Event, Extension, Facts, FactsQuery,
+    Figures, Filter, Freeze, Given, Governed, Grouped, Heard, Held, Inspected, Intention, Lapsed, Ledger,
+    Log, Mandate, Opening, Order, Page, Passkey, Place, PrincipalKey, Record, Recorded, Recovering, Refusal,
     Repeat, Resumption, Revocation, Scope, Search, SecurityEvent, Settled, Settlement, Stored, Turn,
     Verified, identity,
 };
@@ -613,6 +613,11 @@ impl Ledger for Sqlite {
 
     fn health(&self) -> Result<(), Error> {
         self.shared.queue.failed().map_or(Ok(()), |why| Err(Error::Unavailable(why)))
+    }
+
+    fn durability(&self) -> Durability {
+        let synchronous_commit = "full".into();
+        Durability { store: "sqlite", fsync: true, synchronous_commit, synchronous_standby: false }
     }
 
     fn figures(&self) -> Figures {

@@ -1,28 +1,22 @@
-//! A PostgreSQL server of our own: a throw-away cluster in a temporary directory, reached by its socket only.
-//!
-//! It needs the Debian package `postgresql` (or `PG_BINDIR`); where that is missing whoever asks says so and skips. It runs as
-//! somebody who is not root, because `initdb` refuses that, and ends with the process that started it, however that ends: it
-//! waits for the end of a pipe.
+//! A PostgreSQL server of our own, and a database for each test. Where there is none whoever asks says so and skips.
 #![allow(clippy::print_stderr)]
 
-use std::fs;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock};
-use std::time::{Duration, Instant};
 
 use ledger::{Access, Postgres};
 use tempfile::TempDir;
+pub use testkit::postgres::binaries;
+use testkit::postgres::{Cluster, End};
 use tokio_postgres::NoTls;
 
 use super::NOW;
 
 /// A server, and the database from which others are copied.
 pub struct Server {
-    directory: TempDir,
-    guard: Option<Child>,
+    cluster: Cluster,
+    _folder: TempDir,
     copies: Mutex<()>,
     next: AtomicU64,
 }
@@ -43,87 +37,25 @@ pub fn server() -> Option<&'static Server> {
     started.as_ref()
 }
 
-/// The newest of the installed versions.
-pub fn binaries() -> Option<PathBuf> {
-    if let Some(folder) = std::env::var_os("PG_BINDIR") {
-        return Some(folder.into());
-    }
-    let versions = fs::read_dir("/usr/lib/postgresql").ok()?;
-    let mut found: Vec<PathBuf> =
-        versions.flatten().map(|it| it.path().join("bin")).filter(|it| it.join("initdb").exists()).collect();
-    found.sort();
-    found.pop()
-}
-
-/// The program, run by somebody who is not root.
-fn command(program: &Path) -> Command {
-    let root = fs::metadata("/proc/self").is_ok_and(|it| std::os::unix::fs::MetadataExt::uid(&it) == 0);
-    if !root {
-        return Command::new(program);
-    }
-    // Takes its own place, so that whoever signals it reaches the program.
-    let mut command = Command::new("setpriv");
-    command.args(["--reuid=postgres", "--regid=postgres", "--clear-groups", "--"]).arg(program);
-    command
-}
-
 impl Server {
-    /// Starts one with these settings (`-c name=value`).
+    /// Starts one with these settings (`name=value`).
     pub fn start(binaries: &Path, settings: &[&str]) -> Server {
-        let directory = tempfile::Builder::new().prefix("countersign-pg").tempdir().unwrap();
-        fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o777)).unwrap();
-        let data = directory.path().join("data");
-        let made = command(&binaries.join("initdb"))
-            .args([
-                "--no-sync",
-                "--auth=trust",
-                "--username=postgres",
-                "--encoding=UTF8",
-                "--no-locale",
-                "-D",
-            ])
-            .arg(&data)
-            .stdout(Stdio::null())
-            .output()
-            .unwrap();
-        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        let server = Server {
-            guard: Some(run(binaries, directory.path(), settings)),
-            directory,
-            copies: Mutex::new(()),
-            next: AtomicU64::new(1),
-        };
-        server.wait();
-        server
+        let folder = tempfile::Builder::new().prefix("countersign-pg").tempdir().unwrap();
+        let cluster = Cluster::start(binaries, folder.path(), settings).unwrap();
+        Server { cluster, _folder: folder, copies: Mutex::new(()), next: AtomicU64::new(1) }
     }
 
-    /// Ends it at once, as a crash does not: connections are cut, and nobody is waited for.
+    /// Ends it at once: connections are cut, and nobody is waited for.
     pub fn stop(&mut self) {
-        if let Some(mut guard) = self.guard.take() {
-            drop(guard.stdin.take());
-            guard.wait().unwrap();
-        }
+        self.cluster.stop(End::Fast);
     }
 
-    pub fn run_again(&mut self, binaries: &Path) {
-        self.guard = Some(run(binaries, self.directory.path(), &[]));
-        self.wait();
-    }
-
-    pub fn socket(&self) -> &Path {
-        self.directory.path()
+    pub fn run_again(&mut self) {
+        self.cluster.run().unwrap();
     }
 
     pub fn url(&self, database: &str) -> String {
-        format!("postgres:///{database}?host={}&user=postgres", self.socket().display())
-    }
-
-    fn wait(&self) {
-        let until = Instant::now() + Duration::from_secs(60);
-        while try_sql(&self.url("postgres"), "SELECT 1").is_err() {
-            assert!(Instant::now() < until, "the server did not start");
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        self.cluster.url(database)
     }
 
     /// The URL of a new database, brought up to date.
@@ -138,23 +70,6 @@ impl Server {
         sql(&self.url("postgres"), &format!("CREATE DATABASE t{number} TEMPLATE prepared"));
         self.url(&format!("t{number}"))
     }
-}
-
-/// Runs the server until our end of the pipe is closed.
-pub fn run(binaries: &Path, directory: &Path, settings: &[&str]) -> Child {
-    let script = r#""$@" & server=$!; cat > /dev/null; kill -INT $server; wait $server"#;
-    let mut start = Command::new("sh");
-    start.args(["-c", script, "sh"]);
-    let server = command(&binaries.join("postgres"));
-    start.arg(server.get_program()).args(server.get_args());
-    start.arg("-D").arg(directory.join("data"));
-    start.args(["-c", "listen_addresses=", "-c", "max_connections=300", "-c"]);
-    start.arg(format!("unix_socket_directories={}", directory.display()));
-    for setting in settings {
-        start.args(["-c", setting]);
-    }
-    let log = fs::File::create(directory.join("log")).unwrap();
-    start.stdin(Stdio::piped()).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap()
 }
 
 /// Runs statements, each of which must succeed.
@@ -187,10 +102,4 @@ pub fn asked(url: &str, statements: &str) -> Result<Vec<Vec<Option<String>>>, St
         });
         Ok(rows.collect())
     })
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.stop();
-    }
 }

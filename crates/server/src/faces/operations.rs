@@ -63,20 +63,23 @@ pub(crate) async fn reload(request: Request) -> Result<Response, Error> {
 
 /// The process answers.
 pub(crate) async fn healthz(_: Request) -> Result<Response, Error> {
-    Ok(reply::json(StatusCode::OK, &Health { status: "ok", reason: None }))
+    Ok(reply::json(StatusCode::OK, &Health::new("ok")))
 }
 
-/// Actions can be taken, in every environment that is served. Why not is told where figures are open, else logged.
+/// Actions can be taken, in every environment that is served. Why not, and what the store promises, is told where figures
+/// are open; else the former is logged.
 pub(crate) async fn readyz(request: Request) -> Result<Response, Error> {
     let faces = &request.site.faces;
     let ready =
         std::iter::once(&faces.production).chain(&faces.sandbox).try_for_each(|gateway| gateway.ready());
+    let is_open = request.site.open_metrics;
     let Err(reason) = ready else {
-        return Ok(reply::json(StatusCode::OK, &Health { status: "ready", reason: None }));
+        let store = is_open.then(|| Store::of(faces.production.durability()));
+        return Ok(reply::json(StatusCode::OK, &Health { store, ..Health::new("ready") }));
     };
     tracing::warn!(reason, "not ready");
-    let reason = request.site.open_metrics.then_some(reason);
-    Ok(reply::json(StatusCode::SERVICE_UNAVAILABLE, &Health { status: "not ready", reason }))
+    let health = Health { reason: is_open.then_some(reason), ..Health::new("not ready") };
+    Ok(reply::json(StatusCode::SERVICE_UNAVAILABLE, &health))
 }
 
 /// The figures of every environment.
@@ -175,6 +178,34 @@ pub(crate) struct Health {
     status: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    store: Option<Store>,
+}
+
+/// What holds for what was answered.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Store {
+    /// `sqlite` or `postgresql`.
+    kind: &'static str,
+    /// It is on disk.
+    fsync: bool,
+    /// The setting of PostgreSQL, or `full`.
+    synchronous_commit: Box<str>,
+    /// A second server has it, too. After a failover to one that was not waited for, what was answered may be gone.
+    synchronous_standby: bool,
+}
+
+impl Health {
+    fn new(status: &'static str) -> Health {
+        Health { status, reason: None, store: None }
+    }
+}
+
+impl Store {
+    fn of(durability: gateway::Durability) -> Store {
+        let gateway::Durability { store, fsync, synchronous_commit, synchronous_standby } = durability;
+        Store { kind: store, fsync, synchronous_commit, synchronous_standby }
+    }
 }
 
 impl Freeze {

@@ -251,17 +251,26 @@ fn advice(code: Option<Code>, kind: Option<CalledKind>, reasons: &[&str]) -> &'s
             "You are not entitled to this call. Do not try another way; tell the person you work for."
         }
         Some(
-            IntentMissing | IntentMalformed | IntentExpired | IntentMandateMismatch | IntentSequence | IntentDuplicate
-            | IntentSessionMismatch | IntentWrongInstance | IntentOutsideGoal,
+            IntentMissing
+            | IntentMalformed
+            | IntentExpired
+            | IntentMandateMismatch
+            | IntentSequence
+            | IntentDuplicate
+            | IntentSessionMismatch
+            | IntentWrongInstance
+            | IntentOutsideGoal,
         ) => {
             "What was declared for the session does not cover this call: declare anew what it is for, or tell the person \
              you work for."
         }
         Some(StateConflict) => "This cannot be done as things stand: ask countersign_status how they do.",
         Some(
-            MalformedBody | VersionUnsupported | IdempotencyRequired | MethodNotAllowed | UnsupportedMediaType
-            | MisdirectedRequest | KeyRequired | RollbackRequired | ProviderCannot,
-        ) => "The call cannot be taken in this form, which is not yours to mend: tell the person you work for.",
+            MalformedBody | VersionUnsupported | IdempotencyRequired | MethodNotAllowed
+            | UnsupportedMediaType | MisdirectedRequest | KeyRequired | RollbackRequired | ProviderCannot,
+        ) => {
+            "The call cannot be taken in this form, which is not yours to mend: tell the person you work for."
+        }
         None => "The call had no effect.",
     }
 }

@@ -1,0 +1,13 @@
+//! Many gateways on one PostgreSQL: real processes, a real server, a bank that counts, and everything that may go wrong
+//! between them. Whatever dies, stops or is away meanwhile, nothing is lost, doubled or overspent.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
+
+#[allow(dead_code)]
+#[path = "../torture/house.rs"]
+mod house;
+
+mod load;
+mod outage;
+mod rights;
+mod street;
+mod torture;

@@ -1,0 +1,68 @@
+//! What one gateway has taken away none of the others still gives.
+
+use serde_json::json;
+
+use crate::house::Said;
+use crate::street::{GATEWAYS, Street};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_one_has_acknowledged_all_others_honour_at_their_next_evaluation() {
+    let Some(mut street) = Street::new().await else { return };
+    let (agent, operator) = (street.house.agent(), street.house.voice("default", "operator"));
+    let (agents, operators) = (street.everywhere(&agent), street.everywhere(&operator));
+    let admins = street.everywhere(&street.house.admin());
+    for round in 0..GATEWAYS {
+        let others = || (0..GATEWAYS).filter(move |number| *number != round);
+        let pay = async |what: &str, number: usize, token: &str| -> Said {
+            let key = format!("{what}-{round}-{number}");
+            agents[number].execute(&key, &crate::house::payment(&key, "1.50", token)).await
+        };
+        let token = street.house.mandate("default", "500.00").await;
+        for number in 0..GATEWAYS {
+            let said = pay("before", number, &token).await;
+            assert_eq!(said.kind(), "executed", "{}", said.text());
+        }
+        let frozen = operators[round].post("/v1/freeze", &json!({"scope": "agent:default-agent"})).await;
+        assert!(frozen.status < 300, "{}", frozen.text());
+        for number in others() {
+            let said = pay("frozen", number, &token).await;
+            assert_eq!((said.kind(), said.code()), ("blocked", "EP_FROZEN"), "{}", said.text());
+        }
+        let scope = json!({"scope": "agent:default-agent"});
+        let thawed = operators[(round + 1) % GATEWAYS].post("/v1/thaw", &scope).await;
+        assert!(thawed.status < 300, "{}", thawed.text());
+        let paid = pay("thawed", round, &token).await;
+        assert_eq!(paid.kind(), "executed", "{}", paid.text());
+        let action = format!("/v1/actions/{}", paid.id());
+
+        let jti = jti(&token);
+        let revoked = operators[round].post(&format!("/v1/mandates/{jti}/revoke"), &json!({})).await;
+        assert!(revoked.status < 300, "{}", revoked.text());
+        for number in others() {
+            let said = pay("revoked", number, &token).await;
+            assert_eq!((said.kind(), said.code()), ("blocked", "EP_DELEGATION_BLOCK"), "{}", said.text());
+        }
+        let made =
+            admins[round].post("/v1/keys", &json!({"subject": "default-agent", "role": "agent"})).await;
+        let (id, secret) = (made.body["key"]["id"].as_str().unwrap(), made.body["secret"].as_str().unwrap());
+        let bearer =
+            |number: usize| crate::house::Voice { key: Some(secret.into()), ..agents[number].clone() };
+        for number in others() {
+            assert_eq!(bearer(number).get(&action).await.status, 200);
+        }
+        let ended = admins[round].post(&format!("/v1/keys/{id}/revoke"), &json!({})).await;
+        assert!(ended.status < 300, "{}", ended.text());
+        for number in others() {
+            assert_eq!(bearer(number).get(&action).await.status, 401);
+        }
+    }
+}
+
+/// The id of a mandate, which stands in its token.
+fn jti(token: &str) -> String {
+    use base64::Engine;
+    let claims = token.split('.').nth(1).unwrap();
+    let claims = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(claims).unwrap();
+    let claims: serde_json::Value = serde_json::from_slice(&claims).unwrap();
+    claims["jti"].as_str().unwrap().to_owned()
+}

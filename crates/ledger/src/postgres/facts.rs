@@ -1,0 +1,227 @@
+//! What the judge is told of the past, for all at once who ask at once.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+
+use action::{ActionId, Subject, Tenant};
+use boundary::Series;
+use deadpool_postgres::Object;
+use mandate::Account;
+use tokio::join;
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio_postgres::Row;
+
+use super::load::account_at;
+use super::read::last_reply;
+use super::sql::{Db, Done, Failure, bytes, get, id, many, state, tenant};
+use super::{Shared, rules};
+use crate::identity::{self, Claim};
+use crate::{Earlier, Effect, Error, Existing, Facts, FactsQuery, Freeze};
+
+/// What the judge is told of the past.
+pub(super) struct Question {
+    pub(super) tenant: Tenant,
+    pub(super) subject: Subject,
+    pub(super) archetype: Box<str>,
+    pub(super) provider: Option<Box<str>>,
+    claim: Option<Claim>,
+    request_hash: [u8; 32],
+    mandates: Vec<Arc<str>>,
+    series: i64,
+    seen: Option<i64>,
+    effect: Option<Effect>,
+    apart_from: Option<ActionId>,
+    now_ms: i64,
+}
+
+impl Question {
+    pub(super) fn of(query: &FactsQuery<'_>) -> Question {
+        let FactsQuery { tenant, environment, subject, archetype, principal, .. } = *query;
+        let currency = query.currency.unwrap_or("");
+        Question {
+            tenant: tenant.clone(),
+            subject: subject.clone(),
+            archetype: archetype.into(),
+            provider: query.provider.map(Box::from),
+            claim: query.key.map(|key| Claim::new(tenant, environment, subject, key)),
+            request_hash: *query.request_hash,
+            mandates: query.mandates.to_vec(),
+            series: identity::series(tenant, principal, archetype, currency),
+            seen: query.destination.map(|to| identity::seen(tenant, principal, archetype, to)),
+            effect: query.effect.copied(),
+            apart_from: query.apart_from,
+            now_ms: query.now_ms,
+        }
+    }
+}
+
+/// A question, and where its answer goes.
+pub(super) type Asked = (Question, oneshot::Sender<Result<Facts, Error>>);
+
+/// Answers questions, together those that wait while others are looked up: each costs the database a fraction of what it would
+/// alone.
+pub(super) async fn answer(shared: Arc<Shared>, mut asked: mpsc::Receiver<Asked>) {
+    let places = Arc::new(Semaphore::new(AT_ONCE));
+    let mut taken = Vec::new();
+    while let Ok(place) = Arc::clone(&places).acquire_owned().await {
+        if asked.recv_many(&mut taken, TOGETHER).await == 0 {
+            return;
+        }
+        let (shared, together) = (Arc::clone(&shared), std::mem::take(&mut taken));
+        tokio::spawn(async move {
+            answer_all(&shared, together).await;
+            drop(place);
+        });
+    }
+}
+
+/// How many times at once is looked up, and for how many questions at most.
+const AT_ONCE: usize = 2;
+const TOGETHER: usize = 128;
+
+async fn answer_all(shared: &Shared, asked: Vec<Asked>) {
+    let (questions, promises): (Vec<Question>, Vec<_>) = asked.into_iter().unzip();
+    match look_up(shared, &questions).await {
+        Ok(facts) => {
+            for (promise, facts) in promises.into_iter().zip(facts) {
+                drop(promise.send(Ok(facts)));
+            }
+        }
+        // One by one, so that a row that cannot be read keeps nobody from the others.
+        Err(failure) if questions.len() > 1 && !matches!(failure, Failure::Lost(_)) => {
+            for (question, promise) in questions.iter().zip(promises) {
+                let found = look_up(shared, std::slice::from_ref(question)).await;
+                let facts = found.map(|mut facts| facts.pop().unwrap_or_default());
+                drop(promise.send(facts.map_err(Error::from)));
+            }
+        }
+        Err(failure) => {
+            for promise in promises {
+                drop(promise.send(Err(failure.clone().into())));
+            }
+        }
+    }
+}
+
+async fn look_up(shared: &Shared, questions: &[Question]) -> Done<Vec<Facts>> {
+    let db = shared.pool.get().await?;
+    let facts = facts(&db, questions).await;
+    if let Err(failure @ Failure::Lost(_)) = &facts {
+        shared.note(failure);
+        drop(Object::take(db));
+    }
+    facts
+}
+
+/// Asked one behind the other, and answered together.
+async fn facts(db: &Db, questions: &[Question]) -> Done<Vec<Facts>> {
+    let (existing, accounts, freezes, series, seen, earlier) = join!(
+        existing(db, questions),
+        accounts(db, questions),
+        rules::freezes(db),
+        series(db, questions),
+        seen(db, questions),
+        earlier(db, questions)
+    );
+    let (mut existing, accounts, stops) = (existing?, accounts?, rules::stops(freezes?));
+    let (mut series, seen, mut earlier) = (series?, seen?, earlier?);
+    let fact = |(at, question): (usize, &Question)| {
+        if let Some(existing) = existing.remove(&at) {
+            return Facts { existing: Some(existing), ..Facts::default() };
+        }
+        let Question { tenant, subject, archetype, provider, .. } = question;
+        let covers = |freeze: &&Freeze| freeze.scope.covers(tenant, subject, archetype, provider.as_deref());
+        let account = |jti: &Arc<str>| {
+            let found = accounts.get(&(tenant.clone(), identity::account(tenant, jti))).cloned();
+            found.unwrap_or_else(|| Account::new(&**jti))
+        };
+        Facts {
+            existing: None,
+            accounts: question.mandates.iter().map(account).collect(),
+            frozen: stops.iter().find(covers).cloned(),
+            series: Arc::new(series.remove(&at).unwrap_or_default()),
+            first_seen: question.seen.is_some() && !seen.contains(&at),
+            earlier: earlier.remove(&at),
+        }
+    };
+    Ok(questions.iter().enumerate().map(fact).collect())
+}
+
+/// Which of the questions a row is about; they are numbered from one.
+fn place(row: &Row) -> Done<usize> {
+    Ok(usize::try_from(get::<i64>(row, 0)?).unwrap_or_default().wrapping_sub(1))
+}
+
+fn tenants(questions: &[Question]) -> Vec<&str> {
+    questions.iter().map(|question| question.tenant.as_str()).collect()
+}
+
+async fn existing(db: &Db, questions: &[Question]) -> Done<HashMap<usize, Existing>> {
+    let sql = "SELECT w.place, a.id, a.request_hash, f.state, a.at
+               FROM unnest($1::text[], $2::bytea[]) WITH ORDINALITY w (tenant, digest, place)
+               JOIN claim c ON c.tenant = w.tenant AND c.digest = w.digest
+               JOIN action a ON a.tenant = c.tenant AND a.id = c.action JOIN fate f ON f.id = a.id";
+    let digests: Vec<Option<&[u8]>> =
+        questions.iter().map(|it| it.claim.as_ref().map(|claim| &claim.bytes()[..])).collect();
+    let mut found = HashMap::new();
+    for row in many(db, sql, &[&tenants(questions), &digests]).await? {
+        let (at, action) = (place(&row)?, id(&row, 1)?);
+        let Some(question) = questions.get(at) else { continue };
+        let (reply, altered) = last_reply(db, action).await?;
+        let same_request = bytes(&row, 2)? == question.request_hash;
+        let (state, at_ms) = (state(&row, 3)?, get(&row, 4)?);
+        found.insert(at, Existing { id: action, same_request, state, at_ms, reply, altered });
+    }
+    Ok(found)
+}
+
+const ACCOUNT: &str = "SELECT a.tenant, a.key, a.jti, a.epoch, a.spent, a.actions, a.revoked, a.frozen, a.seconds, a.compute,
+    a.memory, a.storage, a.egress, a.granted, a.granted_compute, a.granted_storage, a.granted_egress
+    FROM unnest($1::text[], $2::bigint[]) w (tenant, key) JOIN account a ON a.tenant = w.tenant AND a.key = w.key";
+
+async fn accounts(db: &Db, questions: &[Question]) -> Done<HashMap<(Tenant, i64), Account>> {
+    let all = questions.iter().flat_map(|Question { tenant, mandates, .. }| {
+        mandates.iter().map(move |jti| (tenant.as_str(), identity::account(tenant, jti)))
+    });
+    let (tenants, keys): (Vec<&str>, Vec<i64>) = all.collect::<BTreeSet<_>>().into_iter().unzip();
+    if keys.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let rows = many(db, ACCOUNT, &[&tenants, &keys]).await?;
+    rows.iter().map(|row| Ok(((tenant(row, 0)?, get(row, 1)?), account_at(row, 2)?))).collect()
+}
+
+async fn series(db: &Db, questions: &[Question]) -> Done<HashMap<usize, Series>> {
+    let sql =
+        "SELECT w.place, s.bytes FROM unnest($1::text[], $2::bigint[]) WITH ORDINALITY w (tenant, key, place)
+               JOIN series s ON s.tenant = w.tenant AND s.key = w.key";
+    let keys: Vec<i64> = questions.iter().map(|question| question.series).collect();
+    let rows = many(db, sql, &[&tenants(questions), &keys]).await?;
+    // An unreadable one begins anew, which can only make the judge more careful.
+    let read = |row: &Row| Ok((place(row)?, Series::from_bytes(get(row, 1)?).unwrap_or_default()));
+    rows.iter().map(read).collect()
+}
+
+async fn seen(db: &Db, questions: &[Question]) -> Done<HashSet<usize>> {
+    let sql = "SELECT w.place FROM unnest($1::text[], $2::bigint[]) WITH ORDINALITY w (tenant, mark, place)
+               JOIN seen s ON s.tenant = w.tenant AND s.mark = w.mark";
+    let marks: Vec<Option<i64>> = questions.iter().map(|question| question.seen).collect();
+    many(db, sql, &[&tenants(questions), &marks]).await?.iter().map(place).collect()
+}
+
+async fn earlier(db: &Db, questions: &[Question]) -> Done<HashMap<usize, Earlier>> {
+    let sql = "SELECT w.place, e.id, e.claimed
+        FROM unnest($1::text[], $2::bytea[], $3::bigint[], $4::bytea[]) WITH ORDINALITY w (tenant, hash, since, apart, place)
+        CROSS JOIN LATERAL (SELECT a.id, a.claimed FROM action a JOIN fate f ON f.id = a.id
+            WHERE a.tenant = w.tenant AND a.effect = w.hash AND a.claimed > w.since AND f.state NOT IN (5, 6, 7)
+            AND (w.apart IS NULL OR a.id <> w.apart) ORDER BY a.claimed DESC, a.row DESC LIMIT 1) e";
+    let hashes: Vec<Option<&[u8]>> =
+        questions.iter().map(|it| it.effect.as_ref().map(|effect| &effect.hash[..])).collect();
+    let since = |it: &Question| it.now_ms.saturating_sub(it.effect.as_ref().map_or(0, |it| it.window_ms));
+    let since: Vec<i64> = questions.iter().map(since).collect();
+    let apart: Vec<Option<&[u8]>> =
+        questions.iter().map(|it| it.apart_from.as_ref().map(|id| &id.as_bytes()[..])).collect();
+    let rows = many(db, sql, &[&tenants(questions), &hashes, &since, &apart]).await?;
+    let read = |row: &Row| Ok((place(row)?, Earlier { id: id(row, 1)?, at_ms: get(row, 2)? }));
+    rows.iter().map(read).collect()
+}
