@@ -38,7 +38,7 @@ async fn a_slow_provider_costs_time_and_nothing_else() {
     assert_eq!(stages(&house, &slow).await, stages(&house, &quick).await);
     let parts = async |said: &Said| {
         let document = house.gateway().receipt(&house.agent, said.body["receipt"].as_str().unwrap()).await;
-        let mut document: serde_json::Value = serde_json::from_slice(&document.unwrap()).unwrap();
+        let document: serde_json::Value = serde_json::from_slice(&document.unwrap()).unwrap();
         assert_eq!(document["money"]["chargeAmount"], "25.00");
         let mut metadata = document["metadata"].clone();
         // What each is promised of its log is its own.
