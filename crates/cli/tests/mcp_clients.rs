@@ -195,7 +195,7 @@ impl World {
             ("policies/default/mcp.cedar", policy),
             ("policies/default/groups.json", &entities),
             ("catalogue/default/none", ""),
-            ("more.toml", "[mcp]\nwait_seconds = 1\n"),
+            ("more.toml", "[mcp]\nwait_seconds = 1\nlist_seconds = 20\n"),
             ("client.json", &client),
         ];
         let gateway = Gateway::prepared(&files, import);
