@@ -299,11 +299,12 @@ impl Gateway {
     async fn may_go_on(&self, caller: &Caller, id: ActionId) -> Result<bool, Error> {
         let stored = self.visible(caller, &id.to_string()).await?;
         let rules = self.tenant(&caller.tenant)?.rules();
-        // What a policy forbids by now, or nobody binds to a provider any more, is not gone on with, either.
         let Some(provider) = rules.providers.get(&*stored.archetype).map(|provider| provider.name()) else {
             return Ok(false);
         };
-        if !self.could_use(caller, &stored.archetype) || !self.is_in_session(&stored).await? {
+        let row = IntentRow::of(&stored)?;
+        // By other rules it might be forbidden, or wait for people: it was admitted by those of then.
+        if !row.is_judged_by(&rules) || !self.is_in_session(&stored, &row).await? {
             return Ok(false);
         }
         let freezes = self.ledger.freezes().await.map_err(unavailable)?;
@@ -327,8 +328,8 @@ impl Gateway {
     }
 
     /// Whether the session that an action is a cycle of, if it is one, has not ended.
-    async fn is_in_session(&self, stored: &ledger::Stored) -> Result<bool, Error> {
-        let Some(cycle) = IntentRow::of(stored)?.cycle else { return Ok(true) };
+    async fn is_in_session(&self, stored: &ledger::Stored, row: &IntentRow) -> Result<bool, Error> {
+        let Some(cycle) = &row.cycle else { return Ok(true) };
         let session = self.ledger.session(&stored.tenant, &cycle.session_id).await.map_err(unavailable)?;
         Ok(session.is_some_and(|governed| {
             !matches!(governed.session.state(), SessionState::Closed(_) | SessionState::Suspended)

@@ -18,6 +18,7 @@ use crate::check::OURSELVES;
 use crate::decide::usage;
 use crate::outcome::Details;
 use crate::reserve::ReservationRow;
+use crate::tenants::Rules;
 use crate::{Code, Error, clock};
 
 /// The payload of an intent.
@@ -507,6 +508,13 @@ pub(crate) struct ResolutionRow {
 pub(crate) const VERSION: u8 = 1;
 
 impl IntentRow {
+    /// Whether the policies and the catalogue that it was judged by are those of now.
+    pub(crate) fn is_judged_by(&self, rules: &Rules) -> bool {
+        let policies = rules.policies.policy_digest().to_string();
+        let now = [Some(policies.as_str()), Some(rules.catalogue.digest())];
+        Changed::between([self.policy_digest.as_deref(), self.catalog_digest.as_deref()], now).is_none()
+    }
+
     /// What it came with in the envelope of the Agent Transaction Protocol.
     pub(crate) fn atp(&self) -> Result<Option<Atp>, Error> {
         let Some(kept) = &self.atp else { return Ok(None) };

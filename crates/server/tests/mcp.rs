@@ -841,6 +841,12 @@ async fn asked_and_stopped(world: &World, how: &str) -> Value {
     assert_eq!(asked["resultType"], "input_required", "{asked}");
     match how {
         "changed" => world.tools.describe("ask", "Asks for more than a name"),
+        "forbidden" => {
+            let conditional = format!(
+                "{PERMIT}\nforbid (principal, action, resource) when {{ context has provider || true }};"
+            );
+            world.served.rewrite("policies/default/all.cedar", &conditional).await;
+        }
         scope => freeze(world, scope).await,
     }
     // As long as its server takes to say that it changed.
@@ -854,7 +860,7 @@ async fn asked_and_stopped(world: &World, how: &str) -> Value {
     stopped
 }
 
-const STOPS: [&str; 4] = ["agent:agent-1", "tenant", "provider:mcp:shop", "changed"];
+const STOPS: [&str; 5] = ["agent:agent-1", "tenant", "provider:mcp:shop", "changed", "forbidden"];
 
 #[tokio::test]
 async fn what_was_asked_in_between_is_not_gone_on_with_once_it_is_stopped() {

@@ -295,7 +295,7 @@ fn what_changed_meanwhile_is_said_and_not_approved() {
     let signed = world.page.value(&asked_and_signed(&id));
     world.gateway.rewrite("policies/default/payments.cedar", CAREFUL);
     let other = world.gateway.post(&anna, &format!("/v1/actions/{id}/approve"), &json!({}));
-    assert_eq!(other["approvals"][0]["form"], "key", "{other}");
+    assert_eq!(other["code"], "EP_STATE_CONFLICT", "a yes to what is asked no more: {other}");
     // Judged again it waits for the new policy, and the open page says so.
     world.page.wait_for("document.getElementById('changed').hidden === false");
     assert_eq!(world.page.value("document.querySelector('[data-approves]').disabled"), true);

@@ -232,12 +232,13 @@ impl Link {
     /// afterwards, which then had better be none that acts.
     pub(super) async fn is_known(&self, within: Duration) -> bool {
         let is_quiet = self.is_called && !self.asks_by_answers() && lock(&self.used).elapsed() >= QUIET;
-        if !is_quiet && !self.is_silent.swap(false, Ordering::Relaxed) {
+        if !is_quiet && !self.is_silent.load(Ordering::Relaxed) {
             return true;
         }
         let (ping, tie) = (PingRequest::default().into(), Tie::default());
         let answer = self.exchange(ping, RequestMetaObject::new(), &tie, within).await;
         let is_known = matches!(answer, Ok(_) | Err(Fault::Refused(_)));
+        self.is_silent.fetch_and(!is_known, Ordering::Relaxed);
         // Nor does it do for the next.
         self.ended.fetch_or(!is_known, Ordering::Relaxed);
         is_known

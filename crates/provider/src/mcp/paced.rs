@@ -1,4 +1,4 @@
-//! A transport over which no more is read while a server does not take the answers to what it asked.
+//! A transport over which no more is taken on than its server takes answers.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
@@ -7,40 +7,38 @@ use rmcp::RoleClient;
 use rmcp::model::{JsonRpcMessage, RequestId, ServerNotification};
 use rmcp::service::{RxJsonRpcMessage, TxJsonRpcMessage};
 use rmcp::transport::Transport;
-use tokio::sync::Semaphore;
 
 use super::lock;
 use super::relay::MOST_QUESTIONS;
 
-/// What a server asks has a place until it took the answer, or withdrew the question. When all places are taken it is not
-/// listened to: what it says then waits with it, and not with us.
+/// What a server asks has a place until it took the answer. When all places are taken, what else it asks is dropped: reading on
+/// is the only way to hear what it answers. What it withdraws is never answered; who withdraws that much is not heard any more.
 pub(super) struct Paced<T> {
     inner: T,
-    asked: Arc<Asked>,
+    asked: Arc<Mutex<Asked>>,
 }
 
+#[derive(Default)]
 struct Asked {
-    places: Semaphore,
-    open: Mutex<HashSet<RequestId>>,
+    open: HashSet<RequestId>,
+    /// So often since the connection was made.
+    withdrawn: usize,
 }
 
 impl Asked {
-    /// Whoever asks twice by one id has one place.
-    fn begin(&self, id: RequestId) -> bool {
-        lock(&self.open).insert(id)
+    /// Whether there is room. A second request of one id has none.
+    fn begin(&mut self, id: &RequestId) -> bool {
+        self.open.len() < MOST_ASKED && self.open.insert(id.clone())
     }
 
-    fn end(&self, id: &RequestId) {
-        if lock(&self.open).remove(id) {
-            self.places.add_permits(1);
-        }
+    fn withdraw(&mut self, id: &RequestId) {
+        self.withdrawn += usize::from(self.open.remove(id));
     }
 }
 
 impl<T> Paced<T> {
     pub(super) fn new(inner: T) -> Paced<T> {
-        let asked = Asked { places: Semaphore::new(MOST_ASKED), open: Mutex::default() };
-        Paced { inner, asked: Arc::new(asked) }
+        Paced { inner, asked: Arc::default() }
     }
 }
 
@@ -61,7 +59,7 @@ impl<T: Transport<RoleClient>> Transport<RoleClient> for Paced<T> {
         async move {
             let sent = sending.await;
             if let Some(id) = answers {
-                asked.end(&id);
+                lock(&asked).open.remove(&id);
             }
             sent
         }
@@ -69,20 +67,26 @@ impl<T: Transport<RoleClient>> Transport<RoleClient> for Paced<T> {
 
     /// Nothing is lost when this is dropped before it has something.
     async fn receive(&mut self) -> Option<RxJsonRpcMessage<RoleClient>> {
-        let place = self.asked.places.acquire().await.ok()?;
-        let message = self.inner.receive().await?;
-        match &message {
-            JsonRpcMessage::Request(request) if self.asked.begin(request.id.clone()) => place.forget(),
-            JsonRpcMessage::Notification(told) => {
-                if let ServerNotification::CancelledNotification(withdrawn) = &told.notification
-                    && let Some(id) = &withdrawn.params.request_id
-                {
-                    self.asked.end(id);
+        loop {
+            let message = self.inner.receive().await?;
+            let mut asked = lock(&self.asked);
+            match &message {
+                JsonRpcMessage::Request(request) if !asked.begin(&request.id) => continue,
+                JsonRpcMessage::Notification(told) => {
+                    if let ServerNotification::CancelledNotification(withdrawn) = &told.notification
+                        && let Some(id) = &withdrawn.params.request_id
+                    {
+                        asked.withdraw(id);
+                    }
                 }
+                _ => {}
             }
-            _ => {}
+            if asked.withdrawn > MOST_WITHDRAWN {
+                tracing::warn!("an MCP server asks and withdraws without end: its connection is closed");
+                return None;
+            }
+            return Some(message);
         }
-        Some(message)
     }
 
     async fn close(&mut self) -> Result<(), Self::Error> {
@@ -91,14 +95,15 @@ impl<T: Transport<RoleClient>> Transport<RoleClient> for Paced<T> {
 }
 
 /// Questions that wait for people, and as many pings and refusals besides as may be on their way.
-const MOST_ASKED: usize = MOST_QUESTIONS + 48;
+const MOST_ASKED: usize = MOST_QUESTIONS + 240;
+const MOST_WITHDRAWN: usize = 1000;
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use futures_util::FutureExt;
     use rmcp::model::{CancelledNotificationParam, ClientResult, NumberOrString, PingRequest, ServerRequest};
-    use tokio::sync::mpsc;
+    use tokio::sync::{Semaphore, mpsc};
 
     use super::*;
 
@@ -135,44 +140,63 @@ mod tests {
         NumberOrString::Number(i64::try_from(number).unwrap())
     }
 
-    #[tokio::test]
-    async fn a_server_that_takes_no_answers_is_not_listened_to_until_it_does() {
-        let (say, says) = mpsc::unbounded_channel();
-        let takes = Arc::new(Semaphore::new(0));
-        let mut paced = Paced::new(Deaf { says, takes: Arc::clone(&takes) });
-        for number in 0..2 * MOST_ASKED {
-            let ping = ServerRequest::PingRequest(PingRequest::default());
-            say.send(JsonRpcMessage::request(ping, id(number))).unwrap();
+    fn ping(number: usize) -> RxJsonRpcMessage<RoleClient> {
+        JsonRpcMessage::request(ServerRequest::PingRequest(PingRequest::default()), id(number))
+    }
+
+    /// How many requests are handed on of all that was said by now.
+    async fn handed_on(paced: &mut Paced<Deaf>) -> usize {
+        let mut requests = 0;
+        loop {
+            // Else tokio has it wait for its turn.
+            tokio::task::yield_now().await;
+            match paced.receive().now_or_never().flatten() {
+                Some(JsonRpcMessage::Request(_)) => requests += 1,
+                Some(_) => {}
+                None => return requests,
+            }
         }
-        for _ in 0..MOST_ASKED {
-            assert!(paced.receive().now_or_never().flatten().is_some());
-        }
-        assert!(paced.receive().now_or_never().is_none(), "as much as is kept is on its way");
-        let mut answering = Box::pin(paced.send(JsonRpcMessage::response(ClientResult::empty(()), id(0))));
-        assert!((&mut answering).now_or_never().is_none());
-        assert!(paced.receive().now_or_never().is_none(), "it has not taken it yet");
-        takes.add_permits(1);
-        answering.await.unwrap();
-        assert!(paced.receive().now_or_never().flatten().is_some(), "there is room for one");
-        assert!(paced.receive().now_or_never().is_none());
     }
 
     #[tokio::test]
-    async fn what_a_server_withdraws_takes_no_room() {
+    async fn what_a_server_asks_while_it_takes_no_answers_is_bounded_and_its_answers_are_heard() {
+        let (say, says) = mpsc::unbounded_channel();
+        let takes = Arc::new(Semaphore::new(0));
+        let mut paced = Paced::new(Deaf { says, takes: Arc::clone(&takes) });
+        (0..2 * MOST_ASKED).for_each(|number| say.send(ping(number)).unwrap());
+        assert_eq!(handed_on(&mut paced).await, MOST_ASKED);
+        let mut answering = Box::pin(paced.send(JsonRpcMessage::response(ClientResult::empty(()), id(0))));
+        assert!((&mut answering).now_or_never().is_none());
+        say.send(ping(9000)).unwrap();
+        assert_eq!(handed_on(&mut paced).await, 0, "it has not taken it yet");
+        say.send(JsonRpcMessage::response(rmcp::model::ServerResult::empty(()), id(1))).unwrap();
+        tokio::task::yield_now().await;
+        assert!(matches!(paced.receive().now_or_never().flatten(), Some(JsonRpcMessage::Response(_))));
+        takes.add_permits(1);
+        answering.await.unwrap();
+        (9001..9003).for_each(|number| say.send(ping(number)).unwrap());
+        assert_eq!(handed_on(&mut paced).await, 1, "there is room for one");
+    }
+
+    #[tokio::test]
+    async fn an_id_that_is_open_is_no_other_request() {
         let (say, says) = mpsc::unbounded_channel();
         let mut paced = Paced::new(Deaf { says, takes: Arc::new(Semaphore::new(0)) });
-        for number in 0..2 * MOST_ASKED {
-            let ping = ServerRequest::PingRequest(PingRequest::default());
-            say.send(JsonRpcMessage::request(ping, id(number))).unwrap();
+        (0..100).for_each(|_| say.send(ping(7)).unwrap());
+        assert_eq!(handed_on(&mut paced).await, 1);
+    }
+
+    #[tokio::test]
+    async fn who_withdraws_without_end_is_not_heard_any_more() {
+        let (say, says) = mpsc::unbounded_channel();
+        let mut paced = Paced::new(Deaf { says, takes: Arc::new(Semaphore::new(0)) });
+        for number in 0..2 * MOST_WITHDRAWN {
+            say.send(ping(number)).unwrap();
             let params = CancelledNotificationParam::new(Some(id(number)), None);
             let withdrawn = rmcp::model::CancelledNotification::new(params);
             say.send(JsonRpcMessage::notification(ServerNotification::CancelledNotification(withdrawn)))
                 .unwrap();
         }
-        for _ in 0..4 * MOST_ASKED {
-            // Else tokio has it wait for its turn.
-            tokio::task::yield_now().await;
-            assert!(paced.receive().now_or_never().flatten().is_some());
-        }
+        assert_eq!(handed_on(&mut paced).await, MOST_WITHDRAWN + 1);
     }
 }

@@ -71,7 +71,7 @@ pub struct Tie {
     pub progress: Option<ProgressToken>,
     /// The client does not want it any more.
     pub cancelled: CancellationToken,
-    /// Of a call: whether what its client answers may still be passed on.
+    /// Whether what its client answers may still be passed on.
     pub(super) leave: Option<Leave>,
 }
 
@@ -82,6 +82,12 @@ impl Tie {
     /// To a request of a client's, which may give it up.
     pub fn new(id: Option<RequestId>, progress: Option<ProgressToken>, cancelled: CancellationToken) -> Tie {
         Tie { id, progress, cancelled, leave: None }
+    }
+
+    /// Of what passes: what is asked before its client's answer is passed on.
+    #[must_use]
+    pub fn asking_leave(self, leave: impl Fn() -> BoxFuture<'static, bool> + Send + Sync + 'static) -> Tie {
+        Tie { leave: Some(Arc::new(leave)), ..self }
     }
 
     pub(super) async fn may_go_on(&self) -> bool {

@@ -158,7 +158,7 @@ impl Relay {
             () = ended(&waiting) => Err(ErrorData::internal_error("the request it was asked for is over", None)),
             () = withdrawn.cancelled() => return Err(ErrorData::internal_error("the question is withdrawn", None)),
         };
-        let answered = match are_stopped(&waiting).await {
+        let answered = match are_stopped(&waiting, can_decline).await {
             true => Err(ErrorData::internal_error("the call may not be gone on with", None)),
             false => answered,
         };
@@ -216,12 +216,15 @@ pub(super) fn bearable<T: Serialize>(asked: T) -> Result<T, ErrorData> {
     }
 }
 
-/// Whether one of them was stopped while its client thought: then it is given up, and what came of it by now is in doubt.
-async fn are_stopped(waiting: &[Arc<Exchange>]) -> bool {
+/// Whether one of them was stopped while its client thought. Where the server cannot be told that its client declines it is told
+/// that the call is given up, and what came of that by now is in doubt.
+async fn are_stopped(waiting: &[Arc<Exchange>], can_decline: bool) -> bool {
     let mut are_stopped = false;
     for exchange in waiting {
         if !exchange.tie.may_go_on().await {
-            exchange.tie.cancelled.cancel();
+            if !can_decline {
+                exchange.tie.cancelled.cancel();
+            }
             are_stopped = true;
         }
     }

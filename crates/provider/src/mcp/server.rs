@@ -403,6 +403,9 @@ impl Server {
                 Ok(ServerResult::InputRequiredResult(asked)) => {
                     let state = asked.request_state.clone();
                     let answers = answered(party, asked, tie).await?;
+                    if !tie.may_go_on().await {
+                        return Err(ErrorData::internal_error("an operator has stopped this", None));
+                    }
                     continue_with(request, answers, state);
                 }
                 Ok(result) => return Ok(result),

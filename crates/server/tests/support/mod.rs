@@ -15,7 +15,7 @@ pub struct Served {
     pub admin: String,
     pub client: Client,
     installation: Installation,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Served {
@@ -74,11 +74,18 @@ impl Served {
             Faces { production: installation.production.clone(), sandbox: installation.sandbox.clone() };
         let running = serve(listener, faces, served).await.unwrap();
         let client = Client::builder().no_proxy().build().unwrap();
-        Served { running, url, admin, client, installation, _folder: folder }
+        Served { running, url, admin, client, installation, folder }
     }
 
     pub fn production(&self) -> std::sync::Arc<gateway::Gateway> {
         self.installation.production.clone()
+    }
+
+    /// Other rules, in force from now on.
+    pub async fn rewrite(&self, path: &str, text: &str) {
+        std::fs::write(self.folder.path().join(path), text).unwrap();
+        let reloaded = self.as_admin(self.post("/v1/reload", &Value::Null)).send().await.unwrap();
+        assert!(reloaded.status().is_success(), "{}", reloaded.text().await.unwrap());
     }
 
     pub fn get(&self, path: &str) -> RequestBuilder {

@@ -41,6 +41,12 @@ impl Face {
         *request.get_meta_mut() = self.meta(&inquiry);
         let id = self.session().map(|_| inquiry.id.clone());
         let tie = Tie::new(id, inquiry.meta.get_progress_token(), inquiry.gone.clone());
+        let (gateway, caller) = (Arc::clone(&self.scope.gateway), Arc::clone(&inquiry.visit.caller));
+        let name: Arc<str> = server.name().into();
+        let tie = tie.asking_leave(move || {
+            let (gateway, caller, name) = (Arc::clone(&gateway), Arc::clone(&caller), Arc::clone(&name));
+            Box::pin(async move { gateway.may_speak_with(&caller, &name).await.is_ok() })
+        });
         let result = server.pass(&self.party(&inquiry), request, tie).await;
         if let Some(session) = self.session() {
             session.mail.sent().await;
