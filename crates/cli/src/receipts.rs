@@ -2,6 +2,9 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
+
+use gateway::NOT_LOGGED_YET;
 
 use crate::api::{Api, encoded};
 use crate::error::{Context, Error, Result};
@@ -20,7 +23,7 @@ pub(crate) struct Args {
 enum Command {
     /// Write a proof bundle: receipt, key set, inclusion proof and checkpoint in one file
     ///
-    /// `countersign verify --issuer PIN FILE` checks it with nothing else.
+    /// `countersign verify --issuer PIN FILE` checks it with nothing else. Waits for what was carried out just now.
     Export {
         /// The receipt's id
         #[arg(value_name = "ID")]
@@ -37,7 +40,16 @@ enum Command {
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let Command::Export { id, out, proof } = &args.command;
     let what = if *proof { "proof" } else { "bundle" };
-    let (text, _) = args.api.client()?.page(&format!("/v1/receipts/{}/{what}", encoded(id)))?;
+    let (client, path) = (args.api.client()?, format!("/v1/receipts/{}/{what}", encoded(id)));
+    let mut tries = 0;
+    let text = loop {
+        match client.page(&path) {
+            // It takes about a second.
+            Err(error) if error.to_string().contains(NOT_LOGGED_YET) && tries < MOST_TRIES => tries += 1,
+            found => break found?.0,
+        }
+        std::thread::sleep(BETWEEN_TRIES);
+    };
     match out {
         None => out::line(text)?,
         Some(file) if file.exists() => {
@@ -50,3 +62,6 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     }
     Ok(ExitCode::SUCCESS)
 }
+
+const MOST_TRIES: u32 = 20;
+const BETWEEN_TRIES: Duration = Duration::from_millis(500);

@@ -42,6 +42,13 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     if config.public_url.is_none() {
         config.public_url = Installation::kept_public_url(&config.data_dir).map_err(Error::new)?;
     }
+    let store = config.data_dir.join("production.db");
+    if config.store.is_none() && !store.is_file() {
+        return Err(Error::new(format!("there is no store at `{}`", store.display())).hint(
+            "--data-dir names another folder; a store that gateways share stands in `store` of the configuration or in \
+             COUNTERSIGN_STORE",
+        ));
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.while_we(|| "cannot start".to_owned())?;
     runtime.block_on(recover(config, args))

@@ -107,7 +107,7 @@ pub use gateway::{Gateway, listed};
 pub use grants::{GrantAsk, GrantRefusal, GrantView};
 pub use installation::{Installation, Keyring};
 pub use ledger::Durability;
-pub use log::{Gap, Reconciled};
+pub use log::{Gap, NOT_LOGGED_YET, Reconciled};
 pub use mandate::{Completion, ResourceEnvelope};
 pub use mcp::{Called, CalledKind, Delivery, MCP_ARCHETYPES, ToolCall, archetype_of};
 pub use mcp_tools::{BoundTool, ServerToolsView, ToolState, ToolView};

@@ -159,7 +159,7 @@ struct RawWitnesses {
     need: usize,
 }
 
-/// Keys of logs or of witnesses, each once: nobody counts twice.
+/// Keys of logs or of witnesses, each name once. No witness counts twice; a log that began anew has the key of the one before.
 fn keys(texts: &[String], witnesses: bool) -> Result<Vec<Verifier>, Error> {
     let mut keys: Vec<Verifier> = Vec::new();
     for text in texts {
@@ -168,7 +168,8 @@ fn keys(texts: &[String], witnesses: bool) -> Result<Vec<Verifier>, Error> {
             let kind = if witnesses { "a log's, not a witness's" } else { "a witness's, not a log's" };
             return Err(Error::Pin(format!("`{text}` is {kind}")));
         }
-        if keys.iter().any(|other| other.name() == key.name() || other.same_key(&key)) {
+        let twice = |other: &Verifier| other.name() == key.name() || witnesses && other.same_key(&key);
+        if keys.iter().any(twice) {
             return Err(Error::Pin(format!("`{}`, or its key, stands twice", key.name())));
         }
         keys.push(key);

@@ -57,9 +57,10 @@ impl<S: AsyncRead + Unpin> Line<S> {
         .await
     }
 
-    /// Waits for them to hang up. Who speaks instead is heard once, and then has to wait.
+    /// Waits for them to hang up. Who speaks instead is heard for a while, and then has to wait: whether they hang up then is not
+    /// seen.
     pub(crate) async fn hung_up(&mut self) {
-        while self.heard.is_empty() {
+        while self.heard.len() < MOST_HEARD {
             if !self.hear().await {
                 return;
             }
@@ -115,5 +116,27 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Line<S> {
         let this = self.get_mut();
         this.unsent.store(true, Ordering::Relaxed);
         Pin::new(&mut this.stream).poll_shutdown(cx)
+    }
+}
+
+/// So much of what is said before its turn is kept.
+const MOST_HEARD: usize = 16 * 1024;
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use tokio::io::AsyncWriteExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn whoever_speaks_early_and_hangs_up_has_hung_up() {
+        let (near, mut far) = tokio::io::duplex(64 * 1024);
+        let mut line = Line::new(near);
+        far.write_all(b"POST / HTTP/1.1").await.unwrap();
+        assert!(futures_util::FutureExt::now_or_never(line.hung_up()).is_none());
+        drop(far);
+        line.hung_up().await;
+        assert_eq!(line.heard(), b"POST / HTTP/1.1");
     }
 }

@@ -408,7 +408,7 @@ impl Gateway {
         let settled = self.ledger.receipt(tenant, receipt_id).await.map_err(unavailable)?;
         let entry = settled.ok_or_else(|| not_found("receipt"))?.entry;
         let not_yet = || {
-            Error::new(Code::NotFound, "the receipt is not in the log yet")
+            Error::new(Code::NotFound, NOT_LOGGED_YET)
                 .hint("ask again in a second; it is promised until `metadata.log.mergeBy`")
         };
         let leafed = self.log().leaf_of(tenant, entry).await.map_err(unavailable)?.ok_or_else(not_yet)?;
@@ -441,6 +441,8 @@ fn is_in(tile: Tile, size: u64) -> bool {
     end <= row
 }
 
+/// What is said of a receipt whose leaf is not there yet: it will be, soon.
+pub const NOT_LOGGED_YET: &str = "the receipt is not in the log yet";
 /// In the folder of the keys: the one that signs the logs of all tenants. Each has a name of its own.
 const KEY: &str = "log.pkcs8";
 /// Commits are grouped by those who act; this only adds one more to them now and then.

@@ -746,10 +746,20 @@ async fn a_tool_that_is_quarantined_is_told_once_for_each_change_with_what_to_ru
     house.gateway().mcp().get(&house.agent.tenant, "shop").unwrap().forget_tools();
     let refused = tools::ask(&house, tools::call("fail", "k")).await;
     assert_eq!(refused.body["details"]["reasons"], json!(["tool_changed"]), "seen by whoever calls");
-    let told = ears.hook.taken(2).await;
-    let mails = ears.mails(2).await;
-    assert_eq!((told.len(), mails.len()), (2, 2));
-    for ((tool, told), mail) in ["count", "fail"].into_iter().zip(&told).zip(&mails) {
+    // What was taken just before the restart may be told once more, by the same id.
+    let of_fail = |mail: &Mail| mail.text.contains("Tool: fail");
+    let (mut told, mut mails) = (ears.hook.taken(2).await, ears.mails(2).await);
+    while !told.iter().any(|told| told.body["data"]["tool"] == "fail") {
+        told = ears.hook.taken(told.len() + 1).await;
+    }
+    while !mails.iter().any(of_fail) {
+        mails = ears.mails(mails.len() + 1).await;
+    }
+    assert_eq!(told.iter().map(|told| &told.id).collect::<BTreeSet<_>>().len(), 2, "{told:?}");
+    for tool in ["count", "fail"] {
+        let told = told.iter().find(|told| told.body["data"]["tool"] == tool).unwrap();
+        let mail =
+            mails.iter().find(|mail| mail.text.lines().any(|line| line == format!("Tool: {tool}"))).unwrap();
         assert_eq!(told.body["type"], "tool.tool_quarantined");
         let data = &told.body["data"];
         let run = format!("countersign mcp accept shop {tool}");

@@ -184,7 +184,8 @@ impl Relay {
         {
             server.forget_tools();
         }
-        let Some(notification) = without(&self.secrets, notification) else { return };
+        let said = without(&self.secrets, notification).and_then(|said| bearable(said).ok());
+        let Some(notification) = said else { return };
         match notification {
             ServerNotification::ProgressNotification(mut progress) => {
                 let Some(exchange) = self.under_way.of_token(&progress.params.progress_token) else { return };
@@ -205,14 +206,16 @@ impl Relay {
     }
 }
 
-/// What a server asks, unless it is more than is kept until it is answered.
+/// What a server asks or tells, unless it is more than is kept for a client that takes its time.
 ///
 /// # Errors
 /// It is.
 pub(super) fn bearable<T: Serialize>(asked: T) -> Result<T, ErrorData> {
     match serde_json::to_vec(&asked).is_ok_and(|text| text.len() <= LONGEST_QUESTION) {
         true => Ok(asked),
-        false => Err(ErrorData::invalid_request("the question is longer than questions may be", None)),
+        false => {
+            Err(ErrorData::invalid_request("it is longer than questions and notifications may be", None))
+        }
     }
 }
 
@@ -246,7 +249,7 @@ pub(super) fn declined() -> Value {
 
 /// The key under which a single question is asked.
 const ONLY: &str = "ask";
-/// What is kept of a question until it is answered, the server's own state included.
+/// Of a question, the server's own state included, or a notification.
 const LONGEST_QUESTION: usize = 256 * 1024;
 /// So many questions of a server wait for one client at once.
 pub(super) const MOST_QUESTIONS: usize = 16;

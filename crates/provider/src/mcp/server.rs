@@ -469,7 +469,7 @@ impl Server {
                 {
                     server.forget_tools();
                 }
-                if let Some(told) = without(&secrets, told) {
+                if let Some(told) = without(&secrets, told).and_then(|told| bearable(told).ok()) {
                     party.tell(told, None);
                 }
             }

@@ -210,3 +210,18 @@ fn a_checkpoint_follows_only_what_it_extends() {
     let elsewhere = Checkpoint { origin: "other".to_owned(), ..said(20) };
     assert_eq!(elsewhere.follows(&said(7), &proof(7, 20)), Err(Error::Checkpoint("it is of another log")));
 }
+
+#[test]
+fn a_log_that_began_anew_stands_in_a_pin_beside_the_one_before() {
+    let signer = signer();
+    let key = |name: &str| signer.log(name).unwrap().to_string();
+    let (before, now) = (key("a.example/log/default"), key("a.example/log/default/epoch-2"));
+    let pin = |logs: [&str; 2]| {
+        let digest = format!("sha256:{}", "0".repeat(64));
+        countersign_receipt::Pin::parse(
+            &serde_json::json!({"issuer": "https://a.example", "jwks": [digest], "logs": logs}).to_string(),
+        )
+    };
+    assert!(pin([&before, &now]).is_ok(), "they have one key");
+    assert!(pin([&now, &now]).is_err());
+}
