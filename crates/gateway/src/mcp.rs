@@ -195,15 +195,15 @@ impl Gateway {
     /// # Errors
     /// `EP_NOT_FOUND` if it is not the caller's.
     pub async fn called(self: &Arc<Self>, caller: &Caller, id: &str) -> Result<Called, Error> {
-        let stored = self.visible(caller, id).await?;
-        let (action_id, state) = (stored.id, stored.state);
         let view = self.action(caller, id).await?;
+        let action_id = view.action_id;
         if view.erased.is_some() {
+            let state = self.visible(caller, id).await?.state;
             return self.of_erased(view, state);
         }
         let Some(reply) = view.reply else { return Ok(Called::under_way(action_id)) };
-        let answer = self.kept_answer(caller, action_id, state).await?;
-        let mut called = Called::read(Some(action_id), &reply, answer, false)?;
+        let mut called = Called::read(Some(action_id), &reply, None, false)?;
+        called.answer = self.kept_answer(caller, action_id, called.kind).await?;
         if let Some(doubt) = view.doubt {
             called.body["details"]["reasons"] = json!([doubt]);
         }
@@ -438,15 +438,11 @@ impl Gateway {
     ) -> Result<Called, Error> {
         let Answer { reply, replayed, action_id, .. } = answer;
         let said = seat.take_answer();
-        let kept = match (said, action_id) {
-            (Some(said), _) if !replayed => Some(said),
-            (_, Some(id)) if replayed => {
-                let stored = self.visible(caller, &id.to_string()).await?;
-                self.kept_answer(caller, id, stored.state).await?
-            }
-            _ => None,
-        };
-        Called::read(action_id, &reply, kept, replayed)
+        let mut called = Called::read(action_id, &reply, said.filter(|_| !replayed), replayed)?;
+        if let Some(id) = action_id.filter(|_| replayed) {
+            called.answer = self.kept_answer(caller, id, called.kind).await?;
+        }
+        Ok(called)
     }
 
     /// What is left to say of an action that was erased: how it ended, and where its receipt is.
@@ -469,8 +465,19 @@ impl Gateway {
         Called::read(Some(view.action_id), &reply, None, false)
     }
 
-    /// What the server answered, as it is kept: where the action is over and was answered at all.
-    async fn kept_answer(&self, caller: &Caller, id: ActionId, state: State) -> Result<Option<Value>, Error> {
+    /// What the server answered, as it is kept: where the action is over and was answered at all, and is not undone since.
+    /// `kind` is what its reply says, so that the state is looked at after it: an action ends at any time, and only the reply
+    /// that tells of the end goes with the answer.
+    async fn kept_answer(
+        &self,
+        caller: &Caller,
+        id: ActionId,
+        kind: CalledKind,
+    ) -> Result<Option<Value>, Error> {
+        if !matches!(kind, CalledKind::Outcome(Kind::Executed | Kind::Failed)) {
+            return Ok(None);
+        }
+        let state = self.visible(caller, &id.to_string()).await?.state;
         if !matches!(state, State::Executed | State::Failed) {
             return Ok(None);
         }
