@@ -10,6 +10,7 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use action::{ApprovalForm, Subject, Tenant};
 use gateway::config::McpServer;
@@ -68,8 +69,8 @@ pub(super) fn run(args: &Wrap) -> Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.while_we(|| "cannot start the gateway's threads".to_owned())?;
     let ended = runtime.block_on(wrap(args, &name));
-    // Whoever still reads stdin is not waited for.
-    runtime.shutdown_background();
+    // Whoever still reads stdin is not waited for; the others are, because what they need goes away when the process exits.
+    runtime.shutdown_timeout(LEFT_IN);
     ended.map(|()| ExitCode::SUCCESS)
 }
 
@@ -313,6 +314,9 @@ fn first_settings(name: &str, command: &[String]) -> Result<String> {
 }
 
 /// One of our own pipes, read or written beside everything else.
+/// How long what is under way may take to stop, at the very end.
+const LEFT_IN: Duration = Duration::from_secs(1);
+
 fn pipe(of: impl AsFd) -> Result<tokio::fs::File> {
     let own = of.as_fd().try_clone_to_owned().while_we(|| "cannot use stdin and stdout".to_owned())?;
     Ok(tokio::fs::File::from_std(std::fs::File::from(own)))
