@@ -249,6 +249,9 @@ impl<'de> Visitor<'de> for Strict<'_> {
         let inner = self.deeper()?;
         let mut values = Map::new();
         while let Some(name) = members.next_key::<String>()? {
+            if name.starts_with(PRIVATE) {
+                return Err(self.note(&name)(A::Error::custom("a member must not have such a name")));
+            }
             match values.entry(name) {
                 Entry::Occupied(entry) => {
                     let error = A::Error::custom("a member of this name was already there");
@@ -265,6 +268,10 @@ impl<'de> Visitor<'de> for Strict<'_> {
         Ok(Value::Object(values))
     }
 }
+
+/// How members are called that serde_json takes for something else than members when it reads a [`Value`]: the text in one of
+/// them is read as JSON. Whoever wrote it down once and reads it back would have another value.
+const PRIVATE: &str = "$serde_json::private::";
 
 fn too_large<E: serde::de::Error>() -> E {
     E::custom("a whole number outside ±(2^53-1) is not exact in JSON")

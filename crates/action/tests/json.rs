@@ -178,3 +178,19 @@ proptest! {
         }
     }
 }
+
+/// serde_json reads an object whose first member is called like this as the JSON in its text: what is judged as a member
+/// would be shown, and sent, as something else once it was stored.
+#[test]
+fn no_member_has_a_name_by_which_it_is_read_back_as_another_value() {
+    for name in ["RawValue", "Number", "Anything"] {
+        for text in [
+            format!(r#"{{"$serde_json::private::{name}":"1"}}"#),
+            format!(r#"{{"a":[{{"b":1,"$serde_json::private::{name}":"{{}}"}}]}}"#),
+        ] {
+            let error = json::parse(text.as_bytes()).unwrap_err();
+            assert!(error.field.ends_with(name), "{error:?}");
+        }
+    }
+    assert!(json::parse(br#"{"$serde_json":1}"#).is_ok());
+}
