@@ -315,7 +315,17 @@ impl Gateway {
             return Ok(false);
         }
         let now_ms = clock::now_ms();
+        // It was let through although it would be blocked, for as long as operators only watch.
+        if row.observed.is_some() && !self.tenant(&caller.tenant)?.observes(now_ms) {
+            return Ok(false);
+        }
         for jti in &stored.mandates {
+            if let Some(line) = self.line(&stored.tenant, jti).await? {
+                let Ok(line) = line else { return Ok(false) };
+                if self.standing_of(&stored.tenant, &line).await?.refusal.is_some() {
+                    return Ok(false);
+                }
+            }
             let held = self.ledger.mandate(&stored.tenant, jti).await.map_err(unavailable)?;
             let in_force =
                 |held: ledger::Held| held.account.is_open().is_ok() && now_ms < held.mandate.expires_ms;

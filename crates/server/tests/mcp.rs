@@ -837,9 +837,15 @@ async fn a_client_without_a_session_is_asked_by_the_answer_and_goes_on_with_the_
 async fn asked_and_stopped(world: &World, how: &str) -> Value {
     let answers = json!({"name": {"action": "accept", "content": {"name": "ann"}}});
     let client = world.client("/mcp/shop", NEW).able(json!({"elicitation": {}}));
+    if how == "observed" {
+        world.served.rewrite("policies/default/all.cedar", "forbid (principal, action, resource);").await;
+        let until = (jiff::Timestamp::now() + jiff::SignedDuration::from_hours(1)).to_string();
+        observe(world, json!({"until": until})).await;
+    }
     let asked = client.call("ask", json!({})).await;
     assert_eq!(asked["resultType"], "input_required", "{asked}");
     match how {
+        "observed" => observe(world, json!({"until": null})).await,
         "changed" => world.tools.describe("ask", "Asks for more than a name"),
         "forbidden" => {
             let conditional = format!(
@@ -860,7 +866,7 @@ async fn asked_and_stopped(world: &World, how: &str) -> Value {
     stopped
 }
 
-const STOPS: [&str; 5] = ["agent:agent-1", "tenant", "provider:mcp:shop", "changed", "forbidden"];
+const STOPS: [&str; 6] = ["agent:agent-1", "tenant", "provider:mcp:shop", "changed", "forbidden", "observed"];
 
 #[tokio::test]
 async fn what_was_asked_in_between_is_not_gone_on_with_once_it_is_stopped() {
@@ -1348,6 +1354,24 @@ async fn a_method_that_came_in_no_form_of_its_own_reaches_no_server() {
 }
 
 #[tokio::test]
+async fn a_list_without_an_end_is_gone_on_with_at_the_next_page_as_soon_as_it_is_long() {
+    let world = World::new().await;
+    let all = world.client("/mcp", NEW);
+    let count = |page: &Value| page["prompts"].as_array().unwrap().len();
+    world.tools.list_prompts_without_end(1 << 20, None);
+    let first = all.result("prompts/list", json!({})).await;
+    // Four that are a little longer than a mebibyte, and the one of the other server.
+    assert_eq!((count(&first), first["nextCursor"].is_string()), (5, true));
+    let second = all.result("prompts/list", json!({"cursor": first["nextCursor"]})).await;
+    assert_eq!((count(&second), &second["prompts"][0]["name"]), (4, &json!("shop__prompt-4")));
+    world.tools.list_prompts_without_end(0, None);
+    assert_eq!(count(&all.result("prompts/list", json!({})).await), 101, "a hundred pages at most");
+    world.tools.list_prompts_without_end(0, Some("7"));
+    let page = all.result("prompts/list", json!({})).await;
+    assert_eq!((count(&page), page.get("nextCursor")), (3, None), "what goes on where it was is over");
+}
+
+#[tokio::test]
 async fn a_cursor_that_is_none_is_told_so() {
     let world = World::new().await;
     let garbage =
@@ -1478,6 +1502,11 @@ async fn who_is_not_known_any_more_hears_nothing_any_more() {
         };
         tokio::time::timeout(std::time::Duration::from_secs(120), told).await.expect("others hear on");
     }
+}
+
+async fn observe(world: &World, until: Value) {
+    let said = world.served.as_admin(world.served.post("/v1/observe", &until)).send().await.unwrap();
+    assert!(said.status().is_success(), "{}", said.text().await.unwrap());
 }
 
 async fn freeze(world: &World, scope: &str) {

@@ -81,6 +81,8 @@ struct Books {
     tool_lists: usize,
     /// So many of its tools are listed at a time, where that is not all.
     page: Option<usize>,
+    /// Its list of prompts has no end: each page is so long, and of this cursor if that is always the same.
+    endless: Option<(usize, Option<&'static str>)>,
 }
 
 /// The revisions that it can be opened with.
@@ -150,6 +152,11 @@ impl Tools {
     pub fn describe(&self, tool: &str, description: &str) {
         self.shop.books().descriptions.insert(tool.to_owned(), description.to_owned());
         let _ = self.shop.changed.send(Change::Tools);
+    }
+
+    /// From now on its list of prompts has no end: each page is so long, and the cursor of the next always the same if one is given.
+    pub fn list_prompts_without_end(&self, bytes: usize, cursor: Option<&'static str>) {
+        self.shop.books().endless = Some((bytes, cursor));
     }
 
     /// Says something else of a tool after so many more lists, and tells nobody.
@@ -479,9 +486,16 @@ impl ServerHandler for Counter {
 
     async fn list_prompts(
         &self,
-        _: Option<PaginatedRequestParams>,
+        request: Option<PaginatedRequestParams>,
         _: RequestContext<RoleServer>,
     ) -> Result<ListPromptsResult, ErrorData> {
+        if let Some((bytes, cursor)) = self.0.books().endless {
+            let number: u64 = request.and_then(|request| request.cursor?.parse().ok()).unwrap_or_default();
+            let prompt = Prompt::new(format!("prompt-{number}"), Some("x".repeat(bytes)), None);
+            let next = cursor.map_or_else(|| (number + 1).to_string(), str::to_owned);
+            let page = ListPromptsResult::with_all_items(vec![prompt]);
+            return Ok(ListPromptsResult { next_cursor: Some(next), ..page });
+        }
         let name = PromptArgument::new("name").with_required(true);
         let greet = Prompt::new("greet", Some("Greets somebody"), Some(vec![name]));
         Ok(ListPromptsResult::with_all_items(vec![greet]))

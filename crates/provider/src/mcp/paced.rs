@@ -26,9 +26,10 @@ struct Asked {
 }
 
 impl Asked {
-    /// Whether there is room. A second request of one id has none.
+    /// Whether there is room. A second request of one id has none, nor one of an id that would fill the answer alone.
     fn begin(&mut self, id: &RequestId) -> bool {
-        self.open.len() < MOST_ASKED && self.open.insert(id.clone())
+        let is_short = !matches!(id, RequestId::String(id) if id.len() > LONGEST_ID);
+        is_short && self.open.len() < MOST_ASKED && self.open.insert(id.clone())
     }
 
     fn withdraw(&mut self, id: &RequestId) {
@@ -96,6 +97,8 @@ impl<T: Transport<RoleClient>> Transport<RoleClient> for Paced<T> {
 
 /// Questions that wait for people, and as many pings and refusals besides as may be on their way.
 const MOST_ASKED: usize = MOST_QUESTIONS + 240;
+/// In bytes. Each waits as long as its answer is not taken.
+const LONGEST_ID: usize = 1024;
 const MOST_WITHDRAWN: usize = 1000;
 
 #[cfg(test)]
@@ -176,6 +179,18 @@ mod tests {
         answering.await.unwrap();
         (9001..9003).for_each(|number| say.send(ping(number)).unwrap());
         assert_eq!(handed_on(&mut paced).await, 1, "there is room for one");
+    }
+
+    #[tokio::test]
+    async fn what_has_an_id_that_is_too_long_is_not_answered() {
+        let (say, says) = mpsc::unbounded_channel();
+        let mut paced = Paced::new(Deaf { says, takes: Arc::new(Semaphore::new(0)) });
+        for length in [LONGEST_ID, LONGEST_ID + 1] {
+            let id = RequestId::String("x".repeat(length).into());
+            let ping = ServerRequest::PingRequest(PingRequest::default());
+            say.send(JsonRpcMessage::request(ping, id)).unwrap();
+        }
+        assert_eq!(handed_on(&mut paced).await, 1);
     }
 
     #[tokio::test]

@@ -276,9 +276,6 @@ impl Service<RoleClient> for Relay {
                 let said = self.ask(InputRequest::Elicitation(request), exchange, &context.ct).await?;
                 read::<ElicitResult>(said).map(ClientResult::ElicitResult)
             }
-            ServerRequest::CustomRequest(request) => {
-                Err::<ClientResult, _>(ErrorData::new(ErrorCode::METHOD_NOT_FOUND, request.method, None))
-            }
             _ => Err(ErrorData::new(ErrorCode::METHOD_NOT_FOUND, "nobody here can be asked that", None)),
         }
     }

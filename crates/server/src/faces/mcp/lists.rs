@@ -10,7 +10,7 @@ use gateway::upstream::{Party, SeenTool, Server, Unreachable};
 use rmcp::model::{
     ClientRequest, ErrorData, ListPromptsRequest, ListPromptsResult, ListResourceTemplatesRequest,
     ListResourceTemplatesResult, ListResourcesRequest, ListResourcesResult, ListToolsResult,
-    PaginatedRequestParams, Prompt, Resource, ResourceTemplate, ServerCapabilities, Tool,
+    PaginatedRequestParams, Prompt, Resource, ResourceTemplate, ServerCapabilities, ServerResult, Tool,
     ToolListChangedNotification,
 };
 use rmcp::service::{RequestContext, RoleServer};
@@ -194,15 +194,20 @@ impl Face {
                 cursor = None;
                 return Some(());
             }
-            loop {
-                let result = self.pass(context, server, (list.request)(page(cursor.take()))).await.ok()?;
+            let mut bytes = 0;
+            for _ in 0..MOST_PAGES {
+                let asked = cursor.take();
+                let result = self.pass(context, server, (list.request)(page(asked.clone()))).await.ok()?;
+                bytes += length_of(&result);
                 let (items, next) = (list.items)(read(result).ok()?);
                 found.extend(items);
-                cursor = next;
-                if cursor.is_none() || found.len() >= MOST_OF_A_PAGE {
-                    return Some(());
+                // One that goes on where it was goes on for ever.
+                cursor = next.filter(|next| asked.as_ref() != Some(next));
+                if cursor.is_none() || found.len() >= MOST_OF_A_PAGE || bytes >= MOST_BYTES {
+                    break;
                 }
             }
+            Some(())
         };
         if !matches!(timeout(self.scope.patience(), gathering).await, Ok(Some(()))) {
             tracing::info!(server = server.name(), "an MCP server's list is left out, or a part of it");
@@ -251,8 +256,32 @@ fn no_cursor() -> ErrorData {
     ErrorData::invalid_params("this cursor is none of ours", None)
 }
 
+/// How long it is as it is written, without writing it.
+fn length_of(result: &ServerResult) -> usize {
+    struct Counted(usize);
+    impl std::io::Write for Counted {
+        fn write(&mut self, part: &[u8]) -> std::io::Result<usize> {
+            self.0 += part.len();
+            Ok(part.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let mut counted = Counted(0);
+    match serde_json::to_writer(&mut counted, result) {
+        Ok(()) => counted.0,
+        Err(_) => MOST_BYTES,
+    }
+}
+
 /// What a list is made of at a time, where it is made of several.
 const MOST_OF_A_PAGE: usize = 1000;
+/// So much of each server, or little more: its list is gone on with at its next page.
+const MOST_BYTES: usize = 4 * 1024 * 1024;
+/// The same in pages of its own: there are empty ones.
+const MOST_PAGES: usize = 100;
 
 #[cfg(test)]
 mod tests {
