@@ -138,6 +138,7 @@ impl Gateway {
         }
         let rules = self.tenant(&caller.tenant)?.rules();
         if let Some(tool) = rules.providers.get(&archetype).and_then(|provider| provider.tool())
+            && !tool.is_ready(&seat)
             && self.could_use(caller, &archetype)
             && self.may_speak_with(caller, &call.server).await.is_ok()
         {

@@ -223,6 +223,18 @@ fn addresses_are_told_apart(pause: Duration) -> bool {
 }
 
 #[test]
+fn what_was_delivered_is_known_after_a_restart_before_and_after_it_is_learned_what_is_there() {
+    let directory = tempfile::tempdir().unwrap();
+    wait(sqlite(directory.path()).deliver(vec![([7; 32], 3)])).unwrap();
+    let reopened = open(directory.path(), Options::new("chain-2", NOW));
+    for _ in 0..50 {
+        assert_eq!(wait(reopened.delivered(&[7; 32])).unwrap(), 3);
+        assert_eq!(wait(reopened.delivered(&[8; 32])).unwrap(), 0);
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+#[test]
 fn a_history_that_a_crash_kept_from_its_row_is_made_good() {
     let directory = tempfile::tempdir().unwrap();
     let ledger = sqlite(directory.path());

@@ -18,6 +18,7 @@ pub(crate) enum Kind {
     Seen = 0x05ee_a000,
     Address = 0x0add_4e55,
     Member = 0x0c1a_57e4,
+    Delivery = 0x0de1_14e5,
 }
 
 /// Four bits for each number: a filter of 16 MiB that holds ten million is wrong once in a hundred times.

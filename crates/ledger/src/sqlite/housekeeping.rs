@@ -19,7 +19,7 @@ use super::queue::Job;
 use super::read::{self, Sql};
 use super::scrub;
 use super::{Known, PAGE_BYTES, Shared};
-use crate::Error;
+use crate::{Error, identity};
 
 #[derive(Default)]
 pub(crate) struct Housekeeping {
@@ -396,6 +396,11 @@ fn fill_filter(db: &Connection, shared: &Shared) -> Sql<()> {
         while let Some(row) = rows.next()? {
             shared.filter.add(kind, row.get(0)?);
         }
+    }
+    let mut select = db.prepare("SELECT alike FROM delivery")?;
+    let mut rows = select.query([])?;
+    while let Some(row) = rows.next()? {
+        shared.filter.add(Kind::Delivery, identity::tag(&row.get(0)?));
     }
     shared.filter.complete();
     Ok(())

@@ -545,6 +545,9 @@ impl Ledger for Sqlite {
     }
 
     fn delivered<'a>(&'a self, alike: &'a [u8; 32]) -> Answer<'a, u64> {
+        if !self.shared.filter.may_hold(Kind::Delivery, identity::tag(alike)) {
+            return Box::pin(async { Ok(0) });
+        }
         self.look(move |db| read::delivered(db, alike))
     }
 
@@ -554,6 +557,7 @@ impl Ledger for Sqlite {
                        ON CONFLICT DO UPDATE SET times = max(times, excluded.times)";
             let mut statement = batch.db.prepare_cached(sql)?;
             for (alike, times) in &times {
+                batch.shared.filter.add(Kind::Delivery, identity::tag(alike));
                 statement.execute(params![alike, i64::try_from(*times).unwrap_or(i64::MAX)])?;
             }
             Ok(Ok(()))

@@ -231,8 +231,7 @@ impl Link {
     /// Whether the server still knows of it, and says so in time. One that ended the session says so of the first request
     /// afterwards, which then had better be none that acts.
     pub(super) async fn is_known(&self, within: Duration) -> bool {
-        let is_quiet = self.is_called && !self.asks_by_answers() && lock(&self.used).elapsed() >= QUIET;
-        if !is_quiet && !self.is_silent.load(Ordering::Relaxed) {
+        if self.is_believed() {
             return true;
         }
         let (ping, tie) = (PingRequest::default().into(), Tie::default());
@@ -242,6 +241,12 @@ impl Link {
         // Nor does it do for the next.
         self.ended.fetch_or(!is_known, Ordering::Relaxed);
         is_known
+    }
+
+    /// Whether there is no reason to ask whether the server still knows of it.
+    pub(super) fn is_believed(&self) -> bool {
+        let is_quiet = self.is_called && !self.asks_by_answers() && lock(&self.used).elapsed() >= QUIET;
+        !is_quiet && !self.is_silent.load(Ordering::Relaxed)
     }
 
     pub(super) fn is_idle(&self) -> bool {

@@ -603,6 +603,11 @@ impl Server {
         self.link(party).await
     }
 
+    /// The same without asking or waiting for anything, where its tools are known as well.
+    pub(super) fn ready_link(&self, party: &Arc<dyn Party>) -> Option<Use> {
+        self.believed_tools().and_then(|_| self.free(party)).filter(|link| link.0.is_believed())
+    }
+
     fn free(&self, party: &Arc<dyn Party>) -> Option<Use> {
         let mut links = lock(&self.links);
         let own = links.get_mut(&party.client().id)?;

@@ -195,6 +195,14 @@ impl Tool {
         }
     }
 
+    /// Takes a connection for a client that is about to call it, if one is there and it is known what the server says of the tool.
+    pub fn is_ready(&self, seat: &Seat) -> bool {
+        let link = self.server.ready_link(&seat.party);
+        let is_ready = link.is_some();
+        link.into_iter().for_each(|link| seat.put_link(link));
+        is_ready
+    }
+
     /// Why it is not to be called, by what its server said last; nothing as long as it said nothing.
     pub fn quarantine(&self) -> Option<Quarantine> {
         held_back(&self.server.known_tools()?, &self.tool, &self.pinned)
