@@ -5,7 +5,7 @@
 //!   disk      4 KB append + fdatasync, batched rows, in the data directory
 //!   echo      bare axum, same client, same bytes in and out            ─┐ each a process of its own,
 //!   gateway   `countersign serve`, production, mandates, ten policies  ─┤ driven by a third:
-//!   tools     `tools/call` of an MCP server in this process, through a gateway and without one
+//!   tools     `tools/call` of an MCP server in this process: directly, through a bare proxy, and through a gateway
 //!   proof     `countersign verify --jsonl`                              │ `bench client`
 //!   shared    one gateway and three of them on PostgreSQL, under the load of the main path (if asked for)
 //!   recovery  `kill -9` with 10,000 actions in flight, and what the next process takes to settle them
@@ -33,6 +33,7 @@ mod log;
 mod machine;
 mod process;
 mod proof;
+mod proxy;
 mod recovery;
 mod report;
 mod runs;
@@ -103,6 +104,9 @@ enum Role {
     /// Answers every request with so many bytes.
     #[command(hide = true)]
     Echo(echo::Args),
+    /// Passes every request on.
+    #[command(hide = true)]
+    Proxy(proxy::Args),
 }
 
 /// How much is spent on each figure.
@@ -153,6 +157,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     match &args.role {
         Some(Role::Client) => client::run()?,
         Some(Role::Echo(args)) => echo::run(args)?,
+        Some(Role::Proxy(args)) => proxy::run(args)?,
         None => measure(args)?,
     }
     Ok(ExitCode::SUCCESS)

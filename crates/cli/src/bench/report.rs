@@ -335,22 +335,22 @@ impl Figures {
         let _ = writeln!(out, "\n{}", self.sizes());
     }
 
-    /// `tools/call` with a gateway and without one.
+    /// `tools/call` with a gateway and without one, and with a bare proxy in its place.
     fn tool_table(&self, pairs: &[Pair], out: &mut String) {
         if pairs.is_empty() {
             return;
         }
-        let head = "`tools/call`|calls/s|p50 ms|p99 ms|direct: calls/s|p50 ms|p99 ms|added p50 ms|main path p50 ms|added ÷ main path";
+        let head = "`tools/call`|calls/s|p50 ms|p99 ms|direct: calls/s|p50 ms|p99 ms|passed on: calls/s|p50 ms|p99 ms|added p50 ms|main path p50 ms|added ÷ main path";
         line(out, &head.split('|').collect::<Vec<_>>());
-        line(out, &["---", "---:", "---:", "---:", "---:", "---:", "---:", "---:", "---:", "---:"]);
+        line(out, &[&["---"][..], &["---:"; 12]].concat());
         for pair in pairs {
-            let Pair { direct, through } = pair;
+            let Pair { direct, passed, through } = pair;
             let main = self.main_path(through.connections).map_or_else(none, |main| millis(main.p50_ms));
             let ratio = self.added_by_action(pair).map_or_else(none, |ratio| format!("{ratio:.2}"));
-            let [measured, without] = [through, direct]
+            let runs = [through, direct, passed]
                 .map(|run| [thousands(run.per_second), millis(run.p50_ms), millis(run.p99_ms)]);
             let mut cells: Vec<&str> = vec![&through.name];
-            cells.extend(measured.iter().chain(&without).map(String::as_str));
+            cells.extend(runs.iter().flatten().map(String::as_str));
             let added = millis(pair.added_p50_ms());
             cells.extend([added.as_str(), &main, &ratio]);
             line(out, &cells);
@@ -589,7 +589,7 @@ mod tests {
 
     fn pair(name: &str, connections: usize, [direct, through]: [f64; 2]) -> Pair {
         let run = |p50_ms| Run { p50_ms, ..run(name, connections, 500.0) };
-        Pair { direct: run(direct), through: run(through) }
+        Pair { direct: run(direct), passed: run(direct), through: run(through) }
     }
 
     fn at(number: u64, p50_ms: f64) -> CycleAt {

@@ -19,13 +19,14 @@ use super::load::{self, Answers, Plan, Taken, Until};
 use super::runs::{Kept, Run, warm_up_ms};
 use super::sample::{self, SHOP, TOOL};
 use super::served::Site;
-use super::{Effort, tell};
+use super::{Effort, proxy, tell};
 use crate::error::{Context, Error, Result};
 
-/// The same calls with nothing between, and through a gateway.
+/// The same calls with nothing between, with what only passes them on, and through a gateway.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Pair {
     pub(crate) direct: Run,
+    pub(crate) passed: Run,
     pub(crate) through: Run,
 }
 
@@ -70,21 +71,24 @@ const PAIRS: [Callers; 4] = [
 impl Callers {
     fn measure(&self, folder: &Path, effort: &Effort) -> Result<Pair> {
         let upstream = Upstream::start()?;
+        let proxy = proxy::start(upstream.address)?;
         Ok(Pair {
-            direct: self.direct(&upstream, effort)?,
+            direct: self.bare("direct", upstream.address, std::process::id(), effort)?,
+            passed: self.bare("passed on", proxy.address, proxy.id(), effort)?,
             through: self.through(&upstream, folder, effort)?,
         })
     }
 
-    fn direct(&self, upstream: &Upstream, effort: &Effort) -> Result<Run> {
+    /// Without a gateway.
+    fn bare(&self, how: &str, address: SocketAddr, process: u32, effort: &Effort) -> Result<Run> {
         let until = match effort.until {
             Until::Millis(millis) => Until::Millis(millis.min(4000)),
             Until::Actions(_) => Until::Millis(4000),
         };
-        let place = Place { address: upstream.address, path: "/mcp".to_owned(), key: "none" };
+        let place = Place { address, path: "/mcp".to_owned(), key: "none" };
         let plan = self.plan(&place, &[None], (until, effort), Answers::OfTool { with_receipt: false })?;
-        let name = format!("{}, direct", self.name);
-        let load = load::run(&plan, std::process::id(), &name)?;
+        let name = format!("{}, {how}", self.name);
+        let load = load::run(&plan, process, &name)?;
         Ok(Run::of(name, self.connections, &load, None))
     }
 
