@@ -7,6 +7,7 @@
 mod house;
 
 mod load;
+mod moving;
 mod outage;
 mod rights;
 mod street;
