@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use crate::api::{Api, Client, encoded};
 use crate::error::{Context, Error, Result};
-use crate::resting::Resting;
+use crate::resting::{Premises, Resting};
 use crate::{monitor, out, reconcile};
 
 /// Read the audit trail, and prove that it is whole
@@ -133,12 +133,8 @@ struct Filter {
 
 #[derive(clap::Args)]
 struct Verify {
-    /// No gateway runs: work on this data directory itself
-    #[arg(long, value_name = "DIR")]
-    data_dir: Option<PathBuf>,
-    /// No gateway runs: work on the data directory that this configuration names
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
+    #[command(flatten)]
+    premises: Premises,
     /// Of a data directory, the sandbox's store
     #[arg(long)]
     sandbox: bool,
@@ -272,16 +268,7 @@ impl Verify {
         if let Some(log) = &self.monitor.log {
             return monitor::run(&self.monitor, log, api, self.json);
         }
-        let keeper = match (&self.config, &self.data_dir) {
-            (None, None) if self.sandbox => {
-                return Err(Error::new("`--sandbox` is for a data directory")
-                    .hint("of a running gateway, name the sandbox in --url: …/sandbox"));
-            }
-            (None, None) => Keeper::Running(api.client()?),
-            (config, data_dir) => {
-                Keeper::Resting(Resting::open(config.as_deref(), data_dir.as_deref(), self.sandbox)?)
-            }
-        };
+        let keeper = Keeper::of(&self.premises, self.sandbox, api)?;
         let checked = checked(&keeper)?;
         let whole = checked.is_whole();
         let Checked { entries, receipts, approvals, head, findings } = checked;
@@ -358,6 +345,15 @@ pub(crate) enum Keeper {
 }
 
 impl Keeper {
+    pub(crate) fn of(premises: &Premises, sandbox: bool, api: &Api) -> Result<Keeper> {
+        match premises.are_named() {
+            true => Resting::open(premises, sandbox).map(Keeper::Resting),
+            false if sandbox => Err(Error::new("`--sandbox` is for a data directory")
+                .hint("of a running gateway, name the sandbox in --url: …/sandbox")),
+            false => api.client().map(Keeper::Running),
+        }
+    }
+
     fn check(&self, cursor: Option<&str>) -> Result<Value> {
         match self {
             Keeper::Running(client) => {

@@ -1,5 +1,5 @@
 //! Dying on purpose: `COUNTERSIGN_CRASH_AT=POINT[:N]` kills this process at the N-th passage of a named point, as `kill -9`
-//! would. Read once, when a gateway is started; nothing else sets it.
+//! would. Read once, when a gateway or a copy is started; nothing else sets it.
 
 use std::io;
 use std::sync::Arc;
@@ -14,15 +14,17 @@ use crate::error::{Error, Result};
 /// The variable.
 pub(crate) const VARIABLE: &str = "COUNTERSIGN_CRASH_AT";
 
-/// Every point that can be named: those of an action, and the steps of a commit.
-pub(crate) fn points() -> impl Iterator<Item = &'static str> {
+/// Every point of a gateway: those of an action, and the steps of a commit.
+pub(crate) fn points() -> impl Iterator<Item = &'static str> + Clone {
     Point::ALL.into_iter().map(Point::as_str).chain(COMMIT_STEPS)
 }
 
-/// Where this process is to die, if anywhere.
-pub(crate) fn asked() -> Result<Option<Arc<dyn FailPoints>>> {
+/// Where this process is to die, if anywhere; these are the points that can be named.
+pub(crate) fn asked(
+    points: impl Iterator<Item = &'static str> + Clone,
+) -> Result<Option<Arc<dyn FailPoints>>> {
     match std::env::var(VARIABLE) {
-        Ok(text) => Crash::parse(&text).map(|crash| Some(Arc::new(crash) as _)),
+        Ok(text) => Crash::parse(&text, points).map(|crash| Some(Arc::new(crash) as _)),
         Err(_) => Ok(None),
     }
 }
@@ -35,14 +37,14 @@ struct Crash {
 }
 
 impl Crash {
-    fn parse(text: &str) -> Result<Crash> {
+    fn parse(text: &str, points: impl Iterator<Item = &'static str> + Clone) -> Result<Crash> {
         let (name, count) = text.split_once(':').unwrap_or((text, "1"));
-        let known = points().find(|point| *point == name);
+        let known = points.clone().find(|point| *point == name);
         let count = count.parse().ok().filter(|count| *count > 0);
         match (known, count) {
             (Some(point), Some(count)) => Ok(Crash { point, left: AtomicU64::new(count) }),
             _ => Err(Error::new(format!("{VARIABLE} names no crash point: `{text}`"))
-                .hint(format!("POINT or POINT:N, with one of {}", points().collect::<Vec<_>>().join(", ")))),
+                .hint(format!("POINT or POINT:N, with one of {}", points.collect::<Vec<_>>().join(", ")))),
         }
     }
 }
@@ -64,11 +66,11 @@ mod tests {
 
     #[test]
     fn a_point_is_named_with_the_passage_that_counts() {
-        let crash = Crash::parse("send.before:3").expect("a point");
+        let crash = Crash::parse("send.before:3", points()).expect("a point");
         assert_eq!((crash.point, crash.left.into_inner()), ("send.before", 3));
-        assert_eq!(Crash::parse("committed").expect("a step").left.into_inner(), 1);
+        assert_eq!(Crash::parse("committed", points()).expect("a step").left.into_inner(), 1);
         for wrong in ["", "send", "send.before:0", "send.before:x", "send.before:1:2"] {
-            assert!(Crash::parse(wrong).is_err(), "{wrong}");
+            assert!(Crash::parse(wrong, points()).is_err(), "{wrong}");
         }
     }
 

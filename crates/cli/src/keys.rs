@@ -2,7 +2,7 @@
 //!
 //! Clients of the running gateway; or, when none runs, at work on its data directory under the same exclusive lock.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
 use action::Subject;
@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use crate::api::{Api, Client, encoded};
 use crate::error::{Context, Error, Result};
 use crate::out;
-use crate::resting::Resting;
+use crate::resting::{Premises, Resting};
 
 /// Manage API keys and signing keys
 #[derive(clap::Args)]
@@ -23,12 +23,8 @@ pub(crate) struct Args {
     command: Command,
     #[command(flatten)]
     api: Api,
-    /// No gateway runs: work on this data directory itself
-    #[arg(long, global = true, value_name = "DIR")]
-    data_dir: Option<PathBuf>,
-    /// No gateway runs: work on the data directory that this configuration names
-    #[arg(long, global = true, value_name = "FILE")]
-    config: Option<PathBuf>,
+    #[command(flatten)]
+    premises: Premises,
 }
 
 #[derive(clap::Subcommand)]
@@ -120,7 +116,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
 /// # Errors
 /// The installation cannot be opened.
 pub(crate) fn bootstrap(config: &Path, who: &[(&str, &str)]) -> Result<Vec<String>> {
-    let keeper = Keeper::open(Some(config), None)?;
+    let keeper = Keeper::open(&Premises { config: Some(config.to_owned()), ..Premises::default() })?;
     let secret = |made: Value| made["secret"].as_str().unwrap_or_default().to_owned();
     who.iter().map(|(subject, role)| keeper.create(subject, role, None, None).map(secret)).collect()
 }
@@ -133,21 +129,19 @@ enum Keeper {
 
 impl Keeper {
     fn of(args: &Args) -> Result<Keeper> {
-        match (&args.config, &args.data_dir) {
-            (None, None) if matches!(args.command, Command::Pin { log: false, .. }) => {
-                args.api.anyone().map(Keeper::Running)
-            }
-            (None, None) if matches!(args.command, Command::Api { .. }) => {
+        match args.command {
+            _ if args.premises.are_named() => Keeper::open(&args.premises),
+            Command::Pin { log: false, .. } => args.api.anyone().map(Keeper::Running),
+            Command::Api { .. } => {
                 let why = "API keys are of production and sandbox together";
                 args.api.client_outside_sandbox(why).map(Keeper::Running)
             }
-            (None, None) => args.api.client().map(Keeper::Running),
-            (config, data_dir) => Keeper::open(config.as_deref(), data_dir.as_deref()),
+            _ => args.api.client().map(Keeper::Running),
         }
     }
 
-    fn open(config: Option<&Path>, data_dir: Option<&Path>) -> Result<Keeper> {
-        Resting::open(config, data_dir, false).map(Keeper::Resting)
+    fn open(premises: &Premises) -> Result<Keeper> {
+        Resting::open(premises, false).map(Keeper::Resting)
     }
 
     fn signing(&self) -> Result<Vec<Value>> {

@@ -10,6 +10,7 @@
 //!   mcp                               put MCP servers under a gateway
 //!   verify                            check receipts, offline
 //!   recover                           let a store be used again that was put back
+//!   store                             move a store from its files into a database
 //!   catalog, policy                   check files before a gateway reads them
 //!   keys, mandate, session, cluster,  change a running gateway, as clients of its API
 //!   actions, approvals, approvers, freeze, thaw, observe,
@@ -56,6 +57,7 @@ mod run;
 mod selftest;
 mod serve;
 mod session;
+mod store;
 mod verify;
 mod witness;
 
@@ -84,6 +86,7 @@ enum Command {
     Verify(verify::Args),
     Receipts(receipts::Args),
     Recover(recover::Args),
+    Store(store::Args),
     Keys(keys::Args),
     Mandate(mandate::Args),
     Mcp(Box<mcp::Args>),
@@ -128,6 +131,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Verify(args) => verify::run(&args),
         Command::Receipts(args) => receipts::run(&args),
         Command::Recover(args) => recover::run(&args),
+        Command::Store(args) => store::run(&args),
         Command::Keys(args) => keys::run(&args),
         Command::Mandate(args) => mandate::run(&args),
         Command::Mcp(args) => mcp::run(&args),

@@ -25,7 +25,7 @@ use crate::verify::{Belief, Named, documents, read_pin};
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// A log to check from the outside: where its `checkpoint` is found, such as `https://gateway.example/log`
-    #[arg(long, value_name = "URL", conflicts_with_all = ["data_dir", "config", "sandbox"])]
+    #[arg(long, value_name = "URL", conflicts_with_all = ["data_dir", "config", "store", "sandbox"])]
     pub(crate) log: Option<String>,
     /// Whose log it must be: a pin file that names it, and the witnesses that have to have cosigned
     #[arg(long, value_name = "PIN", requires = "log")]

@@ -1,6 +1,5 @@
 //! `countersign recover`: lets a store be used again that lacks what was signed of it.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,6 +8,7 @@ use gateway::{Config, Gateway, Installation};
 
 use crate::error::{Context, Error, Result};
 use crate::out;
+use crate::resting::Premises;
 
 /// Recover a store that was put back from a backup, or altered: it lacks what was signed of it, and takes nothing on
 ///
@@ -17,12 +17,8 @@ use crate::out;
 /// a new name. Exit code: 0 the store can be used, 1 it cannot.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Configuration of the gateway
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// Where store and keys live
-    #[arg(long, value_name = "DIR")]
-    data_dir: Option<PathBuf>,
+    #[command(flatten)]
+    premises: Premises,
     /// Only say what is lacking
     #[arg(long)]
     dry_run: bool,
@@ -35,18 +31,12 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
-    let mut config = Config::read(args.config.as_deref()).map_err(Error::new)?;
-    if let Some(data_dir) = &args.data_dir {
-        config.data_dir.clone_from(data_dir);
-    }
-    if config.public_url.is_none() {
-        config.public_url = Installation::kept_public_url(&config.data_dir).map_err(Error::new)?;
-    }
+    let config = args.premises.configuration()?;
     let store = config.data_dir.join("production.db");
     if config.store.is_none() && !store.is_file() {
         return Err(Error::new(format!("there is no store at `{}`", store.display())).hint(
-            "--data-dir names another folder; a store that gateways share stands in `store` of the configuration or in \
-             COUNTERSIGN_STORE",
+            "--data-dir names another folder, --store (or `store` of the configuration, or COUNTERSIGN_STORE) a store that \
+             gateways share",
         ));
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();

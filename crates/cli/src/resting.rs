@@ -1,13 +1,51 @@
 //! An installation that no gateway runs on: opened under its exclusive lock, for what needs neither rules nor providers'
 //! secrets.
 
-use std::path::Path;
+use std::path::PathBuf;
 
 use action::{Subject, Tenant};
+use gateway::config::Store;
 use gateway::{Caller, Config, Gateway, Installation, Role};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::error::{Context, Error, Result};
+
+/// Where an installation is.
+#[derive(clap::Args, Default)]
+pub(crate) struct Premises {
+    /// No gateway runs: work on this data directory itself
+    #[arg(long, global = true, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// No gateway runs: work on the data directory that this configuration names
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// The store that many gateways share, `postgres://…`, if the configuration does not name it
+    #[arg(long, global = true, value_name = "URL")]
+    pub(crate) store: Option<Store>,
+}
+
+impl Premises {
+    /// Is anything said of it, so that no gateway is asked?
+    pub(crate) fn are_named(&self) -> bool {
+        self.data_dir.is_some() || self.config.is_some() || self.store.is_some()
+    }
+
+    /// The configuration, with what stands on the command line in it.
+    pub(crate) fn configuration(&self) -> Result<Config> {
+        let mut config = Config::read(self.config.as_deref()).map_err(Error::new)?;
+        if let Some(data_dir) = &self.data_dir {
+            config.data_dir.clone_from(data_dir);
+        }
+        if let Some(store) = &self.store {
+            config.store = Some(store.clone());
+        }
+        if config.public_url.is_none() {
+            // What the last gateway signed as says more than a default made of an address nobody listens on.
+            config.public_url = Installation::kept_public_url(&config.data_dir).map_err(Error::new)?;
+        }
+        Ok(config)
+    }
+}
 
 /// A data directory, held.
 pub(crate) struct Resting {
@@ -17,15 +55,8 @@ pub(crate) struct Resting {
 }
 
 impl Resting {
-    pub(crate) fn open(config: Option<&Path>, data_dir: Option<&Path>, sandbox: bool) -> Result<Resting> {
-        let mut config = Config::read(config).map_err(Error::new)?;
-        if let Some(data_dir) = data_dir {
-            config.data_dir = data_dir.to_owned();
-        }
-        if config.public_url.is_none() {
-            // What the last gateway signed as says more than a default made of an address nobody listens on.
-            config.public_url = Installation::kept_public_url(&config.data_dir).map_err(Error::new)?;
-        }
+    pub(crate) fn open(premises: &Premises, sandbox: bool) -> Result<Resting> {
+        let mut config = premises.configuration()?;
         (config.catalogue_dir, config.policy_dir) = (None, None);
         config.secrets.retain(|name, _| name == "master");
         config.mcp.servers.clear();
@@ -40,7 +71,7 @@ impl Resting {
         let installation = runtime.block_on(Installation::open(config, server::render)).map_err(|why| {
             let held = why.contains(&ledger::Error::Locked.to_string());
             Error::new(why).maybe_hint(held.then_some(
-                "a gateway runs on it: leave --data-dir and --config out, and pass --url and a key",
+                "a gateway runs on it: leave --data-dir, --config and --store out, and pass --url and a key",
             ))
         })?;
         Ok(Resting { installation: Box::new(installation), runtime, tenant })

@@ -84,7 +84,7 @@ impl Args {
             config.tls = Some(Tls { certificate: certificate.clone(), key: key.clone() });
         }
         config.behind_tls_proxy |= self.behind_tls_proxy;
-        config.fail_points = crash::asked()?;
+        config.fail_points = crash::asked(crash::points())?;
         Ok(config)
     }
 }

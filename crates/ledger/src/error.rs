@@ -82,6 +82,9 @@ pub enum Error {
     /// The store was made by a newer version, or is none.
     #[error("the store cannot be opened: {0}")]
     Open(Arc<str>),
+    /// Why a store cannot be copied, or no further.
+    #[error("the store cannot be copied: {0}")]
+    Copy(Arc<str>),
     /// This one write was not accepted by the store.
     #[error("the store refused the write: {0}")]
     Rejected(Arc<str>),

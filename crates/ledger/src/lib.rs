@@ -35,6 +35,7 @@ mod admit;
 mod audit;
 mod authority;
 mod cluster;
+mod copy;
 mod entry;
 mod erasure;
 mod error;
@@ -71,6 +72,7 @@ pub use admit::{Cell, Claimed, Footing, Item, Rows, admit};
 pub use audit::{About, Audited, Labels, Order, Owner, Search};
 pub use authority::{ApiKey, Freeze, Held, Mandate, Passkey, PrincipalKey, Revocation, Scope};
 pub use cluster::{Clustered, Clustering, Deed, Doer, Grouped, Transfer};
+pub use copy::{Arrived, COPY_STEPS, Copied, Copying, Route, reclaim};
 pub use entry::{
     ADMITTED, AGREED, Broken, CHALLENGED, CHARGING, CHECKING, Draft, Event, HELD, Heading, INFO_GIVEN,
     INFO_REQUESTED, OPENED, PASSKEY_ENROLLED, PASSKEY_REGISTERED, PASSKEY_REVOKED, RESERVED, RESOLVED,

@@ -290,7 +290,7 @@ fn configuration(args: &Wrap, dir: &Path, held: &Held, name: &str, address: Sock
     // By this name browsers let people use passkeys.
     config.public_url = Some(format!("http://localhost:{}", address.port()));
     config.sandbox.enabled = false;
-    config.fail_points = crash::asked()?;
+    config.fail_points = crash::asked(crash::points())?;
     let ours = |variable: &str| variable.starts_with("COUNTERSIGN_");
     // The client made this environment for the server; it sees it as if it had been started by it, but for what is no UTF-8.
     let env: BTreeMap<String, String> = std::env::vars_os()

@@ -8,7 +8,6 @@ mod facts;
 mod markdown;
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use gateway::{AuditAsk, Caller, Gateway};
@@ -18,7 +17,7 @@ use crate::api::{Api, encoded};
 use crate::audit::{Keeper, checked};
 use crate::error::{Context, Error, Result};
 use crate::out;
-use crate::resting::Resting;
+use crate::resting::{Premises, Resting};
 use facts::Report;
 
 /// Report what happened under a regulation within a period, for an auditor
@@ -64,12 +63,8 @@ pub(crate) struct Args {
     /// `md` for people, `json` for programs
     #[arg(long, value_name = "FORM", default_value = "md", value_parser = ["md", "json"])]
     format: String,
-    /// No gateway runs: work on this data directory itself
-    #[arg(long, value_name = "DIR")]
-    data_dir: Option<PathBuf>,
-    /// No gateway runs: work on the data directory that this configuration names
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
+    #[command(flatten)]
+    premises: Premises,
     /// Of a data directory, the sandbox's store
     #[arg(long)]
     sandbox: bool,
@@ -78,16 +73,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
-    let keeper = match (&args.config, &args.data_dir) {
-        (None, None) if args.sandbox => {
-            return Err(Error::new("`--sandbox` is for a data directory")
-                .hint("of a running gateway, name the sandbox in --url: …/sandbox"));
-        }
-        (None, None) => Keeper::Running(args.api.client()?),
-        (config, data_dir) => {
-            Keeper::Resting(Resting::open(config.as_deref(), data_dir.as_deref(), args.sandbox)?)
-        }
-    };
+    let keeper = Keeper::of(&args.premises, args.sandbox, &args.api)?;
     if let Some(session) = &args.session {
         return article12::run(&keeper, session, args.format == "json");
     }

@@ -8,6 +8,7 @@ mod house;
 
 mod asides;
 mod load;
+mod moving;
 mod outage;
 mod rights;
 mod street;

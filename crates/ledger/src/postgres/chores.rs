@@ -7,7 +7,7 @@ use super::shelf;
 use super::sql::{Db, Done, Failure, get, many, one, write};
 
 /// Tables that are partitioned by the ids of actions, with the column.
-const BY_ACTION: [(&str, &str); 6] = [
+pub(super) const BY_ACTION: [(&str, &str); 6] = [
     ("action", "id"),
     ("fate", "id"),
     ("outcome", "action"),
@@ -60,7 +60,7 @@ async fn month(db: &Db, name: &str, from_ms: i64, to_ms: i64) -> Done<()> {
 }
 
 /// The id that no action of this time or later is below.
-fn lowest_id(at_ms: i64) -> String {
+pub(super) fn lowest_id(at_ms: i64) -> String {
     format!("\\x{:012x}{}", at_ms.max(0), "0".repeat(20))
 }
 

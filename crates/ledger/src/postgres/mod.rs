@@ -24,6 +24,7 @@
 mod audit;
 mod chores;
 mod connect;
+pub(crate) mod copy;
 mod facts;
 mod flush;
 mod ledger;

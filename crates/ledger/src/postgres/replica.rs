@@ -12,6 +12,7 @@
 
 use std::time::Duration;
 
+use super::copy::is_under_way;
 use super::sql::{Db, Done, Failure, get, many, maybe_bytes, number, one, text, write};
 use crate::intake::Process;
 use crate::world::Numbers;
@@ -88,6 +89,9 @@ impl Replica {
 
 async fn register(db: &Db, name: &str, chain: &str, silence: Duration) -> Done<Replica> {
     one(db, "SELECT name FROM gate WHERE name = 'registry' FOR UPDATE", &[]).await?;
+    if is_under_way(db).await? {
+        return Err(Failure::Lost(UNDER_WAY.to_owned()));
+    }
     end_silent(db, silence).await?;
     let taken = many(db, "SELECT slot FROM replica WHERE NOT ended", &[]).await?;
     let taken = taken.iter().map(|row| get::<i16>(row, 0)).collect::<Done<Vec<_>>>()?;
@@ -109,6 +113,9 @@ async fn register(db: &Db, name: &str, chain: &str, silence: Duration) -> Done<R
     write(db, sql, &[&number, &slot, &name, &chain, &head, &last]).await?;
     Ok(Replica { number, slot })
 }
+
+const UNDER_WAY: &str = "a store is being copied into this database and is not all there: run `countersign store copy` again, as \
+     it was begun, until it says that gateways may start";
 
 /// Ends the processes that were silent for so long. One that is writing just now is not silent.
 pub(super) async fn end_silent(db: &Db, silence: Duration) -> Done<u64> {

@@ -14,7 +14,7 @@ use crate::entry::{Heading, event_of};
 use crate::log::{Fresh, Grown, Growth, Head, Leafed, Log, Unlogged, rests};
 
 /// Name in `meta`: the row of the last entry that was taken.
-const LOGGED: &str = "logged";
+pub(super) const LOGGED: &str = "logged";
 
 impl Log for Sqlite {
     fn log_name<'a>(&'a self, tenant: &'a Tenant, offered: &'a str) -> Answer<'a, Box<str>> {

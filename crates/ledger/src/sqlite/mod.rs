@@ -11,6 +11,7 @@
 mod audit;
 mod batch;
 mod cluster;
+pub(crate) mod copy;
 mod erase;
 mod facts;
 mod filter;

@@ -1,8 +1,10 @@
 //! Opening a store: shape, ends of the tables, what is kept in memory.
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
+use boundary::Series;
 use rusqlite::Connection;
 use rusqlite::hooks::Wal;
 
@@ -10,7 +12,7 @@ use super::batch::{Tail, stored_series};
 use super::hot::Hot;
 use super::read::{self, Sql};
 use super::writer::LOG_PAGES;
-use super::{Options, PAGE_BYTES, prune};
+use super::{Options, PAGE_BYTES, copy, prune};
 use crate::Error;
 use crate::entry::{self, Chain};
 
@@ -24,9 +26,8 @@ const WRITER_CACHE: i64 = 8 * 1024;
 const READER_CACHE: i64 = 1024;
 
 pub(crate) fn writer(path: &Path) -> Result<Connection, Error> {
-    let mut db = Connection::open(path).map_err(cannot)?;
-    configure(&db, WRITER_CACHE).map_err(cannot)?;
-    must_be_ours(&db)?;
+    let mut db = alone(path)?;
+    copy::is_here(&db)?;
     // What is erased, or replaced, leaves nothing behind in the file.
     db.pragma_update_and_check(None, "secure_delete", "on", |_| Ok(())).map_err(cannot)?;
     // Grouped: a process that dies between a migration and the note that it was made could never open the store again.
@@ -34,6 +35,20 @@ pub(crate) fn writer(path: &Path) -> Result<Connection, Error> {
     runner.run(&mut db).map_err(|error| Error::Open(error.to_string().into()))?;
     db.wal_hook(Some(note_log));
     Ok(db)
+}
+
+/// For whoever writes without being a gateway.
+pub(super) fn alone(path: &Path) -> Result<Connection, Error> {
+    let db = Connection::open(path).map_err(cannot)?;
+    configure(&db, WRITER_CACHE).map_err(cannot)?;
+    must_be_ours(&db)?;
+    Ok(db)
+}
+
+/// The last migration.
+pub(super) fn version() -> i32 {
+    let runner = migrations::migrations::runner();
+    runner.get_migrations().iter().map(refinery::Migration::version).max().unwrap_or_default()
 }
 
 pub(crate) fn reader(path: &Path) -> Result<Connection, Error> {
@@ -93,7 +108,7 @@ pub(crate) fn tail(db: &Connection, options: &Options) -> Result<Tail, Error> {
         outcome: next("outcome", prune::OUTCOME)?,
         entry: head_row + 1,
         owner: head_row + 1,
-        saved: read::meta(db, "series").map_err(cannot)?.unwrap_or(0),
+        saved: read::meta(db, SAVED).map_err(cannot)?.unwrap_or(0),
     })
 }
 
@@ -104,18 +119,28 @@ pub(crate) fn hot(db: &Connection, tail: &Tail) -> Sql<Hot> {
     hot.principals = Arc::new(read::legible(read::principal_keys(db)?));
     let keys = read::legible(read::keys(db, None)?).into_iter().filter(|key| key.revoked_ms.is_none());
     hot.keys = keys.map(|key| (key.hash, Arc::new(key))).collect();
+    hot.unsaved = unsaved(db, tail.saved)?;
+    Ok(hot)
+}
+
+/// Name in `meta`: the last action whose history is in its row of `series`.
+pub(super) const SAVED: &str = "series";
+
+/// The histories that are newer than their rows.
+pub(super) fn unsaved(db: &Connection, saved: i64) -> Sql<HashMap<i64, Arc<Series>>> {
     let sql = "SELECT series, at, amount FROM action WHERE row > ?1 AND series IS NOT NULL ORDER BY row";
-    let unsaved: Vec<(i64, i64, i64)> =
-        read::many(db, sql, [tail.saved], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
-    for (key, at_ms, amount) in unsaved {
-        let mut series = match hot.unsaved.remove(&key) {
+    let actions: Vec<(i64, i64, i64)> =
+        read::many(db, sql, [saved], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+    let mut unsaved: HashMap<i64, Arc<Series>> = HashMap::new();
+    for (key, at_ms, amount) in actions {
+        let mut series = match unsaved.remove(&key) {
             Some(series) => series,
             None => Arc::new(stored_series(db, key)?),
         };
         Arc::make_mut(&mut series).push(at_ms, amount);
-        hot.unsaved.insert(key, series);
+        unsaved.insert(key, series);
     }
-    Ok(hot)
+    Ok(unsaved)
 }
 
 pub(crate) fn cannot(error: rusqlite::Error) -> Error {

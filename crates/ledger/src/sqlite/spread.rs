@@ -7,6 +7,7 @@ use rusqlite::params;
 use super::batch::{Batch, Tail};
 use super::filter::Kind;
 use super::hot::Hot;
+use super::open::SAVED;
 use super::read::Sql;
 use super::write::amounts;
 use crate::Governed;
@@ -86,8 +87,8 @@ impl Batch<'_> {
             }
         }
         self.tail.saved = self.tail.action - 1;
-        let mut mark = self.db.prepare_cached("INSERT OR REPLACE INTO meta VALUES ('series', ?1)")?;
-        mark.execute([self.tail.saved])?;
+        let mut mark = self.db.prepare_cached("INSERT OR REPLACE INTO meta VALUES (?1, ?2)")?;
+        mark.execute(params![SAVED, self.tail.saved])?;
         self.saved = true;
         Ok(())
     }
