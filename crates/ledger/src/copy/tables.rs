@@ -539,6 +539,7 @@ pub(crate) const MADE: &[(&str, &str)] = &[
     ("guard", "rows to lock, made when they are needed"),
     ("replica", "one row: the file's last chain, ended, on which the next one follows"),
     ("logged", "one row, made with the schema: the mark `logged` of the file's `meta`"),
+    ("aside", "what waits for clients at one gateway and may be answered at another: nobody else is in a file"),
     ("store_copy", "says that a copy is under way, or was done"),
     ("table_copy", "how far each table has come"),
     ("refinery_schema_history", "what was done to the schema"),
