@@ -53,6 +53,7 @@ mod postgres;
 mod pruned;
 mod refusals;
 mod session;
+mod shelf;
 mod sqlite;
 mod stand;
 mod state;
@@ -99,6 +100,7 @@ pub use session::{
     Opening, RECOVERY_COMPLETE, RECOVERY_INITIATED, Record, Recovering, SESSION_CLOSED, SESSION_HALTED,
     SESSION_OPENED, SESSION_STOPPED, Sealer, SecurityEvent, Turn,
 };
+pub use shelf::{Aside, AsideId, Grip, Shelf, Shelved, TakenUp};
 pub use sqlite::{Options, Sqlite};
 pub use state::State;
 pub use step::STEPS;
@@ -116,6 +118,11 @@ pub type Answer<'a, T> = BoxFuture<'a, Result<T, Error>>;
 pub trait Ledger: Outbox {
     /// Its transparency logs.
     fn logs(&self) -> &dyn Log;
+
+    /// What is put aside for clients that may come back to another gateway, if there may be another on this store.
+    fn shelf(&self) -> Option<&dyn Shelf> {
+        None
+    }
 
     /// What the judge is told of the past.
     fn facts<'a>(&'a self, query: FactsQuery<'a>) -> Answer<'a, Facts>;

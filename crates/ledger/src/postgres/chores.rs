@@ -1,8 +1,9 @@
-//! What nobody waits for: partitions of the months to come, and locks that nobody needs any more.
+//! What nobody waits for: partitions of the months to come, and locks and what was put aside that nobody needs any more.
 
 use deadpool_postgres::Pool;
 
 use super::replica::first_at;
+use super::shelf;
 use super::sql::{Db, Done, Failure, get, many, one, write};
 
 /// Tables that are partitioned by the ids of actions, with the column.
@@ -68,6 +69,7 @@ pub(super) async fn all(pool: Pool) {
     let done = async {
         let db = pool.get().await?;
         partitions(&db, None).await?;
+        shelf::clear(&db).await?;
         // Nobody who locked them so long ago is at it any more.
         let sql = "DELETE FROM guard WHERE at < (extract(epoch FROM clock_timestamp()) * 1000)::bigint - $1::bigint";
         write(&db, sql, &[&DAY_MS]).await

@@ -23,7 +23,7 @@ use crate::{
     Declared, Declaring, Deferral, Durability, Erased, Erasure, Error, Event, Extension, Facts, FactsQuery,
     Figures, Filter, Freeze, Given, Governed, Grouped, Heard, Held, Inspected, Intention, Lapsed, Ledger,
     Log, Mandate, Opening, Order, Page, Passkey, Place, PrincipalKey, Record, Recorded, Recovering, Refusal,
-    Repeat, Resumption, Revocation, Scope, Search, SecurityEvent, Settled, Settlement, Stored, Turn,
+    Repeat, Resumption, Revocation, Scope, Search, SecurityEvent, Settled, Settlement, Shelf, Stored, Turn,
     Verified, identity,
 };
 
@@ -56,6 +56,10 @@ async fn thawed(batch: &mut Batch<'_>) -> Done<()> {
 impl Ledger for Postgres {
     fn logs(&self) -> &dyn Log {
         self
+    }
+
+    fn shelf(&self) -> Option<&dyn Shelf> {
+        Some(self)
     }
 
     fn facts<'a>(&'a self, query: FactsQuery<'a>) -> Answer<'a, Facts> {

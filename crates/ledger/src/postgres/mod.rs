@@ -36,12 +36,13 @@ mod read;
 mod replica;
 mod rules;
 mod sessions;
+mod shelf;
 mod sql;
 mod verify;
 mod writer;
 
 use std::fmt;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc as blocking};
 use std::time::Duration;
 
@@ -54,7 +55,7 @@ use self::needs::Needs;
 use self::sql::{Db, Done, Failure};
 use self::writer::{Act, Batch, Deed, Write, Writer};
 use crate::admit::Item;
-use crate::intake::Close;
+use crate::intake::{Close, Process};
 use crate::packed;
 use crate::refusals::Refusals;
 use crate::{Admitted, Answer, Durability, Error, Facts, Sealer, Settlement};
@@ -125,6 +126,8 @@ pub struct Postgres {
 
 struct Shared {
     pool: Pool,
+    /// The process as which this one writes at present.
+    number: AtomicI64,
     /// Why nothing can be written just now.
     failed: Mutex<Option<Arc<str>>>,
     /// Refusals of late, as this process said them: what another has refused it says once more.
@@ -299,6 +302,10 @@ impl Shared {
 
     fn durability(&self) -> MutexGuard<'_, Durability> {
         self.durability.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn number(&self) -> Process {
+        self.number.load(Ordering::Relaxed)
     }
 
     fn refusals(&self) -> MutexGuard<'_, Refusals> {

@@ -14,7 +14,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use super::needs::Needs;
 use super::replica::{Replica, end_silent};
 use super::sql::{Db, Done, Failure};
-use super::{Access, Shared, chores, connect, flush, load, migrate, read};
+use super::{Access, Shared, chores, connect, flush, load, migrate, read, shelf};
 use crate::admit::Item;
 use crate::intake::Close;
 use crate::world::World;
@@ -130,11 +130,13 @@ impl Writer {
         migrate::run(&pool, &access.schema).await?;
         let db = pool.get().await.map_err(|error| cannot(error.into()))?;
         chores::partitions(&db, Some(access.now_ms)).await.map_err(cannot)?;
+        shelf::clear(&db).await.map_err(cannot)?;
         load::prepare(&db).await.map_err(cannot)?;
         let replica = Replica::register(&db, &access.replica_id, &access.chain_id, access.silence).await;
         let replica = replica.map_err(cannot)?;
         let shared = Arc::new(Shared {
             pool,
+            number: replica.number.into(),
             failed: Default::default(),
             refusals: Default::default(),
             walks: Default::default(),
@@ -255,6 +257,7 @@ impl Writer {
         let Access { replica_id, chain_id, silence, .. } = &self.access;
         match Replica::register(&db, replica_id, chain_id, *silence).await {
             Ok(replica) => {
+                self.shared.number.store(replica.number, Ordering::Relaxed);
                 (self.replica, self.db) = (replica, Some(db));
                 if let Err(failure) = self.open_chain().await {
                     tracing::error!(why = %failure, "the chain could not be opened");

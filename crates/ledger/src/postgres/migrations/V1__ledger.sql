@@ -285,6 +285,25 @@ CREATE TABLE delivery (
     times BIGINT NOT NULL
 );
 
+-- Requests that wait for their clients, who may come back to any gateway. No part of any action: a row is gone once it is over.
+CREATE TABLE aside (
+    id BYTEA PRIMARY KEY,
+    tenant TEXT NOT NULL,
+    action BYTEA,                   -- that it is a call of
+    bound BYTEA NOT NULL,           -- digest of who asks for what
+    holder BIGINT NOT NULL,         -- the replica that has it under way
+    round INTEGER NOT NULL,         -- rises with each question
+    questions BYTEA NOT NULL,       -- sealed, and so are the next ones
+    taker BIGINT,                   -- the replica to which its client came back in this round
+    said BYTEA,                     -- what the client says
+    told BYTEA[] NOT NULL,          -- what the client is told before there is a result
+    given_up BOOLEAN NOT NULL DEFAULT FALSE,
+    result BYTEA,
+    until TIMESTAMPTZ NOT NULL
+) WITH (fillfactor = 50);
+CREATE INDEX aside_holder ON aside (holder);
+CREATE INDEX aside_action ON aside (action) WHERE action IS NOT NULL;
+
 -- Governed sessions. A row changes only in the commit of the entry that says so.
 CREATE TABLE session (
     tenant TEXT NOT NULL,
