@@ -6,11 +6,12 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Instant;
 
-use action::{ActionId, Environment, HmacKey, Mistake, Subject, Tenant};
+use action::{ActionId, Environment, Mistake, Subject, Tenant};
 use ledger::{Filter, Ledger};
 use provider::mcp::Servers;
 use provider::{Beside, Egress, Outside, Runs, Secrets};
 use tokio::sync::Semaphore;
+use zeroize::Zeroizing;
 
 use crate::admin::{Hidden, keep_rules};
 use crate::approvals::{Challenges, Questions};
@@ -178,8 +179,8 @@ impl Gateway {
         let mut states = HashMap::new();
         for (tenant, mut rules) in rules {
             keep_rules(ledger.as_ref(), environment, &mut rules).await.map_err(|error| error.to_string())?;
-            let hmac = tenant_key(ledger.as_ref(), vault, &tenant).await?;
-            states.insert(tenant.clone(), Arc::new(TenantState::new(tenant, hmac, rules)));
+            let key = tenant_key(ledger.as_ref(), vault, &tenant).await?;
+            states.insert(tenant.clone(), Arc::new(TenantState::new(tenant, &key, rules)?));
         }
         let logs =
             Logs::open(keys_folder, &config, environment, states.values().map(|it| &**it), &*ledger).await?;
@@ -320,8 +321,12 @@ fn too_many(who: &str, wait: std::time::Duration) -> Error {
     Error::new(Code::RateLimited, format!("too many requests of {who}")).retry_after(seconds)
 }
 
-/// The tenant's HMAC key: in the store, wrapped under a key that is not.
-async fn tenant_key(ledger: &dyn Ledger, vault: &Vault, tenant: &Tenant) -> Result<HmacKey, String> {
+/// The tenant's key, the same at all gateways of a store: in there, wrapped under a key that is not.
+async fn tenant_key(
+    ledger: &dyn Ledger,
+    vault: &Vault,
+    tenant: &Tenant,
+) -> Result<Zeroizing<[u8; 32]>, String> {
     let kept = ledger.tenant_key(tenant, None).await.map_err(|error| error.to_string())?;
     let wrapped = match kept {
         Some(wrapped) => wrapped,
@@ -339,7 +344,7 @@ async fn tenant_key(ledger: &dyn Ledger, vault: &Vault, tenant: &Tenant) -> Resu
             kept.ok_or("the store kept no tenant key")?
         }
     };
-    Ok(HmacKey::new(&vault.unwrap(tenant.as_str(), &wrapped)?))
+    vault.unwrap(tenant.as_str(), &wrapped)
 }
 
 /// Has the store actions of this tenant?

@@ -75,6 +75,7 @@ mod rollbacks;
 mod row;
 mod runs;
 mod sessions;
+mod shelf;
 mod steer;
 mod tenants;
 mod tokens;
@@ -106,10 +107,10 @@ pub use execution::{Doubt, SAYS_FAILED};
 pub use gateway::{Gateway, listed};
 pub use grants::{GrantAsk, GrantRefusal, GrantView};
 pub use installation::{Installation, Keyring};
-pub use ledger::Durability;
+pub use ledger::{AsideId, Durability, Grip};
 pub use log::{Gap, NOT_LOGGED_YET, Reconciled};
 pub use mandate::{Completion, ResourceEnvelope};
-pub use mcp::{Called, CalledKind, Delivery, MCP_ARCHETYPES, ToolCall, archetype_of};
+pub use mcp::{Alike, Called, CalledKind, Delivery, MCP_ARCHETYPES, ToolCall, archetype_of};
 pub use mcp_tools::{BoundTool, ServerToolsView, ToolState, ToolView};
 pub use notices::Topic;
 pub use outcome::{Details, Kind, Missing, Outcome, ReceiptRef, Render, Reply, WOULD_EXECUTE};
@@ -126,6 +127,7 @@ pub use sessions::{
     DelegationContext, FormAsk, GarAsk, GarView, HaltedView, MemberView, SessionLimits, SessionView,
     TransferAsk, no_others,
 };
+pub use shelf::{AsideName, Shelf, Shelved};
 pub use tenants::own_archetypes;
 pub use views::{
     ActionView, AttemptView, Page, PublicReceipt, ReceiptView, ReplayView, RetryView, RollbackView,

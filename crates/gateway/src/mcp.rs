@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use action::{ActionId, IdempotencyKey};
-use ledger::State;
+use ledger::{AsideId, State};
 use mandate::SessionState;
 use provider::mcp::{Quarantine, Seat, SeenTool, Servers, Unreachable, provider_of};
 use serde_json::{Map, Value, json};
@@ -50,6 +50,9 @@ pub struct ToolCall {
     pub session_id: Option<String>,
     /// Names it in logs and answers.
     pub request_id: String,
+    /// Of a call that joins the same one of before, also where that waits for its client at another gateway: digest of who asks
+    /// for what.
+    pub bound: Option<[u8; 32]>,
 }
 
 /// What became of a `tools/call`.
@@ -68,6 +71,8 @@ pub struct Called {
     pub replayed: bool,
     /// To be told when the client has all of it. Dropped without that, it is not delivered.
     pub delivery: Option<Delivery>,
+    /// Where it waits for its client, if that is at another gateway.
+    pub waits_at: Option<AsideId>,
 }
 
 /// How a call stands, or ended.
@@ -88,7 +93,7 @@ pub struct Delivery {
 }
 
 /// HMAC of caller, tool, arguments and what they repeat under the tenant's key.
-pub(crate) type Alike = [u8; 32];
+pub type Alike = [u8; 32];
 
 /// What the name of every tool's archetype begins with.
 pub const MCP_ARCHETYPES: &str = "mcp/";
@@ -175,8 +180,13 @@ impl Gateway {
         // Who has the server's answer does not wait for what it meant.
         while let (Some(id), Some(why)) = (called.action_id, called.waits())
             && called.answer.is_none()
-            && pause.is_left()
         {
+            if let (CalledKind::InFlight, Some(bound)) = (called.kind, call.bound) {
+                called.waits_at = self.open_of(caller, id, bound).await?;
+            }
+            if called.waits_at.is_some() || !pause.is_left() {
+                break;
+            }
             progress(why);
             pause.rest().await;
             called = Called { replayed: called.replayed, ..self.called(caller, &id.to_string()).await? };
@@ -208,6 +218,26 @@ impl Gateway {
             called.body["details"]["reasons"] = json!([doubt]);
         }
         self.point_on(caller, called).await
+    }
+
+    /// The same, once there is something to say of it, or this time is over.
+    ///
+    /// # Errors
+    /// As of [`Gateway::called`].
+    pub async fn called_within(
+        self: &Arc<Self>,
+        caller: &Caller,
+        id: &str,
+        wait: Duration,
+    ) -> Result<Called, Error> {
+        let mut pause = Pause::new(Instant::now() + wait);
+        loop {
+            let called = self.called(caller, id).await?;
+            if called.kind != CalledKind::InFlight || !pause.is_left() {
+                return Ok(called);
+            }
+            pause.rest().await;
+        }
     }
 
     /// Says where to go on reading: where people decide, which opens to none but them, and what came of the earlier action that
@@ -515,13 +545,15 @@ impl Called {
         // As it is stored: it is read back, and has no other form.
         let kind = body.get("kind").and_then(Value::as_str).and_then(Kind::named);
         let kind = kind.ok_or_else(|| internal("an answer of ours is of no kind"))?;
-        Ok(Called { action_id, kind: CalledKind::Outcome(kind), answer, body, replayed, delivery: None })
+        let kind = CalledKind::Outcome(kind);
+        Ok(Called { action_id, kind, answer, body, replayed, delivery: None, waits_at: None })
     }
 
     fn under_way(id: ActionId) -> Called {
         let kind = CalledKind::InFlight;
         let body = json!({ "kind": kind.as_str(), "transaction_id": id.to_string() });
-        Called { action_id: Some(id), kind, answer: None, body, replayed: false, delivery: None }
+        let action_id = Some(id);
+        Called { action_id, kind, answer: None, body, replayed: false, delivery: None, waits_at: None }
     }
 
     /// What it waits for, in a fixed text, if it does.
@@ -564,6 +596,15 @@ impl std::fmt::Debug for Delivery {
 }
 
 impl Delivery {
+    pub(crate) fn of(gateway: &Arc<Gateway>, alike: Alike, times: u64) -> Delivery {
+        Delivery { gateway: Arc::clone(gateway), alike, times }
+    }
+
+    /// What it takes to owe it at another gateway of the same store.
+    pub fn owed(&self) -> (Alike, u64) {
+        (self.alike, self.times)
+    }
+
     /// The client has it: the same call again is a new action.
     pub fn done(self) {
         self.gateway.deliver(self.alike, self.times);

@@ -14,6 +14,7 @@ use provider::Provider;
 use crate::approvals::Version;
 use crate::config::Config;
 use crate::gateway::Doors;
+use crate::shelf::ShelfKeys;
 
 /// What a tenant's actions are judged by and sent with.
 pub(crate) struct Rules {
@@ -39,6 +40,8 @@ pub(crate) struct Texts {
 pub(crate) struct TenantState {
     pub tenant: Tenant,
     pub hmac: HmacKey,
+    /// Under which lies what waits for clients.
+    pub shelf: ShelfKeys,
     /// How ledger entries name the tenant to strangers.
     pub reference: Arc<str>,
     /// Of what people see that waits; whoever reads it anew keeps the others waiting for that.
@@ -53,17 +56,19 @@ pub(crate) struct TenantState {
 }
 
 impl TenantState {
-    pub(crate) fn new(tenant: Tenant, hmac: HmacKey, rules: Rules) -> TenantState {
+    pub(crate) fn new(tenant: Tenant, key: &[u8; 32], rules: Rules) -> Result<TenantState, String> {
+        let hmac = HmacKey::new(key);
         let reference = hex::encode(&hmac.sign(b"countersign/tenant-reference/1")[..16]).into();
-        TenantState {
+        Ok(TenantState {
             tenant,
             hmac,
+            shelf: ShelfKeys::of(key)?,
             reference,
             version: tokio::sync::Mutex::new(None),
             budgets: Arc::default(),
             rules: RwLock::new(Arc::new(rules)),
             observe_until_ms: AtomicI64::new(0),
-        }
+        })
     }
 
     pub(crate) fn rules(&self) -> Arc<Rules> {

@@ -6,10 +6,38 @@ use zeroize::Zeroizing;
 
 use crate::clock;
 
-/// Wraps and unwraps the tenants' keys.
-pub(crate) struct Vault {
-    key: LessSafeKey,
+/// Seals bytes under one key, each time for what they are said to be: as anything else they do not open.
+pub(crate) struct Seal(LessSafeKey);
+
+impl Seal {
+    pub(crate) fn new(key: &[u8; 32]) -> Result<Seal, String> {
+        let key = UnboundKey::new(&AES_256_GCM, key).map_err(|_| "32 bytes are no key")?;
+        Ok(Seal(LessSafeKey::new(key)))
+    }
+
+    /// Nonce, ciphertext and tag.
+    pub(crate) fn seal(&self, meant_as: &[u8], bytes: &[u8]) -> Result<Vec<u8>, String> {
+        let nonce: [u8; NONCE_LEN] = clock::random().map_err(|error| error.to_string())?;
+        let mut sealed = bytes.to_vec();
+        self.0
+            .seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::from(meant_as), &mut sealed)
+            .map_err(|_| "it is too long to be sealed")?;
+        Ok([&nonce[..], &sealed].concat())
+    }
+
+    /// Nothing, if this was not sealed here as just that.
+    pub(crate) fn open(&self, meant_as: &[u8], sealed: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+        let (nonce, sealed) = sealed.split_at_checked(NONCE_LEN)?;
+        let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
+        let mut sealed = Zeroizing::new(sealed.to_vec());
+        let length = self.0.open_in_place(nonce, Aad::from(meant_as), &mut sealed).ok()?.len();
+        sealed.truncate(length);
+        Some(sealed)
+    }
 }
+
+/// Wraps and unwraps the tenants' keys.
+pub(crate) struct Vault(Seal);
 
 impl Vault {
     /// A vault under a secret of any length; at least 32 bytes of it should be random.
@@ -20,28 +48,17 @@ impl Vault {
         let derived = Zeroizing::new(<[u8; 32]>::from(
             Sha256::new().chain_update("countersign/master/1").chain_update(secret).finalize(),
         ));
-        let key =
-            UnboundKey::new(&AES_256_GCM, derived.as_slice()).map_err(|_| "the master secret is no key")?;
-        Ok(Vault { key: LessSafeKey::new(key) })
+        Seal::new(&derived).map(Vault)
     }
 
-    /// Nonce, ciphertext and tag.
     pub(crate) fn wrap(&self, tenant: &str, secret: &[u8; 32]) -> Result<Vec<u8>, String> {
-        let nonce: [u8; NONCE_LEN] = clock::random().map_err(|error| error.to_string())?;
-        let mut sealed = secret.to_vec();
-        self.key
-            .seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::from(tenant), &mut sealed)
-            .map_err(|_| "a tenant key could not be wrapped")?;
-        Ok([&nonce[..], &sealed].concat())
+        self.0.seal(tenant.as_bytes(), secret)
     }
 
-    pub(crate) fn unwrap(&self, tenant: &str, wrapped: &[u8]) -> Result<[u8; 32], String> {
+    pub(crate) fn unwrap(&self, tenant: &str, wrapped: &[u8]) -> Result<Zeroizing<[u8; 32]>, String> {
         let refusal = || format!("the key of tenant `{tenant}` does not open under this master secret");
-        let (nonce, sealed) = wrapped.split_at_checked(NONCE_LEN).ok_or_else(refusal)?;
-        let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| refusal())?;
-        let mut sealed = Zeroizing::new(sealed.to_vec());
-        let opened = self.key.open_in_place(nonce, Aad::from(tenant), &mut sealed).map_err(|_| refusal())?;
-        <[u8; 32]>::try_from(&*opened).map_err(|_| refusal())
+        let opened = self.0.open(tenant.as_bytes(), wrapped).ok_or_else(refusal)?;
+        <[u8; 32]>::try_from(opened.as_slice()).map(Zeroizing::new).map_err(|_| refusal())
     }
 }
 
@@ -54,7 +71,7 @@ mod tests {
     fn a_wrapped_key_opens_for_its_tenant_under_its_master_only() {
         let vault = Vault::new(&[7; 32]).unwrap();
         let wrapped = vault.wrap("acme", &[9; 32]).unwrap();
-        assert_eq!(vault.unwrap("acme", &wrapped).unwrap(), [9; 32]);
+        assert_eq!(*vault.unwrap("acme", &wrapped).unwrap(), [9; 32]);
         assert!(vault.unwrap("other", &wrapped).is_err());
         assert!(Vault::new(&[8; 32]).unwrap().unwrap("acme", &wrapped).is_err());
         assert!(vault.unwrap("acme", &wrapped[..20]).is_err());

@@ -14,7 +14,6 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 
-use crate::faces::mcp::{Mcp, NoRandomness};
 use crate::host::Hosts;
 use crate::request::{Limits, RequestIds};
 use crate::session::Sessions;
@@ -68,9 +67,6 @@ pub enum Error {
     /// The operating system said no.
     #[error("cannot listen")]
     Io(#[from] io::Error),
-    /// Nothing can be sealed.
-    #[error(transparent)]
-    NoRandomness(#[from] NoRandomness),
 }
 
 impl Error {
@@ -84,7 +80,7 @@ impl Error {
                  with API keys: `countersign keys api create`",
             ),
             Error::Tls { .. } => Some("both must be PEM files, and the certificate must belong to the key"),
-            Error::Io(_) | Error::NoRandomness(_) => None,
+            Error::Io(_) => None,
         }
     }
 }
@@ -159,7 +155,7 @@ pub async fn serve(listener: TcpListener, faces: Faces, config: ServerConfig) ->
         limits: config.limits,
         open_metrics: near,
         sessions: Sessions::new(&config.public_url),
-        mcp: Mcp::new()?,
+        mcp: Arc::default(),
         stop: told.clone(),
         public_url: config.public_url,
         ids: RequestIds::new(),

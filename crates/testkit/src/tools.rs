@@ -1,8 +1,8 @@
 //! A small server of the Model Context Protocol that counts what its tools are called for.
 //!
 //! It listens at `http://127.0.0.1:PORT/mcp`, speaks the revisions that it is opened with, and has the tools `echo`, `count`,
-//! `uncount`, `fail`, `hang`, `slow`, `ask`, `visit`, `huge` and `reveal`. What it says of a tool can be changed while it runs. Beside
-//! them it has the prompt `greet`, three books and a template of shelves as resources, completions of whatever is begun, and the
+//! `uncount`, `fail`, `hang`, `slow`, `ask`, `enrol`, `visit`, `huge` and `reveal`. What it says of a tool can be changed while it
+//! runs. Beside them it has the prompt `greet`, which asks for whom if that is `?`, three books and a template of shelves as resources, completions of whatever is begun, and the
 //! method `shop/open` of its own. Whoever calls it with `Authorization` is told so in its greeting.
 
 use std::borrow::Cow;
@@ -133,7 +133,7 @@ impl Tools {
         &self.url
     }
 
-    /// How often `count` was called for this key, less what `uncount` took back.
+    /// How often `count` was called for this key, or somebody enrolled under it, less what `uncount` took back.
     pub fn count(&self, key: &str) -> u64 {
         self.shop.books().counts.get(key).copied().unwrap_or_default()
     }
@@ -253,6 +253,14 @@ impl Shop {
             ("hang", "Never answers", nothing.clone()),
             ("slow", "Answers after so many steps of 20 ms, and tells of each", number("steps")),
             ("ask", "Asks for a name and greets it", nothing),
+            (
+                "enrol",
+                "Asks for so many names, one after the other, and counts a key once for all of them",
+                json!({
+                    "type": "object", "required": ["key", "names"],
+                    "properties": { "key": { "type": "string" }, "names": { "type": "integer" } },
+                }),
+            ),
             ("visit", "Has its client open an address first, once for each key", text("key")),
             ("huge", "Answers so many bytes", number("bytes")),
             (
@@ -331,6 +339,10 @@ impl Counter {
                 said("done".to_owned())
             }
             "ask" => self.ask(&request, context, "Who is it?").await,
+            "enrol" => {
+                let names = arguments["names"].as_u64().unwrap_or_default();
+                self.enrol(&request, context, (&text("key"), names)).await
+            }
             "reveal" => {
                 let heard = headers(&context.extensions);
                 tell(context, 1, Some(&heard)).await;
@@ -353,6 +365,42 @@ impl Counter {
         let count = books.counts.entry(key.to_owned()).or_default();
         *count = count.saturating_add_signed(by);
         *count
+    }
+
+    /// What was answered by now it keeps itself, or has its client keep, as its revision has it.
+    async fn enrol(
+        &self,
+        request: &CallToolRequestParams,
+        context: &RequestContext<RoleServer>,
+        (key, names): (&str, u64),
+    ) -> CallToolResponse {
+        let question = |number: usize| asking(&format!("Who is number {}?", number + 1));
+        let name = |answer: &Value| answer.pointer("/content/name")?.as_str().map(str::to_owned);
+        let nobody = || CallToolResult::error(vec![ContentBlock::text("nobody")]).into();
+        let most = usize::try_from(names).unwrap_or(usize::MAX);
+        let mut enrolled: Vec<String> = Vec::new();
+        if context.protocol_version().is_some_and(|version| version >= STATELESS) {
+            let state = request.request_state.as_deref().unwrap_or_default();
+            enrolled.extend(state.split_terminator(',').map(str::to_owned));
+            if let Some(answers) = &request.input_responses {
+                let Some(name) = answers.get("name").and_then(name) else { return nobody() };
+                enrolled.push(name);
+            }
+            if enrolled.len() < most {
+                let asked = InputRequest::Elicitation(ElicitRequest::new(question(enrolled.len())));
+                let state = enrolled.iter().map(|name| format!("{name},")).collect();
+                return InputRequiredResult::new(Some([("name".to_owned(), asked)].into()), Some(state))
+                    .into();
+            }
+        }
+        while enrolled.len() < most {
+            let answer = context.peer.create_elicitation(question(enrolled.len())).await.ok();
+            let answer = answer.and_then(|answer| serde_json::to_value(answer).ok());
+            let Some(name) = answer.as_ref().and_then(name) else { return nobody() };
+            enrolled.push(name);
+        }
+        tell(context, 1, Some("enrolled")).await;
+        CallToolResult::structured(json!({ "count": self.move_count(key, 1), "names": enrolled })).into()
     }
 
     /// By a request of its own, or by its answer, as its client's revision has it.
@@ -504,10 +552,16 @@ impl ServerHandler for Counter {
     async fn get_prompt(
         &self,
         request: GetPromptRequestParams,
-        _: RequestContext<RoleServer>,
+        context: RequestContext<RoleServer>,
     ) -> Result<GetPromptResponse, ErrorData> {
         let arguments = request.arguments.unwrap_or_default();
-        let name = arguments.get("name").and_then(Value::as_str).unwrap_or("nobody").to_owned();
+        let mut name = arguments.get("name").and_then(Value::as_str).unwrap_or("nobody").to_owned();
+        if name == "?" {
+            let answer: Option<ElicitResult> =
+                context.peer.create_elicitation(asking("For whom?")).await.ok();
+            let answer = answer.and_then(|answer| answer.content);
+            name = answer.and_then(|it| it.get("name")?.as_str().map(str::to_owned)).unwrap_or_default();
+        }
         if request.name != "greet" {
             return Err(ErrorData::invalid_params("no such prompt", None));
         }

@@ -6,6 +6,7 @@
 #[path = "../torture/house.rs"]
 mod house;
 
+mod asides;
 mod load;
 mod outage;
 mod rights;

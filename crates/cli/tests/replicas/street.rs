@@ -28,6 +28,11 @@ pub(crate) struct Street {
 impl Street {
     /// Builds it, or says that there is no PostgreSQL.
     pub(crate) async fn new() -> Option<Street> {
+        Street::with(Plan::default()).await
+    }
+
+    /// The same by a plan that may say more of each house.
+    pub(crate) async fn with(plan: Plan) -> Option<Street> {
         let Some(binaries) = binaries() else {
             assert!(std::env::var_os("COUNTERSIGN_TEST_MUST_RUN").is_none(), "there is no PostgreSQL");
             eprintln!("there is no PostgreSQL (Debian package `postgresql`): many gateways are not tested");
@@ -40,7 +45,7 @@ impl Street {
         let url =
             format!("postgres:///postgres?host={}&host={}&user=postgres", first.display(), standby.display());
         let config = "[limits]\nrecovery_interval_ms = 50\n[sandbox]\nenabled = false\n";
-        let plan = Plan { config: config.into(), store: Some(url.clone()), ..Plan::default() };
+        let plan = Plan { config: format!("{config}{}", plan.config), store: Some(url.clone()), ..plan };
         let house = House::with(plan).await;
         let mut street = Street { house, neighbours: Vec::new(), cluster, standby, url, _folder: folder };
         for number in 1..GATEWAYS {

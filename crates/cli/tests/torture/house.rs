@@ -32,6 +32,8 @@ pub(crate) struct Plan {
     pub(crate) config: String,
     /// More files of the catalogue of every tenant: name and text.
     pub(crate) catalogue: Vec<(&'static str, String)>,
+    /// More files of its folder: path and text.
+    pub(crate) files: Vec<(String, String)>,
     /// `COUNTERSIGN_LOG`.
     pub(crate) log: Option<&'static str>,
     /// What the bank is opened with; its token is ours in any case.
@@ -453,6 +455,7 @@ challenge_hosts = ["pay.bank.example"]
         files.extend(more);
         files.push((Path::new("policies").join(tenant).join("all.cedar"), POLICY.to_owned()));
     }
+    files.extend(plan.files.iter().map(|(path, text)| (path.into(), text.clone())));
     for (path, text) in files {
         let path = folder.join(path);
         fs::create_dir_all(path.parent().unwrap()).unwrap();

@@ -103,6 +103,7 @@ pub(crate) fn call(tool: &str, key: &str) -> ToolCall {
         repeat_of: None,
         session_id: None,
         request_id: "r".to_owned(),
+        bound: None,
     }
 }
 

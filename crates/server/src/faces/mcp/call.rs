@@ -7,7 +7,7 @@ use std::time::Duration;
 use action::IdempotencyKey;
 use futures_util::future::BoxFuture;
 use gateway::upstream::{Output, Party, Seat, Server, Tie};
-use gateway::{Called, CalledKind, Caller, Code, Error, Kind, ToolCall};
+use gateway::{Called, CalledKind, Code, Error, Kind, ToolCall};
 use rmcp::model::{
     CallToolRequestParams, CallToolResponse, CallToolResult, CreateTaskResult, ErrorData, MetaObject,
     ProgressNotification, ProgressNotificationParam, ServerResult,
@@ -53,10 +53,12 @@ impl Face {
             call.session_id,
             call.key.as_ref().map(IdempotencyKey::as_str),
         ]);
-        let errand = self.errand(inquiry, &what, (asked.input_responses, asked.request_state));
+        let errand = self.errand(inquiry, &what, (asked.input_responses, asked.request_state))?;
         let is_joined = self.scope.gateway.is_joined(&visit.caller, &call);
-        let recall = self.recall(&visit.caller, Arc::clone(&server), tool);
+        let recall = self.recall(inquiry, Arc::clone(&server), tool);
         let errand = Errand { seat: Some(Arc::default()), recall: Some(recall), is_joined, ..errand };
+        let bound = Some(errand.bound).filter(|_| is_joined && self.session().is_none());
+        let call = ToolCall { bound, ..call };
         let answered = self.have_called(inquiry, errand, server, call).await?;
         let response = match answered.result {
             ServerResult::InputRequiredResult(asks) => asks.into(),
@@ -72,17 +74,23 @@ impl Face {
     }
 
     /// How what came of an action is told once more. Nothing is delivered by it: the next same call is told of it, too.
-    fn recall(&self, caller: &Arc<Caller>, server: Arc<Server>, tool: String) -> Recall {
-        let (gateway, caller) = (Arc::clone(&self.scope.gateway), Arc::clone(caller));
+    fn recall(&self, inquiry: &Inquiry, server: Arc<Server>, tool: String) -> Recall {
+        let (gateway, caller) = (Arc::clone(&self.scope.gateway), Arc::clone(&inquiry.visit.caller));
+        let wait = self.wait(inquiry);
         Box::new(move |id| {
             Box::pin(async move {
                 let output = output_of(&server, &tool).await;
-                match gateway.called(&caller, &id.to_string()).await {
+                match gateway.called_within(&caller, &id.to_string(), wait).await {
                     Ok(called) => Ok(answered(Called { replayed: true, ..called }, output.as_deref())),
                     Err(error) => Ok(plain(told::refusal(&error, output.is_some()))),
                 }
             })
         })
+    }
+
+    /// How long this client waits for what takes longer than its server.
+    fn wait(&self, inquiry: &Inquiry) -> Duration {
+        if wants_task(inquiry) { Duration::ZERO } else { self.scope.gateway.mcp_settings().wait() }
     }
 
     async fn have_called(
@@ -95,8 +103,7 @@ impl Face {
         let gateway = Arc::clone(&self.scope.gateway);
         let caller = Arc::clone(&inquiry.visit.caller);
         let meta = self.meta(inquiry);
-        let wants_task = inquiry.is_stateless && inquiry.client.1.supports_tasks();
-        let wait = if wants_task { Duration::ZERO } else { gateway.mcp_settings().wait() };
+        let (wants_task, wait) = (wants_task(inquiry), self.wait(inquiry));
         let (seated, answers) = (errand.seat.clone(), errand.responses.clone());
         let wants_progress = inquiry.meta.get_progress_token().is_some();
         self.have_done(inquiry, errand, move |party: Arc<dyn Party>, tie: Tie| {
@@ -129,8 +136,9 @@ impl Face {
                     }
                     return Err(error);
                 }
-                // What its server said in doubt is told at once.
-                let is_told = called.waits().is_none() || called.answer.is_some();
+                // What its server said in doubt is told at once, and so is what it asks at another gateway.
+                let is_told =
+                    called.waits().is_none() || called.answer.is_some() || called.waits_at.is_some();
                 if let (true, false, Some(id)) = (wants_task, is_told, called.action_id) {
                     let task = task_of(&gateway, &caller, &id.to_string(), &called).await?;
                     let result = ServerResult::CreateTaskResult(CreateTaskResult::new(task));
@@ -147,7 +155,7 @@ impl Face {
         &self,
         inquiry: &Inquiry,
         errand: Errand,
-        work: impl FnOnce(Arc<dyn Party>, Tie) -> BoxFuture<'static, Result<Answered, ErrorData>>,
+        work: impl FnOnce(Arc<dyn Party>, Tie) -> BoxFuture<'static, Result<Answered, ErrorData>> + Send,
     ) -> Result<Answered, ErrorData> {
         let party = self.party(inquiry);
         let Some(session) = self.session() else {
@@ -183,7 +191,12 @@ impl Waiting {
 fn answered(called: Called, output: Option<&Output>) -> Answered {
     let result = ServerResult::CallToolResult(told::outcome(&called, output));
     let came_to_nothing = called.kind == NO_EFFECT;
-    Answered { result, owed: called.delivery, came_to_nothing }
+    Answered { result, owed: called.delivery, came_to_nothing, waits_at: called.waits_at }
+}
+
+/// Whether its client takes a task for what waits.
+fn wants_task(inquiry: &Inquiry) -> bool {
+    inquiry.is_stateless && inquiry.client.1.supports_tasks()
 }
 
 fn plain(result: CallToolResult) -> Answered {
@@ -213,6 +226,7 @@ fn tool_call(
         repeat_of: text(meta, REPEAT_OF)?,
         session_id: text(meta, SESSION)?,
         request_id: inquiry.visit.request_id.to_string(),
+        bound: None,
     })
 }
 

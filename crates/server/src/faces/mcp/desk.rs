@@ -6,23 +6,25 @@
 //!                         └── resume ◀── the same request, with the answers and the state
 //! ```
 //!
-//! A state is sealed under a key of this process, bound to who asked for what: in other hands, for another request, after a
-//! restart or beyond its time it leads nowhere. The same call without the state is asked the same again; with one whose answer
+//! A state is sealed under a key of the tenant's, bound to who asked for what: in other hands, for another request, or beyond its
+//! time it leads nowhere. The same call without the state is asked the same again; with one whose answer
 //! was lost it is told what came of it. What is put aside and not come back for is given up, unless it is a call: that goes on, and
 //! the same call joins it. If it had come to nothing by then, that is left behind, and the same call is a new one.
+//!
+//! Where several gateways share a store, a client may come back to another one: what is put aside lies on the shelf of them all,
+//! is gone on with here (`clerk`), and waited for where the client is (`elsewhere`).
 
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::Duration;
 
 use action::ActionId;
-use aws_lc_rs::rand;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use gateway::Delivery;
 use gateway::upstream::{Seat, Tie};
+use gateway::{AsideId, AsideName, Delivery, Grip, Shelf};
 use rmcp::model::{
     ClientCapabilities, ErrorData, InputRequests, InputRequiredResult, InputResponses, LoggingLevel,
     ProgressToken, RequestId, RequestStateCodec, SealOptions, ServerNotification, ServerResult,
@@ -30,18 +32,21 @@ use rmcp::model::{
 use tokio::sync::{OwnedMutexGuard, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
+use super::clerk::{self, Shared};
 use super::inquiry::Inquiry;
 use super::mail::Mail;
 use super::party::must_be_able;
-use super::{NoRandomness, lock};
+use super::{elsewhere, lock};
 
+#[derive(Default)]
 pub(super) struct Desk {
-    codec: RequestStateCodec,
-    next: AtomicU64,
-    works: Mutex<HashMap<u64, Arc<Work>>>,
+    works: Mutex<HashMap<AsideId, Arc<Work>>>,
     /// Of those the ones put aside.
-    aside: Mutex<HashMap<u64, Arc<Work>>>,
+    aside: Mutex<HashMap<AsideId, Arc<Work>>>,
+    /// And the ones that others may take up.
+    pub(super) shared: Shared,
 }
 
 /// Digest of who asks for what.
@@ -54,12 +59,14 @@ pub(super) struct Answered {
     pub(super) owed: Option<Delivery>,
     /// Whether it is of an action that had no effect.
     pub(super) came_to_nothing: bool,
+    /// Where it waits for its client at another gateway. The result is for whoever cannot go on with it.
+    pub(super) waits_at: Option<AsideId>,
 }
 
 impl Answered {
     /// A result with which nothing is delivered.
     pub(super) fn of(result: ServerResult) -> Answered {
-        Answered { result, owed: None, came_to_nothing: false }
+        Answered { result, owed: None, came_to_nothing: false, waits_at: None }
     }
 }
 
@@ -70,6 +77,8 @@ pub(super) type Recall =
 /// A request that may end with a question, as it came this time.
 pub(super) struct Errand {
     pub(super) bound: Bound,
+    /// Where what waits for its client lies.
+    pub(super) shelf: Shelf,
     /// Who asks; what one may have put aside has a bound.
     pub(super) owner: Arc<str>,
     pub(super) responses: Option<InputResponses>,
@@ -89,40 +98,51 @@ pub(super) struct Errand {
 enum Found {
     /// To what is under way.
     Work(Arc<Work>, OwnedMutexGuard<Inside>),
+    /// To what may be under way at another gateway.
+    Elsewhere(State),
     /// To what came of an action.
     Over(ActionId),
+    /// It is a new one.
+    Nothing,
 }
 
 /// Something under way, and the right to attend to it.
 type InHand = (Arc<Work>, OwnedMutexGuard<Inside>);
 
-struct Work {
-    number: u64,
+pub(super) struct Work {
+    pub(super) name: AsideName,
+    pub(super) shelf: Shelf,
     owner: Arc<str>,
     /// So many questions of its own wait for their answers.
     questions: AtomicUsize,
-    bound: Bound,
     seat: Option<Arc<OnceLock<Arc<Seat>>>>,
-    cancelled: CancellationToken,
+    pub(super) cancelled: CancellationToken,
     asking: mpsc::Sender<Asking>,
     /// The request that waits just now, if one does.
     waits: Mutex<Option<Waits>>,
-    inside: Arc<tokio::sync::Mutex<Inside>>,
+    pub(super) inside: Arc<tokio::sync::Mutex<Inside>>,
+    /// How long its client may take.
+    pub(super) input: Duration,
+    /// Whether it is attended to for a client at another gateway.
+    pub(super) is_elsewhere: AtomicBool,
 }
 
-struct Waits {
-    id: RequestId,
-    mail: Arc<Mail>,
-    progress: Option<ProgressToken>,
-    level: Option<LoggingLevel>,
+pub(super) struct Waits {
+    /// By which its client may give it up here.
+    pub(super) id: Option<RequestId>,
+    pub(super) mail: Arc<Mail>,
+    pub(super) progress: Option<ProgressToken>,
+    pub(super) level: Option<LoggingLevel>,
 }
 
 /// Held by whoever attends to it.
-struct Inside {
+pub(super) struct Inside {
     asking: mpsc::Receiver<Asking>,
     asked: Option<Asking>,
     doing: Option<Doing>,
-    round: u64,
+    pub(super) round: u32,
+    /// Whether others may take this round up.
+    is_shelved: bool,
     /// Gives it up when nobody comes back for it in time: one for all rounds, and none once it is over.
     timer: JoinSet<()>,
 }
@@ -141,84 +161,100 @@ struct Asking {
 }
 
 impl Desk {
-    pub(super) fn new() -> Result<Desk, NoRandomness> {
-        let mut key = [0; 32];
-        rand::fill(&mut key).map_err(|_| NoRandomness)?;
-        let codec = RequestStateCodec::try_new(key).map_err(|_| NoRandomness)?;
-        Ok(Desk { codec, next: AtomicU64::new(1), works: Mutex::default(), aside: Mutex::default() })
-    }
-
     /// Takes a request as far as it comes without its client: to its end, or to a question.
     pub(super) async fn attend(
         self: &Arc<Desk>,
         inquiry: &Inquiry,
         mut errand: Errand,
-        begin: impl FnOnce(Tie) -> BoxFuture<'static, Result<Answered, ErrorData>>,
+        begin: impl FnOnce(Tie) -> BoxFuture<'static, Result<Answered, ErrorData>> + Send,
     ) -> Result<Answered, ErrorData> {
-        let (work, mut inside) = match self.find(inquiry, &errand, begin)? {
+        let (work, mut inside) = match self.find(&errand).await? {
             Found::Work(work, inside) => (work, inside),
-            Found::Over(id) => return errand.recall.take().ok_or_else(stale)?(id).await,
+            Found::Nothing => self.begin(inquiry, &errand, begin)?,
+            Found::Over(action) => return over(&mut errand, Some(action)).await,
+            Found::Elsewhere(State { id, round, action }) => {
+                let name = AsideName { id, bound: errand.bound };
+                return match elsewhere::go_on(inquiry, &errand, name, Some(round)).await? {
+                    Some(answered) => Ok(answered),
+                    // Its answer was lost on the way, it was given up meanwhile, or whoever had it is gone.
+                    None => over(&mut errand, action).await,
+                };
+            }
         };
-        *lock(&work.waits) = Some(Waits {
-            id: inquiry.id.clone(),
+        let waits = Waits {
+            id: Some(inquiry.id.clone()),
             mail: Arc::clone(&inquiry.mail),
             progress: inquiry.meta.get_progress_token(),
             level: inquiry.meta.log_level(),
-        });
-        let over = until_asked(&work, &mut inside, inquiry, &errand).await;
-        *lock(&work.waits) = None;
-        inquiry.mail.sent().await;
-        match over {
-            Some(answered) => {
-                self.forget(&work);
-                answered
-            }
-            None => Ok(self.put_aside(&work, &mut inside, &errand)),
-        }
+        };
+        let Some(answered) = see_to(&work, &mut inside, waits, &inquiry.gone).await else {
+            self.put_aside(&work, &mut inside).await;
+            let state = State { id: work.name.id, round: inside.round, action: work.action() };
+            return Ok(asking(&errand, &state, inside.requests()));
+        };
+        self.forget(&work).await;
+        let answered = answered?;
+        let Some(id) = answered.waits_at else { return Ok(answered) };
+        let name = AsideName { id, bound: errand.bound };
+        Ok(elsewhere::go_on(inquiry, &errand, name, None).await?.unwrap_or(answered))
     }
 
-    fn find(
-        self: &Arc<Desk>,
-        inquiry: &Inquiry,
-        errand: &Errand,
-        begin: impl FnOnce(Tie) -> BoxFuture<'static, Result<Answered, ErrorData>>,
-    ) -> Result<Found, ErrorData> {
-        let Some(state) = &errand.state else {
-            return match self.asked_before(errand)? {
-                Some((work, mut inside)) => {
-                    if let Some(responses) = &errand.responses {
-                        inside.answer(responses);
-                    }
-                    Ok(Found::Work(work, inside))
-                }
-                None => self.begin(inquiry, errand, begin).map(|(work, inside)| Found::Work(work, inside)),
+    async fn find(&self, errand: &Errand) -> Result<Found, ErrorData> {
+        let Some(state) = &errand.state else { return self.asked_before(errand).await };
+        let state = State::open(state, errand).ok_or_else(stale)?;
+        let work = lock(&self.works).get(&state.id).cloned();
+        let Some(work) = work else {
+            return match state.action {
+                _ if errand.shelf.is_shared() => Ok(Found::Elsewhere(state)),
+                // Its answer was lost on the way, or it was given up meanwhile.
+                action => action.map(Found::Over).ok_or_else(stale),
             };
         };
-        let State { number, round, action } = self.open(state, &errand.bound).ok_or_else(stale)?;
-        let Some(work) = lock(&self.works).get(&number).cloned() else {
-            // Its answer was lost on the way, or it was given up meanwhile.
-            return action.map(Found::Over).ok_or_else(stale);
-        };
-        let mut inside = Arc::clone(&work.inside).try_lock_owned().map_err(|_| busy())?;
-        lock(&self.aside).remove(&work.number);
+        let mut inside = self.take_in_hand(&work, None).await?;
         // Who repeats an earlier round is asked the same as last time.
-        if round == inside.round {
+        if state.round == inside.round {
             inside.answer(errand.responses.as_ref().unwrap_or(&InputResponses::new()));
         }
         Ok(Found::Work(work, inside))
     }
 
     /// The same call of the same caller, which was asked something and did not hear it: it is asked again.
-    fn asked_before(&self, errand: &Errand) -> Result<Option<InHand>, ErrorData> {
-        let alike = |work: &&Arc<Work>| errand.is_joined && work.bound == errand.bound;
-        let Some(work) = lock(&self.aside).values().find(alike).cloned() else { return Ok(None) };
-        let inside = Arc::clone(&work.inside).try_lock_owned().map_err(|_| busy())?;
+    async fn asked_before(&self, errand: &Errand) -> Result<Found, ErrorData> {
+        let alike = |work: &&Arc<Work>| errand.is_joined && work.name.bound == errand.bound;
+        let work = lock(&self.aside).values().find(alike).cloned();
+        let Some(work) = work else { return Ok(Found::Nothing) };
         // Whatever it waits for, this client may not be able to answer it.
-        for request in inside.asked.iter().flat_map(|asked| asked.requests.values()) {
-            must_be_able(&errand.able, request)?;
+        let mut inside = self.take_in_hand(&work, Some(&errand.able)).await?;
+        if let Some(responses) = &errand.responses {
+            inside.answer(responses);
         }
-        lock(&self.aside).remove(&work.number);
-        Ok(Some((work, inside)))
+        Ok(Found::Work(work, inside))
+    }
+
+    /// Takes in hand what was put aside, unless somebody has, here or at another gateway.
+    async fn take_in_hand(
+        &self,
+        work: &Arc<Work>,
+        able: Option<&ClientCapabilities>,
+    ) -> Result<OwnedMutexGuard<Inside>, ErrorData> {
+        let inside = Arc::clone(&work.inside).try_lock_owned().map_err(|_| busy())?;
+        if let Some(able) = able {
+            inside.requests().values().try_for_each(|request| must_be_able(able, request))?;
+        }
+        if inside.is_shelved {
+            let grip = work.shelf.take_up(work.name, inside.round, &[]).await;
+            // What was taken away there nobody else has.
+            if grip.map_err(|error| away(&error))? == Grip::Late {
+                return Err(busy());
+            }
+        }
+        self.unaside(work);
+        Ok(inside)
+    }
+
+    /// It is attended to.
+    pub(super) fn unaside(&self, work: &Work) {
+        lock(&self.aside).remove(&work.name.id);
     }
 
     fn begin(
@@ -227,13 +263,13 @@ impl Desk {
         errand: &Errand,
         begin: impl FnOnce(Tie) -> BoxFuture<'static, Result<Answered, ErrorData>>,
     ) -> Result<InHand, ErrorData> {
-        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let id = Uuid::now_v7();
         let (asking, asked) = mpsc::channel(MOST_QUESTIONS);
         let work = Arc::new(Work {
-            number,
+            name: AsideName { id: id.into_bytes(), bound: errand.bound },
+            shelf: errand.shelf.clone(),
             owner: Arc::clone(&errand.owner),
             questions: AtomicUsize::new(0),
-            bound: errand.bound,
             seat: errand.seat.clone(),
             cancelled: CancellationToken::new(),
             asking,
@@ -243,12 +279,15 @@ impl Desk {
                 asked: None,
                 doing: None,
                 round: 0,
+                is_shelved: false,
                 timer: JoinSet::new(),
             })),
+            input: errand.input,
+            is_elsewhere: AtomicBool::new(false),
         });
         let mut inside = Arc::clone(&work.inside).try_lock_owned().map_err(|_| busy())?;
-        lock(&self.works).insert(number, Arc::clone(&work));
-        let id = RequestId::String(number.to_string().into());
+        lock(&self.works).insert(work.name.id, Arc::clone(&work));
+        let id = RequestId::String(id.to_string().into());
         let progress = inquiry.meta.get_progress_token().unwrap_or(ProgressToken(id.clone()));
         // The id is ours: those of clients without a session are each their own, and several may be the same.
         let tie = Tie::new(Some(id), Some(progress), work.cancelled.clone());
@@ -256,35 +295,36 @@ impl Desk {
         Ok((work, inside))
     }
 
-    fn put_aside(self: &Arc<Desk>, work: &Arc<Work>, inside: &mut Inside, errand: &Errand) -> Answered {
+    /// Puts it aside until its client comes back for it, here or elsewhere.
+    pub(super) async fn put_aside(self: &Arc<Desk>, work: &Arc<Work>, inside: &mut Inside) {
         inside.round += 1;
         inside.doing = inside.doing.take().map(Doing::aside);
-        let requests = inside.asked.as_ref().map(|asked| asked.requests.clone()).unwrap_or_default();
-        let action = work.seat().and_then(|seat| seat.action());
-        let payload = State { number: work.number, round: inside.round, action }.to_string();
-        let options = SealOptions::new().associated_data(&work.bound).ttl(errand.input);
-        let state = self.codec.seal_with(payload.as_bytes(), &options);
-        lock(&self.aside).insert(work.number, Arc::clone(work));
         // In the place of the one of the last round, which is thereby over.
         inside.timer = JoinSet::new();
         drop(inside.timer.spawn(give_up_later(
             (Arc::clone(self), Arc::downgrade(work)),
             inside.round,
-            errand.input + GRACE,
+            work.input + GRACE,
         )));
-        let requests = Some(requests).filter(|requests| !requests.is_empty());
-        let result = InputRequiredResult::new(requests, Some(state));
-        Answered::of(ServerResult::InputRequiredResult(result))
+        // Before its client hears of it, who may come back to any gateway at once.
+        let asked = (inside.round, inside.requests());
+        inside.is_shelved = work.shelf.is_shared() && clerk::lay_down(self, work, asked).await;
+        lock(&self.aside).insert(work.name.id, Arc::clone(work));
     }
 
-    fn forget(&self, work: &Arc<Work>) {
-        lock(&self.works).remove(&work.number);
-        lock(&self.aside).remove(&work.number);
+    /// It is over. Before its client hears of it: whoever comes back for it afterwards, wherever, is told that it is.
+    async fn forget(&self, work: &Arc<Work>) {
+        if self.let_go(work) {
+            let discarding = tokio::spawn(clerk::discard(Arc::clone(work)));
+            let _ = tokio::time::timeout(BRIEF, discarding).await;
+        }
     }
 
-    fn open(&self, state: &str, bound: &Bound) -> Option<State> {
-        let payload = self.codec.open_with(state, bound).ok()?;
-        State::parse(std::str::from_utf8(&payload).ok()?)
+    /// It is over; says whether something of it lies where others look.
+    pub(super) fn let_go(&self, work: &Work) -> bool {
+        lock(&self.works).remove(&work.name.id);
+        self.unaside(work);
+        self.shared.remove(work)
     }
 
     /// Asks whoever made the request; nothing if nobody answers.
@@ -321,15 +361,15 @@ impl Desk {
     /// A request is given up by whoever made it: others may have one of the same id.
     pub(super) fn give_up(&self, owner: &str, id: &RequestId) {
         for work in lock(&self.works).values().filter(|work| *work.owner == *owner) {
-            if lock(&work.waits).as_ref().is_some_and(|waits| waits.id == *id) {
+            if lock(&work.waits).as_ref().is_some_and(|waits| waits.id.as_ref() == Some(id)) {
                 work.cancelled.cancel();
             }
         }
     }
 
     fn work_of(&self, of: Option<&RequestId>) -> Option<Arc<Work>> {
-        let RequestId::String(number) = of? else { return None };
-        lock(&self.works).get(&number.parse().ok()?).cloned()
+        let RequestId::String(id) = of? else { return None };
+        lock(&self.works).get(&Uuid::parse_str(id).ok()?.into_bytes()).cloned()
     }
 
     /// Room for one more that is put aside, if there is any. Whatever has a question will be: of many at once no more are let
@@ -337,8 +377,8 @@ impl Desk {
     fn take_place(&self, work: &Arc<Work>) -> Option<Question> {
         let (works, aside) = (lock(&self.works), lock(&self.aside));
         let takes_place = |other: &&Arc<Work>| {
-            other.number != work.number
-                && (other.questions.load(Ordering::Relaxed) > 0 || aside.contains_key(&other.number))
+            other.name != work.name
+                && (other.questions.load(Ordering::Relaxed) > 0 || aside.contains_key(&other.name.id))
         };
         let all = works.values().filter(takes_place).count();
         let own = works.values().filter(takes_place).filter(|other| other.owner == work.owner).count();
@@ -360,30 +400,44 @@ impl Drop for Question {
 }
 
 /// Nobody came back in time for what was put aside in this round.
-async fn give_up_later((desk, work): (Arc<Desk>, Weak<Work>), round: u64, patience: Duration) {
+async fn give_up_later((desk, work): (Arc<Desk>, Weak<Work>), round: u32, patience: Duration) {
     tokio::time::sleep(patience).await;
     let Some(work) = work.upgrade() else { return };
-    let Ok(mut inside) = work.inside.try_lock() else { return };
-    if inside.round != round {
+    // Whoever has it in hand may bring it to its end, or put it aside anew.
+    let mut inside = work.inside.lock().await;
+    if inside.round != round || inside.doing.is_none() {
         return;
     }
     // What no client waits for is given up. A call goes on: what it was asked is declined by now, and to stop it makes doubt.
     if work.seat.is_none() {
         work.cancelled.cancel();
     }
-    desk.forget(&work);
+    desk.forget(&work).await;
     // What came to nothing has been left behind. Anything else the same call joins, and is told of.
     if inside.came_to_nothing() {
         work.abandon();
     }
 }
 
-/// What came of it; nothing if a server asks.
+/// Takes it as far as it comes without the client who waits: what came of it; nothing if a server asks.
+pub(super) async fn see_to(
+    work: &Work,
+    inside: &mut Inside,
+    waits: Waits,
+    gone: &CancellationToken,
+) -> Option<Result<Answered, ErrorData>> {
+    let mail = Arc::clone(&waits.mail);
+    *lock(&work.waits) = Some(waits);
+    let over = until_asked(work, inside, gone).await;
+    *lock(&work.waits) = None;
+    mail.sent().await;
+    over
+}
+
 async fn until_asked(
     work: &Work,
     inside: &mut Inside,
-    inquiry: &Inquiry,
-    errand: &Errand,
+    gone: &CancellationToken,
 ) -> Option<Result<Answered, ErrorData>> {
     loop {
         if inside.asked.as_ref().is_some_and(|asked| !asked.answer.is_closed()) {
@@ -398,16 +452,36 @@ async fn until_asked(
                 return Some(answered);
             }
             asked = inside.asking.recv() => inside.asked = asked,
-            () = inquiry.gone.cancelled(), if errand.seat.is_none() && !work.cancelled.is_cancelled() => {
+            () = gone.cancelled(), if work.seat.is_none() && !work.cancelled.is_cancelled() => {
                 work.cancelled.cancel();
             }
         }
     }
 }
 
+/// What came of it, as far as that is on record.
+async fn over(errand: &mut Errand, action: Option<ActionId>) -> Result<Answered, ErrorData> {
+    match (errand.recall.take(), action) {
+        (Some(recall), Some(action)) => recall(action).await,
+        _ => Err(stale()),
+    }
+}
+
+/// What a client is told that is to answer these, and come back with the state.
+pub(super) fn asking(errand: &Errand, state: &State, requests: InputRequests) -> Answered {
+    let requests = Some(requests).filter(|requests| !requests.is_empty());
+    let result = InputRequiredResult::new(requests, Some(state.seal(errand)));
+    Answered::of(ServerResult::InputRequiredResult(result))
+}
+
 impl Work {
     fn seat(&self) -> Option<&Arc<Seat>> {
         self.seat.as_ref()?.get()
+    }
+
+    /// The action that it is a call of, once it is one.
+    pub(super) fn action(&self) -> Option<ActionId> {
+        self.seat()?.action()
     }
 
     fn abandon(&self) {
@@ -418,25 +492,42 @@ impl Work {
 }
 
 /// What a state says.
-struct State {
-    number: u64,
-    round: u64,
+pub(super) struct State {
+    pub(super) id: AsideId,
+    pub(super) round: u32,
     /// Of a call.
-    action: Option<ActionId>,
+    pub(super) action: Option<ActionId>,
 }
 
 impl State {
+    fn seal(&self, errand: &Errand) -> String {
+        let options = SealOptions::new().associated_data(&errand.bound).ttl(errand.input);
+        codec(&errand.shelf).seal_with(self.to_string().as_bytes(), &options)
+    }
+
+    /// Nothing, if it is none of ours, of another request, or its time is over.
+    fn open(state: &str, errand: &Errand) -> Option<State> {
+        let payload = codec(&errand.shelf).open_with(state, &errand.bound).ok()?;
+        State::parse(std::str::from_utf8(&payload).ok()?)
+    }
+
     fn parse(text: &str) -> Option<State> {
         let mut parts = text.split(' ');
-        let (number, round) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
+        let id = Uuid::parse_str(parts.next()?).ok()?.into_bytes();
+        let round = parts.next()?.parse().ok()?;
         let action = parts.next().map(str::parse).transpose().ok()?;
-        Some(State { number, round, action })
+        Some(State { id, round, action })
     }
+}
+
+/// The same at every gateway of the store.
+fn codec(shelf: &Shelf) -> RequestStateCodec {
+    RequestStateCodec::new_unchecked(shelf.state_key().to_vec())
 }
 
 impl std::fmt::Display for State {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(out, "{} {}", self.number, self.round)?;
+        write!(out, "{} {}", Uuid::from_bytes(self.id), self.round)?;
         self.action.map_or(Ok(()), |action| write!(out, " {action}"))
     }
 }
@@ -470,8 +561,13 @@ impl Inside {
         matches!(over.try_recv(), Ok(Ok(Answered { came_to_nothing: true, owed: Some(_), .. })))
     }
 
+    /// What is asked.
+    pub(super) fn requests(&self) -> InputRequests {
+        self.asked.as_ref().map(|asked| asked.requests.clone()).unwrap_or_default()
+    }
+
     /// Answers what is asked, if every question has an answer.
-    fn answer(&mut self, responses: &InputResponses) {
+    pub(super) fn answer(&mut self, responses: &InputResponses) {
         let Some(asked) = self.asked.take() else { return };
         match answers(&asked.requests, responses) {
             Some(answers) => drop(asked.answer.send(answers)),
@@ -500,15 +596,22 @@ pub(super) fn severity(level: LoggingLevel) -> u8 {
     }
 }
 
-fn stale() -> ErrorData {
+pub(super) fn stale() -> ErrorData {
     ErrorData::invalid_params(
         "this requestState is none of ours, or its time is over: make the request again without it",
         None,
     )
 }
 
-fn busy() -> ErrorData {
+pub(super) fn busy() -> ErrorData {
     ErrorData::invalid_request("the request that this continues is being answered already", None)
+}
+
+/// What waits could not be looked for.
+pub(super) fn away(error: &gateway::Error) -> ErrorData {
+    tracing::warn!(%error, "what waits for a client could not be looked for");
+    let advice = "the gateway cannot look for what this continues: make the same request again in a moment";
+    ErrorData::internal_error(advice, None)
 }
 
 /// So many questions of one request may wait.
@@ -516,7 +619,10 @@ const MOST_QUESTIONS: usize = 16;
 const MOST_ASIDE: usize = 1024;
 const MOST_ASIDE_EACH: usize = 64;
 /// How much longer than its state what is put aside is kept: a client may come at the last moment.
-const GRACE: Duration = Duration::from_secs(5);
+pub(super) const GRACE: Duration = Duration::from_secs(5);
+
+/// A client that has its answer waits no longer for a store that does not answer.
+const BRIEF: Duration = Duration::from_secs(2);
 
 #[cfg(test)]
 mod tests {
@@ -527,8 +633,20 @@ mod tests {
         RequestMetaObject,
     };
 
+    use gateway::{Config, Installation};
+
     use super::super::visit::Visit;
     use super::*;
+
+    /// A gateway that nothing is asked of.
+    async fn installation(folder: &std::path::Path) -> Installation {
+        let config = Config { data_dir: folder.join("data"), ..Config::default() };
+        Installation::open(config, crate::render).await.unwrap()
+    }
+
+    fn shelf(installation: &Installation) -> Shelf {
+        installation.sandbox.as_ref().unwrap().shelf(&Gateway::anonymous()).unwrap()
+    }
 
     /// A request of this id, whose client hears nothing.
     fn inquiry(id: i64) -> Inquiry {
@@ -548,11 +666,12 @@ mod tests {
         }
     }
 
-    fn errand(owner: &str) -> Errand {
+    fn errand(shelf: &Shelf, owner: &str) -> Errand {
         let mut able = ClientCapabilities::default();
         able.elicitation = Some(ElicitationCapability::default());
         Errand {
             bound: [0; 32],
+            shelf: shelf.clone(),
             owner: owner.into(),
             responses: None,
             state: None,
@@ -591,16 +710,17 @@ mod tests {
 
     #[tokio::test]
     async fn nobody_gives_up_what_another_asked_by_the_same_id() {
-        let desk = Arc::new(Desk::new().unwrap());
+        let folder = tempfile::tempdir().unwrap();
+        let (desk, installation) = (Arc::<Desk>::default(), installation(folder.path()).await);
         let begin = |owner: &'static str| {
             let (tell, begun) = oneshot::channel();
-            let desk = Arc::clone(&desk);
+            let (desk, shelf) = (Arc::clone(&desk), shelf(&installation));
             tokio::spawn(async move {
                 let begin = |tie: Tie| -> BoxFuture<'static, _> {
                     drop(tell.send(tie.cancelled));
                     Box::pin(std::future::pending())
                 };
-                drop(desk.attend(&inquiry(1), errand(owner), begin).await);
+                drop(desk.attend(&inquiry(1), errand(&shelf, owner), begin).await);
             });
             begun
         };
@@ -611,7 +731,9 @@ mod tests {
 
     #[tokio::test]
     async fn however_often_a_question_is_repeated_one_timer_waits_for_its_answer_and_none_afterwards() {
-        let desk = Arc::new(Desk::new().unwrap());
+        let folder = tempfile::tempdir().unwrap();
+        let (desk, installation) = (Arc::<Desk>::default(), installation(folder.path()).await);
+        let shelf = shelf(&installation);
         let metrics = tokio::runtime::Handle::current().metrics();
         let settled = async |most: usize| {
             // What was aborted is gone once its turn has come.
@@ -623,15 +745,15 @@ mod tests {
             }
             panic!("{} tasks are left", metrics.num_alive_tasks());
         };
-        let mut state = state_of(desk.attend(&inquiry(1), errand("ann"), asks(&desk)).await);
+        let mut state = state_of(desk.attend(&inquiry(1), errand(&shelf, "ann"), asks(&desk)).await);
         for round in 0..20 {
-            let again = Errand { state: Some(state), ..errand("ann") };
+            let again = Errand { state: Some(state), ..errand(&shelf, "ann") };
             state = state_of(desk.attend(&inquiry(round + 2), again, asks(&desk)).await);
         }
         // It goes on by itself, and its timer.
         settled(2).await;
         let answers = InputResponses::from([("who".to_owned(), serde_json::json!({"action": "cancel"}))]);
-        let last = Errand { state: Some(state), responses: Some(answers), ..errand("ann") };
+        let last = Errand { state: Some(state), responses: Some(answers), ..errand(&shelf, "ann") };
         let over = desk.attend(&inquiry(99), last, asks(&desk)).await.unwrap();
         assert!(matches!(over.result, ServerResult::EmptyResult(_)));
         settled(0).await;
@@ -639,9 +761,10 @@ mod tests {
 
     #[tokio::test]
     async fn what_breaks_is_an_error_and_leaves_nothing_behind() {
-        let desk = Arc::new(Desk::new().unwrap());
+        let folder = tempfile::tempdir().unwrap();
+        let (desk, installation) = (Arc::<Desk>::default(), installation(folder.path()).await);
         let breaks = |_| -> BoxFuture<'static, _> { Box::pin(async { panic!("it breaks") }) };
-        let broken = desk.attend(&inquiry(1), errand("ann"), breaks).await;
+        let broken = desk.attend(&inquiry(1), errand(&shelf(&installation), "ann"), breaks).await;
         assert!(broken.is_err_and(|error| error.message.contains("without a word")));
         assert!(lock(&desk.works).is_empty());
     }

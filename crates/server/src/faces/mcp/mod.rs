@@ -14,7 +14,7 @@
 //! Two revisions are spoken. A client of 2025-11-25 has a **session**: it is bound to who opened it, is asked by requests of
 //! ours, and is told of changes at any time. One of 2026-07-28 has none: each request says who the client is and what it can be
 //! asked, a question ends the request with `input_required`, and the **desk** keeps what was begun until the client comes back
-//! with the answers and the state that we sealed.
+//! with the answers and the state that we sealed, to this gateway or to another one of the same store.
 //!
 //! What was refused is a result with `isError` that a model can act on, never an error of the protocol. Words of others stand in
 //! `untrusted_text` only.
@@ -22,11 +22,13 @@
 #![expect(deprecated, reason = "2026-07-28 calls so what clients of 2025-11-25 use")]
 
 mod call;
+mod clerk;
 mod custom;
 mod delivery;
 mod desk;
 mod direct;
 mod door;
+mod elsewhere;
 mod face;
 mod inquiry;
 mod listen;
@@ -38,6 +40,7 @@ mod pass;
 mod scope;
 mod sessions;
 mod shown;
+mod slips;
 mod stdio;
 mod tasks;
 mod told;
@@ -56,6 +59,7 @@ use self::sessions::Sessions;
 use self::shown::Shown;
 
 /// What all requests share.
+#[derive(Default)]
 pub(crate) struct Mcp {
     sessions: Arc<Sessions>,
     desk: Arc<Desk>,
@@ -65,27 +69,12 @@ pub(crate) struct Mcp {
 }
 
 impl Mcp {
-    pub(crate) fn new() -> Result<Arc<Mcp>, NoRandomness> {
-        Ok(Arc::new(Mcp {
-            sessions: Arc::default(),
-            desk: Arc::new(Desk::new()?),
-            shown: Shown::default(),
-            listening: Places::default(),
-            whereabouts: Whereabouts::default(),
-        }))
-    }
-
     /// Ends what would go on for ever: streams that only wait for news. Whatever else was asked is answered, in sessions, too;
     /// they end with the process.
     pub(crate) fn close(&self) {
         self.sessions.close();
     }
 }
-
-/// The system gives no random bytes.
-#[derive(Debug, thiserror::Error)]
-#[error("the system gives no random bytes")]
-pub struct NoRandomness;
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)

@@ -76,7 +76,7 @@ impl Face {
         let inquiry = Inquiry::of(context)?;
         self.may_speak_with(&inquiry.visit.caller, &server).await?;
         let said = serde_json::to_value(&request).unwrap_or_default();
-        let errand = self.errand(&inquiry, &json!([server.name(), said]), again.clone());
+        let errand = self.errand(&inquiry, &json!([server.name(), said]), again.clone())?;
         bring_along(&mut request, again.0);
         *request.get_meta_mut() = self.meta(&inquiry);
         let answered = self
@@ -241,8 +241,11 @@ impl Face {
         inquiry: &Inquiry,
         what: &Value,
         (responses, state): (Option<InputResponses>, Option<String>),
-    ) -> Errand {
-        let owner: Arc<str> = self.owner(&inquiry.visit.caller).into();
+    ) -> Result<Errand, ErrorData> {
+        let caller = &inquiry.visit.caller;
+        let shelf = self.scope.gateway.shelf(caller);
+        let shelf = shelf.map_err(|error| ErrorData::invalid_request(error.message, None))?;
+        let owner: Arc<str> = self.owner(caller).into();
         let parts = json!(["countersign/mcp-errand/1", &*owner, self.scope.name(), what]);
         let bound = Sha256::digest(action::json::canonical(&parts)).into();
         let input = self.scope.gateway.mcp_settings().input();
@@ -250,7 +253,8 @@ impl Face {
             Some(session) => session.client().capabilities.clone(),
             None => inquiry.client.1.clone(),
         };
-        Errand { bound, owner, responses, state, seat: None, recall: None, is_joined: false, able, input }
+        let (seat, recall, is_joined) = (None, None, false);
+        Ok(Errand { bound, shelf, owner, responses, state, seat, recall, is_joined, able, input })
     }
 }
 

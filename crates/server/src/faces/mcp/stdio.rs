@@ -38,7 +38,7 @@ where
     W: AsyncWrite + Send + Unpin + 'static,
 {
     caller.must(Deed::Execute)?;
-    let mcp = Mcp::new().map_err(|error| Error::new(Code::Unavailable, error.to_string()))?;
+    let mcp = Arc::<Mcp>::default();
     let scope = Scope::new(gateway, &caller, only)?;
     let (ready, prepared) = mpsc::channel(MOST_PREPARED);
     let lines = Lines {

@@ -323,7 +323,7 @@ mod tests {
     /// A call, and what its server answered.
     fn called(kind: CalledKind, answer: Option<Value>) -> Called {
         let body = json!({ "kind": kind.as_str() });
-        Called { action_id: None, kind, answer, body, replayed: false, delivery: None }
+        Called { action_id: None, kind, answer, body, replayed: false, delivery: None, waits_at: None }
     }
 
     /// One that was carried out.

@@ -1,0 +1,367 @@
+//! What a client without a session is asked by one gateway it may answer at any other.
+
+use std::time::Duration;
+
+use ledger::{Ledger, State, Stored};
+use serde_json::{Value, json};
+use testkit::tools::{SESSIONS, STATELESS, Tools};
+
+use crate::house::{Plan, Voice};
+use crate::street::{GATEWAYS, Street, everything};
+
+/// Gateways before one server, which the tenant `default` calls `shop`, and the tenant `other` calls `farm`.
+struct Market {
+    street: Street,
+    tools: Tools,
+}
+
+#[derive(Clone, Copy)]
+enum Asks {
+    InBetween,
+    ByAnswers,
+}
+
+impl Market {
+    /// Before a server that asks by requests of its own, or by its answers.
+    async fn new(asks: Asks) -> Option<Market> {
+        let revision = match asks {
+            Asks::InBetween => SESSIONS,
+            Asks::ByAnswers => STATELESS,
+        };
+        let tools = Tools::start(&[revision]).await.unwrap();
+        let tool = tools.listed().into_iter().find(|tool| tool.name == "enrol").unwrap();
+        let pinned = provider::mcp::digest_of(&tool);
+        let server = |name: &str, tenant: &str| {
+            format!("[mcp.servers.{name}]\nurl = \"{}\"\ntenant = \"{tenant}\"\n", tools.url())
+        };
+        let config = format!("{}{}", server("shop", "default"), server("farm", "other"));
+        let files = [("default", "shop"), ("other", "farm")].map(|(tenant, server)| {
+            let path = |folder: &str, file: &str| format!("{folder}/{tenant}/{file}");
+            [
+                (path("catalogue", "enrol.toml"), archetype(server, &pinned)),
+                (
+                    path("policies", "enrol.cedar"),
+                    format!("permit (principal, action == Action::\"mcp/{server}/enrol\", resource);\n"),
+                ),
+            ]
+        });
+        let at = tools.url().strip_prefix("http://").unwrap().strip_suffix("/mcp").unwrap().to_owned();
+        let plan = Plan { config, files: files.concat(), reach: vec![at], ..Plan::default() };
+        Some(Market { street: Street::with(plan).await?, tools })
+    }
+
+    /// The agent, at each of the gateways.
+    fn agents(&mut self) -> Vec<Client> {
+        let agent = self.street.house.agent();
+        self.street.everywhere(&agent).into_iter().map(Client::new).collect()
+    }
+
+    /// What somebody is enrolled under a key by is one effect, one action, and one receipt.
+    async fn happened_once(&self, store: &dyn Ledger, key: &str) {
+        assert_eq!(self.tools.count(key), 1, "{key}");
+        let actions = self.actions(store, key).await;
+        let [action] = actions.as_slice() else { panic!("{key}: {} actions", actions.len()) };
+        assert_eq!(action.state, State::Executed, "{key}");
+        let outcomes = store.outcomes(&action.tenant, action.id).await.unwrap();
+        assert_eq!(outcomes.iter().filter(|outcome| outcome.receipt.is_some()).count(), 1, "{key}");
+    }
+
+    async fn actions(&self, store: &dyn Ledger, key: &str) -> Vec<Stored> {
+        let all = everything(store).await;
+        let of = |action: &Stored| {
+            let payload = String::from_utf8_lossy(&action.payload).into_owned();
+            payload.contains(&format!("\"{key}\""))
+        };
+        all.into_iter().filter(of).collect()
+    }
+
+    /// What lies on the shelf: rows, and those of them in which these words can be read.
+    fn shelf(&self, words: &str) -> (u64, u64) {
+        let columns = ["questions", "said", "result"]
+            .map(|column| format!("position('{words}' in encode(coalesce({column}, ''), 'escape')) > 0"));
+        let sql = format!(
+            "SELECT count(*) || ' ' || count(*) FILTER (WHERE {}) FROM production.aside",
+            columns.join(" OR ")
+        );
+        let told = self.street.cluster.sql("postgres", &sql).unwrap();
+        let (all, legible) = told.split_once(' ').unwrap();
+        (all.parse().unwrap(), legible.parse().unwrap())
+    }
+
+    async fn until_the_shelf_is_empty(&self) {
+        for _ in 0..600 {
+            if self.shelf("-").0 == 0 {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("what is over lies on the shelf");
+    }
+}
+
+fn archetype(server: &str, pinned: &str) -> String {
+    format!(
+        r#"name = "mcp/{server}/enrol"
+description = "A tool"
+reversible = true
+[duplicate]
+on = "allow"
+[schema.properties.key]
+type = "string"
+description = "d"
+x-opaque = true
+examples = ["x"]
+[schema.properties.names]
+type = "integer"
+description = "d"
+examples = [1]
+[binding]
+provider = "mcp"
+server = "{server}"
+tool = "enrol"
+pinned = "{pinned}"
+"#
+    )
+}
+
+/// A client of 2026-07-28 that can be asked.
+#[derive(Clone)]
+struct Client {
+    voice: Voice,
+    path: &'static str,
+    capabilities: Value,
+    meta: Value,
+}
+
+impl Client {
+    fn new(voice: Voice) -> Client {
+        Client { voice, path: "/mcp/shop", capabilities: json!({"elicitation": {}}), meta: json!({}) }
+    }
+
+    /// Everything that is said to one request; its answer comes last.
+    async fn ask(&self, method: &str, mut params: Value) -> Vec<Value> {
+        params["_meta"] = self.meta.clone();
+        params["_meta"]["io.modelcontextprotocol/protocolVersion"] = json!(REVISION);
+        params["_meta"]["io.modelcontextprotocol/clientInfo"] = json!({"name": "test", "version": "1"});
+        params["_meta"]["io.modelcontextprotocol/clientCapabilities"] = self.capabilities.clone();
+        let request = self
+            .voice
+            .request("POST", self.path)
+            .header("accept", "application/json, text/event-stream")
+            .header("mcp-protocol-version", REVISION)
+            .header("mcp-method", method)
+            .header("mcp-name", params["name"].as_str().unwrap());
+        let message = json!({"jsonrpc": "2.0", "id": 7, "method": method, "params": params});
+        let text = request.json(&message).send().await.unwrap().text().await.unwrap();
+        let lines = text.lines().map(|line| line.strip_prefix("data:").unwrap_or(line).trim());
+        lines.filter(|line| line.starts_with('{')).map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    async fn call(&self, params: &Value) -> Value {
+        self.ask("tools/call", params.clone()).await.pop().unwrap()
+    }
+
+    /// Makes the call and is asked.
+    async fn asked(&self, params: &Value) -> Value {
+        let asked = self.call(params).await;
+        assert_eq!(asked["result"]["resultType"], "input_required", "{asked}");
+        asked["result"].clone()
+    }
+}
+
+const REVISION: &str = "2026-07-28";
+
+fn enrol(key: &str, names: u64) -> Value {
+    json!({"name": "enrol", "arguments": {"key": key, "names": names}})
+}
+
+/// The same request with an answer to what was asked.
+fn answered(params: &Value, asked: &Value, name: &str) -> Value {
+    let mut again = params.clone();
+    again["requestState"] = asked["requestState"].clone();
+    let asked = asked["inputRequests"].as_object().unwrap();
+    let answer = json!({"action": "accept", "content": {"name": name}});
+    again["inputResponses"] = asked.keys().map(|key| (key.clone(), answer.clone())).collect();
+    again
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_one_gateway_asked_is_answered_at_any_other() {
+    for asks in [Asks::InBetween, Asks::ByAnswers] {
+        let Some(mut market) = Market::new(asks).await else { return };
+        let (agents, store) = (market.agents(), market.street.store().await);
+
+        // One question.
+        let one = enrol("one", 1);
+        let asked = agents[0].asked(&one).await;
+        assert_eq!(market.shelf("Who is"), (1, 0), "what is asked lies there sealed");
+        let telling = Client { meta: json!({"progressToken": "p"}), ..agents[1].clone() };
+        let mut said = telling.ask("tools/call", answered(&one, &asked, "Ann Bonny")).await;
+        let done = said.pop().unwrap();
+        assert_eq!(
+            done["result"]["structuredContent"],
+            json!({"count": 1, "names": ["Ann Bonny"]}),
+            "{done}"
+        );
+        assert!(done["result"]["_meta"]["io.countersign/receipt"]["id"].is_string(), "{done}");
+        assert_eq!(
+            done["result"]["_meta"]["io.countersign/replayed"],
+            Value::Null,
+            "it is told the first time"
+        );
+        // What its server tells meanwhile is told. In a session what comes last may be overtaken by the result.
+        assert!(said.len() == 1 || matches!(asks, Asks::InBetween), "{said:?}");
+        assert!(said.iter().all(|told| told["params"]["progressToken"] == "p"), "{said:?}");
+        market.happened_once(&*store, "one").await;
+        // Whoever told it has delivered it.
+        let anew = agents[1].asked(&one).await;
+        let done = agents[1].call(&answered(&one, &anew, "Ann Bonny")).await;
+        assert_eq!(done["result"]["structuredContent"]["count"], 2, "{done}");
+
+        // One after the other, each at the next.
+        let three = enrol("three", 3);
+        let mut asked = agents[0].asked(&three).await;
+        for (number, name) in ["ann", "bob"].into_iter().enumerate() {
+            let next = agents[(number + 1) % GATEWAYS].call(&answered(&three, &asked, name)).await;
+            asked = next["result"].clone();
+            assert_eq!(asked["resultType"], "input_required", "{next}");
+        }
+        let done = agents[0].call(&answered(&three, &asked, "cid")).await;
+        let names = json!(["ann", "bob", "cid"]);
+        assert_eq!(done["result"]["structuredContent"], json!({"count": 1, "names": names}), "{done}");
+        market.happened_once(&*store, "three").await;
+        // Its answer may have been lost on the way.
+        let told = agents[2].call(&answered(&three, &asked, "cid")).await;
+        assert_eq!(told["result"]["_meta"]["io.countersign/replayed"], true, "{told}");
+        market.happened_once(&*store, "three").await;
+        market.until_the_shelf_is_empty().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answers_that_come_to_several_gateways_at_once_are_one() {
+    let Some(mut market) = Market::new(Asks::InBetween).await else { return };
+    let (agents, store) = (market.agents(), market.street.store().await);
+    for round in 0..10 {
+        let key = format!("at-once-{round}");
+        let call = enrol(&key, 1);
+        let asked = agents[round % GATEWAYS].asked(&call).await;
+        let [a, b, c] = ["ann", "bob", "cid"].map(|name| answered(&call, &asked, name));
+        let said = tokio::join!(agents[0].call(&a), agents[1].call(&b), agents[2].call(&c));
+        let said = [said.0, said.1, said.2];
+        let told = said.iter().filter(|said| said["result"]["structuredContent"]["count"] == 1);
+        assert!(told.count() >= 1, "{said:?}");
+        let late =
+            |said: &Value| said["error"]["message"].as_str().is_some_and(|why| why.contains("already"));
+        assert!(said.iter().all(|said| late(said) || said["result"]["isError"] != true), "{said:?}");
+        market.happened_once(&*store, &key).await;
+    }
+    market.until_the_shelf_is_empty().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_else_goes_on_with_what_was_asked_and_nothing_else_is() {
+    let Some(mut market) = Market::new(Asks::InBetween).await else { return };
+    let (agents, store) = (market.agents(), market.street.store().await);
+    let call = enrol("mine", 1);
+    let asked = agents[0].asked(&call).await;
+    let of = |voice: Voice, path: &'static str| Client { path, ..Client::new(voice) };
+    let at_the_next = |voice: Voice| Voice { url: agents[1].voice.url.clone(), ..voice };
+    let rival = of(at_the_next(market.street.house.voice("default", "rival")), "/mcp/shop");
+    let stranger = of(at_the_next(market.street.house.voice("other", "agent")), "/mcp/farm");
+    let mut altered = asked.clone();
+    altered["requestState"] = json!(format!("{}x", asked["requestState"].as_str().unwrap()));
+    for (who, call, asked) in [
+        (&rival, &call, &asked),
+        (&stranger, &call, &asked),
+        (&agents[1], &enrol("yours", 1), &asked),
+        (&agents[1], &call, &altered),
+    ] {
+        let refused = who.call(&answered(call, asked, "eve")).await;
+        assert_eq!(refused["error"]["code"], -32602, "{refused}");
+    }
+    let done = agents[1].call(&answered(&call, &asked, "ann")).await;
+    assert_eq!(done["result"]["structuredContent"], json!({"count": 1, "names": ["ann"]}), "{done}");
+    market.happened_once(&*store, "mine").await;
+    assert_eq!(market.tools.calls().len(), 1, "and nothing else reached the server");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_stopped_meanwhile_is_not_gone_on_with_wherever_its_client_comes_back() {
+    let Some(mut market) = Market::new(Asks::ByAnswers).await else { return };
+    let agents = market.agents();
+    let operator = market.street.house.voice("default", "operator");
+    let operators = market.street.everywhere(&operator);
+    let call = enrol("stopped", 1);
+    let asked = agents[0].asked(&call).await;
+    let frozen = operators[2].post("/v1/freeze", &json!({"scope": "agent:default-agent"})).await;
+    assert!(frozen.status < 300, "{}", frozen.text());
+    let stopped = agents[1].call(&answered(&call, &asked, "ann")).await;
+    let body = &stopped["result"]["structuredContent"];
+    assert_eq!((&body["kind"], &body["reasons"]), (&json!("failed"), &json!(["stopped"])), "{stopped}");
+    assert_eq!((market.tools.count("stopped"), market.tools.calls().len()), (0, 1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_did_not_hear_the_question_is_asked_the_same_at_any_gateway() {
+    let Some(mut market) = Market::new(Asks::InBetween).await else { return };
+    let (agents, store) = (market.agents(), market.street.store().await);
+    let call = enrol("lost", 1);
+    let lost = agents[0].asked(&call).await;
+    let unable = Client { capabilities: json!({}), ..agents[1].clone() };
+    let refused = unable.call(&call).await;
+    assert_eq!(refused["error"]["code"], -32021, "{refused}");
+    let again = agents[1].asked(&call).await;
+    assert_eq!(again["inputRequests"], lost["inputRequests"], "{again}");
+    // An earlier state leads to the same question.
+    let earlier = agents[2].call(&answered(&call, &lost, "ann")).await;
+    assert_eq!(earlier["result"]["inputRequests"], lost["inputRequests"], "{earlier}");
+    let done = agents[1].call(&answered(&call, &earlier["result"], "ann")).await;
+    assert_eq!(done["result"]["structuredContent"]["count"], 1, "{done}");
+    market.happened_once(&*store, "lost").await;
+    assert_eq!(market.tools.calls().len(), 1, "its server was asked once");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_no_call_is_answered_at_any_gateway_too_and_anew_if_whoever_asked_is_gone() {
+    let Some(mut market) = Market::new(Asks::InBetween).await else { return };
+    let agents = market.agents();
+    let prompt = json!({"name": "greet", "arguments": {"name": "?"}});
+    let ask = async |client: &Client, params: &Value| {
+        client.ask("prompts/get", params.clone()).await.pop().unwrap()
+    };
+    let asked = ask(&agents[0], &prompt).await;
+    assert_eq!(asked["result"]["resultType"], "input_required", "{asked}");
+    let greeted = ask(&agents[1], &answered(&prompt, &asked["result"], "ann")).await;
+    assert_eq!(greeted["result"]["messages"][0]["content"]["text"], "Greet ann", "{greeted}");
+    let asked = ask(&agents[0], &prompt).await;
+    market.street.gateway(0).kill();
+    let stale = ask(&agents[1], &answered(&prompt, &asked["result"], "ann")).await;
+    assert_eq!(stale["error"]["code"], -32602, "{stale}");
+    assert!(stale["error"]["message"].as_str().unwrap().contains("make the request again"), "{stale}");
+    let asked = ask(&agents[1], &prompt).await;
+    let greeted = ask(&agents[2], &answered(&prompt, &asked["result"], "bob")).await;
+    assert_eq!(greeted["result"]["messages"][0]["content"]["text"], "Greet bob", "{greeted}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_whose_gateway_died_is_told_of_at_the_others() {
+    let Some(mut market) = Market::new(Asks::InBetween).await else { return };
+    let (agents, store) = (market.agents(), market.street.store().await);
+    let call = enrol("orphan", 1);
+    let asked = agents[0].asked(&call).await;
+    market.street.kill(0);
+    // Its client's patience is longer than it takes to find out that a gateway is gone.
+    let told = agents[1].call(&answered(&call, &asked, "ann")).await;
+    let body = &told["result"]["structuredContent"];
+    assert_eq!(
+        (&body["kind"], &told["result"]["isError"]),
+        (&json!("pending_settlement"), &json!(true)),
+        "{told}"
+    );
+    let again = market.agents()[0].call(&answered(&call, &asked, "ann")).await;
+    assert_eq!(again["result"]["structuredContent"]["transaction_id"], body["transaction_id"], "{again}");
+    let [action] = market.actions(&*store, "orphan").await.try_into().unwrap();
+    assert_eq!((action.state, market.tools.count("orphan")), (State::InDoubt, 0));
+    market.until_the_shelf_is_empty().await;
+}
