@@ -220,7 +220,7 @@ fn functions(db: &Connection) -> Sql<()> {
     db.create_scalar_function("address_of", 1, flags, |values| {
         Ok(values.get_raw(0).as_str_or_null()?.map(identity::address))
     })?;
-    db.create_scalar_function("claim_of", 4, flags, |values| claim_of(values))
+    db.create_scalar_function("claim_of", 4, flags, claim_of)
 }
 
 fn claim_of(values: &Context<'_>) -> Sql<Vec<u8>> {
