@@ -198,7 +198,7 @@ async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, site: Arc<Site>
         };
         match stream {
             Ok((stream, _)) => {
-                let socket = match Socket::new(stream) {
+                let socket = match Socket::new(stream, site.limits.unread_timeout) {
                     Ok(socket) => socket,
                     Err(error) => {
                         tracing::debug!(%error, "a connection ended before it began");

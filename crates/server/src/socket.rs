@@ -24,17 +24,33 @@ pub(crate) struct Socket(Arc<TcpStream>);
 pub(crate) struct Peer(Weak<TcpStream>);
 
 impl Socket {
+    /// `unread_timeout`: see [`Limits`](crate::Limits).
+    ///
     /// # Errors
     /// The system's.
-    pub(crate) fn new(stream: TcpStream) -> io::Result<Socket> {
+    pub(crate) fn new(stream: TcpStream, unread_timeout: Duration) -> io::Result<Socket> {
         // An answer is one small write; waiting for more to send with it would only delay it.
         stream.set_nodelay(true)?;
+        wait_no_longer(&SockRef::from(&stream), unread_timeout)?;
         Ok(Socket(Arc::new(stream)))
     }
 
     pub(crate) fn peer(&self) -> Peer {
         Peer(Arc::downgrade(&self.0))
     }
+}
+
+/// Has the system give up a connection whose other end takes nothing. From here nobody could tell who takes little from who takes
+/// nothing: there is room for more only when a good part of what is under way was taken.
+#[cfg(target_os = "linux")]
+fn wait_no_longer(socket: &SockRef<'_>, unread_timeout: Duration) -> io::Result<()> {
+    socket.set_tcp_user_timeout(Some(unread_timeout))
+}
+
+/// Other systems have no such promise to give.
+#[cfg(not(target_os = "linux"))]
+fn wait_no_longer(_: &SockRef<'_>, _: Duration) -> io::Result<()> {
+    Ok(())
 }
 
 impl Peer {
@@ -136,7 +152,7 @@ pub(crate) mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let theirs = TcpStream::connect(listener.local_addr()?).await?;
         let (ours, _) = listener.accept().await?;
-        Ok((Socket::new(ours)?, theirs))
+        Ok((Socket::new(ours, Duration::from_secs(60))?, theirs))
     }
 
     #[tokio::test]

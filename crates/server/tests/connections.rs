@@ -265,6 +265,34 @@ async fn who_hangs_up_gives_the_place_to_another_whatever_was_said_ahead() {
     }
 }
 
+/// Linux alone gives up who takes nothing.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn who_takes_nothing_of_what_is_said_gives_the_place_to_another() {
+    let limits = Limits { connections: 1, unread_timeout: Duration::from_millis(300), ..Limits::default() };
+    let served = Served::with(|config| config.limits = limits).await;
+    let mut wire = Wire::to(&served).await;
+    // More than the systems at both ends hold.
+    wire.say(&"GET /openapi.json HTTP/1.1\r\nhost: localhost\r\n\r\n".repeat(500)).await;
+    let mut next = Wire::to(&served).await;
+    next.say(&health("HTTP/1.1", "")).await;
+    let heard = tokio::time::timeout(Duration::from_secs(30), next.hear()).await;
+    assert_eq!(heard.expect("the place is still taken").status, "http/1.1 200 ok");
+    drop(wire);
+}
+
+#[tokio::test]
+async fn who_has_nothing_to_take_keeps_the_connection() {
+    let limits = Limits { unread_timeout: Duration::from_millis(100), ..Limits::default() };
+    let served = Served::with(|config| config.limits = limits).await;
+    let mut wire = Wire::to(&served).await;
+    for _ in 0..2 {
+        wire.say(&slow("HTTP/1.1", "", 1000)).await;
+        assert_eq!(wire.hear().await.status, "http/1.1 200 ok");
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+}
+
 #[tokio::test]
 async fn a_caller_who_pauses_between_requests_is_let_go_after_a_while() {
     let short = Limits { head_timeout: Duration::from_millis(300), ..Limits::default() };
