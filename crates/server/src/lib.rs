@@ -46,6 +46,7 @@ mod routes;
 mod serve;
 mod session;
 mod site;
+mod socket;
 mod talk;
 mod who;
 

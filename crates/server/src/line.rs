@@ -11,6 +11,7 @@ use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::linger::Lingering;
+use crate::socket::Peer;
 
 /// A stream that can be taken from one reader and given to the next without losing a byte.
 pub(crate) struct Line<S> {
@@ -57,15 +58,14 @@ impl<S: AsyncRead + Unpin> Line<S> {
         .await
     }
 
-    /// Waits for them to hang up. Who speaks instead is heard for a while, and then has to wait: whether they hang up then is not
-    /// seen.
-    pub(crate) async fn hung_up(&mut self) {
+    /// Waits for them to hang up. Who speaks instead is heard for a while, and then has to wait.
+    pub(crate) async fn hung_up(&mut self, peer: &Peer) {
         while self.heard.len() < MOST_HEARD {
             if !self.hear().await {
                 return;
             }
         }
-        std::future::pending().await
+        peer.hung_up().await;
     }
 }
 
@@ -125,18 +125,23 @@ const MOST_HEARD: usize = 16 * 1024;
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use futures_util::FutureExt;
     use tokio::io::AsyncWriteExt;
 
     use super::*;
+    use crate::socket::tests::pair;
 
     #[tokio::test]
     async fn whoever_speaks_early_and_hangs_up_has_hung_up() {
-        let (near, mut far) = tokio::io::duplex(64 * 1024);
-        let mut line = Line::new(near);
-        far.write_all(b"POST / HTTP/1.1").await.unwrap();
-        assert!(futures_util::FutureExt::now_or_never(line.hung_up()).is_none());
-        drop(far);
-        line.hung_up().await;
-        assert_eq!(line.heard(), b"POST / HTTP/1.1");
+        for early in [15, MOST_HEARD, 5 * MOST_HEARD] {
+            let (near, mut far) = pair().await.unwrap();
+            let peer = near.peer();
+            let mut line = Line::new(near);
+            far.write_all(&vec![b'x'; early]).await.unwrap();
+            assert!(line.hung_up(&peer).now_or_never().is_none());
+            drop(far);
+            line.hung_up(&peer).await;
+            assert!((early.min(MOST_HEARD)..2 * MOST_HEARD).contains(&line.heard().len()), "{early}");
+        }
     }
 }

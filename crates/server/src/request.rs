@@ -386,6 +386,8 @@ pub struct Limits {
     pub body_timeout: Duration,
     /// Time for a connection's greeting and each request's head to arrive.
     pub head_timeout: Duration,
+    /// How long a connection lasts whose other end takes nothing of what there is to say to it. Linux sees to that.
+    pub unread_timeout: Duration,
 }
 
 impl Default for Limits {
@@ -397,6 +399,7 @@ impl Default for Limits {
             body_bytes: 256 * 1024,
             body_timeout: Duration::from_secs(20),
             head_timeout: Duration::from_secs(10),
+            unread_timeout: Duration::from_secs(60),
         }
     }
 }

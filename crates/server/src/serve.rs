@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
@@ -18,6 +18,7 @@ use crate::host::Hosts;
 use crate::request::{Limits, RequestIds};
 use crate::session::Sessions;
 use crate::site::{Faces, Site};
+use crate::socket::Socket;
 use crate::talk::{Protocols, Stop, Talk};
 
 /// How to listen.
@@ -193,13 +194,19 @@ async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, site: Arc<Site>
         };
         match stream {
             Ok((stream, _)) => {
-                // An answer is one small write; waiting for more to send with it would only delay it.
-                let _ = stream.set_nodelay(true);
+                let socket = match Socket::new(stream, site.limits.unread_timeout) {
+                    Ok(socket) => socket,
+                    Err(error) => {
+                        tracing::debug!(%error, "a connection ended before it began");
+                        continue;
+                    }
+                };
                 let (site, protocols) = (Arc::clone(&site), Arc::clone(&protocols));
-                let talk = Talk { site, protocols, stop: stop.clone(), _place: place.ok() };
+                let talk =
+                    Talk { site, protocols, peer: socket.peer(), stop: stop.clone(), _place: place.ok() };
                 match tls.clone() {
-                    None => tokio::spawn(talk.over(stream)),
-                    Some(tls) => tokio::spawn(secured(stream, tls, talk)),
+                    None => tokio::spawn(talk.over(socket)),
+                    Some(tls) => tokio::spawn(secured(socket, tls, talk)),
                 };
             }
             Err(error) => {
@@ -217,8 +224,8 @@ async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, site: Arc<Site>
 }
 
 /// A connection over TLS, once there is one.
-async fn secured(stream: TcpStream, tls: TlsAcceptor, talk: Talk) {
-    match tokio::time::timeout(talk.site.limits.head_timeout, tls.accept(stream)).await {
+async fn secured(socket: Socket, tls: TlsAcceptor, talk: Talk) {
+    match tokio::time::timeout(talk.site.limits.head_timeout, tls.accept(socket)).await {
         Ok(Ok(stream)) => talk.over(stream).await,
         Ok(Err(error)) => tracing::debug!(%error, "no TLS connection came about"),
         Err(_) => tracing::debug!("no TLS connection came about in time"),

@@ -35,6 +35,7 @@ use tokio::time::{Instant, Sleep, sleep};
 use crate::line::Line;
 use crate::request::{Body, Limits, Response};
 use crate::site::Site;
+use crate::socket::Peer;
 
 /// The two versions, set up.
 pub(crate) struct Protocols {
@@ -64,6 +65,8 @@ impl Protocols {
 pub(crate) struct Talk {
     pub site: Arc<Site>,
     pub protocols: Arc<Protocols>,
+    /// Whoever is there, below TLS if there is any.
+    pub peer: Peer,
     pub stop: Stop,
     /// Held until the goodbye.
     pub _place: Option<OwnedSemaphorePermit>,
@@ -130,7 +133,7 @@ impl Talk {
                     let said = tokio::select! {
                         biased;
                         said = &mut asked.answer => said,
-                        () = line.hung_up() => return,
+                        () = line.hung_up(&self.peer) => return,
                     };
                     line.hear_first(&asked.echo(self.stop.borrow().is_some()));
                     answer = Some(said);
@@ -153,9 +156,10 @@ impl Talk {
         let mut said = answer.is_some();
         let mut to_come = answer.as_ref().map(|answer| answer.body().to_come()).unwrap_or_default();
         let desk = Arc::new(Mutex::new(Desk { asked: None, answer }));
-        let service = service_fn(|request| {
+        let service = service_fn(|mut request: Request<Incoming>| {
             let mut open = lock(&desk);
             if open.answer.is_none() {
+                request.extensions_mut().insert(self.peer.clone());
                 open.asked = Some(Asked::new(&self.site, request));
             }
             let desk = Arc::clone(&desk);
@@ -167,6 +171,8 @@ impl Talk {
         });
         let mut hyper = self.protocols.one.serve_connection(TokioIo::new(line), service);
         let mut stopping = pin!(stopped(&mut self.stop).fuse());
+        // hyper looks for that only as long as it has read nothing ahead.
+        let mut hung_up = pin!(self.peer.hung_up());
         let mut asked: Option<Asked> = None;
         let end = poll_fn(|cx| {
             loop {
@@ -193,10 +199,16 @@ impl Talk {
                         Poll::Pending if sent && !*stays && read.load(Ordering::Relaxed) => {
                             Poll::Ready(End::Waits)
                         }
+                        Poll::Pending if read.load(Ordering::Relaxed) => {
+                            hung_up.as_mut().poll(cx).map(|()| End::Over)
+                        }
                         Poll::Pending => Poll::Pending,
                     },
                     // Keeps (whole): an answer that is made while it is taken may pause before its end.
                     None if said && sent && to_come.strong_count() == 0 => Poll::Ready(End::Quiet),
+                    None if said && to_come.strong_count() > 0 => {
+                        hung_up.as_mut().poll(cx).map(|()| End::Over)
+                    }
                     None if said => Poll::Pending,
                     None => patience.as_mut().poll(cx).map(|()| End::Over),
                 };

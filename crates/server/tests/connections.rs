@@ -3,13 +3,15 @@
 
 mod support;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use countersign_server::Limits;
 use support::Served;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
 
 /// A connection, spoken in plain text.
 struct Wire(TcpStream);
@@ -74,6 +76,16 @@ fn slow(version: &str, connection: &str, delay_ms: u64) -> String {
     format!(
         "POST /api/sandbox/execute {version}\r\nhost: localhost\r\n{connection}content-type: application/json\r\n\
          content-length: {}\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+/// The same in one chunk.
+fn chunked(length: &str, coding: &str, delay_ms: u64) -> String {
+    let body = action(delay_ms);
+    format!(
+        "POST /api/sandbox/execute HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
+         {length}transfer-encoding: {coding}\r\n\r\n{:x}\r\n{body}\r\n0\r\n\r\n",
         body.len()
     )
 }
@@ -164,14 +176,6 @@ async fn a_long_body_and_a_long_answer_arrive_whole() {
 #[tokio::test]
 async fn a_body_whose_end_is_doubtful_is_the_last_or_refused() {
     let served = Served::start().await;
-    let chunked = |length: &str, coding: &str, delay_ms| {
-        let body = action(delay_ms);
-        format!(
-            "POST /api/sandbox/execute HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
-             {length}transfer-encoding: {coding}\r\n\r\n{:x}\r\n{body}\r\n0\r\n\r\n",
-            body.len()
-        )
-    };
     for delay_ms in [0, 30] {
         for (length, said) in [("", None), ("content-length: 4\r\n", Some("close"))] {
             let mut wire = Wire::to(&served).await;
@@ -210,17 +214,83 @@ async fn who_asks_before_sending_a_body_is_told_to_go_on() {
     assert_eq!(wire.hear().await.status, "http/1.1 200 ok");
 }
 
+trait Stream: AsyncRead + AsyncWrite + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Stream for S {}
+
+/// A connection over TLS, if there is a certificate.
+async fn connected(served: &Served, certificate: Option<&rcgen::Certificate>) -> Box<dyn Stream> {
+    let stream = TcpStream::connect(served.running.address()).await.unwrap();
+    let Some(certificate) = certificate else { return Box::new(stream) };
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(certificate.der().clone()).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let client = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let client = client.unwrap().with_root_certificates(roots).with_no_client_auth();
+    let name = "localhost".try_into().unwrap();
+    Box::new(TlsConnector::from(Arc::new(client)).connect(name, stream).await.unwrap())
+}
+
 #[tokio::test]
-async fn who_hangs_up_gives_the_place_to_another() {
-    let served = Served::with(|config| config.limits = Limits { connections: 1, ..Limits::default() }).await;
+async fn who_hangs_up_gives_the_place_to_another_whatever_was_said_ahead() {
+    let limits = Limits { connections: 1, ..Limits::default() };
+    let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let (certificate, key) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
+    std::fs::write(&certificate, certified.cert.pem()).unwrap();
+    std::fs::write(&key, certified.signing_key.serialize_pem()).unwrap();
+    let tls = countersign_server::Tls { certificate, key };
+    for (tls, certificate) in [(None, None), (Some(tls), Some(&certified.cert))] {
+        let served = Served::with(|config| (config.limits, config.tls) = (limits.clone(), tls)).await;
+        let long = "x".repeat(20_000);
+        for ahead in ["", "G", &long] {
+            for request in [slow("HTTP/1.1", "", 60_000), chunked("", "chunked", 60_000)] {
+                let mut stream = connected(&served, certificate).await;
+                stream.write_all((request + ahead).as_bytes()).await.unwrap();
+                stream.flush().await.unwrap();
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                drop(stream);
+                let next = async {
+                    let mut next = connected(&served, certificate).await;
+                    next.write_all(health("HTTP/1.1", "").as_bytes()).await.unwrap();
+                    next.flush().await.unwrap();
+                    let mut status = [0; 15];
+                    next.read_exact(&mut status).await.unwrap();
+                    assert_eq!(&status, b"HTTP/1.1 200 OK");
+                };
+                let taken = format!("after {} bytes ahead the place is still taken", ahead.len());
+                tokio::time::timeout(Duration::from_secs(10), next).await.expect(&taken);
+            }
+        }
+    }
+}
+
+/// Linux alone gives up who takes nothing.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn who_takes_nothing_of_what_is_said_gives_the_place_to_another() {
+    let limits = Limits { connections: 1, unread_timeout: Duration::from_millis(300), ..Limits::default() };
+    let served = Served::with(|config| config.limits = limits).await;
     let mut wire = Wire::to(&served).await;
-    wire.say(&slow("HTTP/1.1", "", 60_000)).await;
-    tokio::time::sleep(Duration::from_millis(50)).await;
-    drop(wire);
+    // More than the systems at both ends hold.
+    wire.say(&"GET /openapi.json HTTP/1.1\r\nhost: localhost\r\n\r\n".repeat(500)).await;
     let mut next = Wire::to(&served).await;
     next.say(&health("HTTP/1.1", "")).await;
-    let heard = tokio::time::timeout(Duration::from_secs(5), next.hear()).await;
+    let heard = tokio::time::timeout(Duration::from_secs(30), next.hear()).await;
     assert_eq!(heard.expect("the place is still taken").status, "http/1.1 200 ok");
+    drop(wire);
+}
+
+#[tokio::test]
+async fn who_has_nothing_to_take_keeps_the_connection() {
+    let limits = Limits { unread_timeout: Duration::from_millis(100), ..Limits::default() };
+    let served = Served::with(|config| config.limits = limits).await;
+    let mut wire = Wire::to(&served).await;
+    for _ in 0..2 {
+        wire.say(&slow("HTTP/1.1", "", 1000)).await;
+        assert_eq!(wire.hear().await.status, "http/1.1 200 ok");
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use gateway::config::McpServer;
 use reqwest::header::HeaderMap;
@@ -10,6 +11,7 @@ use serde_json::{Value, json};
 use testkit::Swap;
 use testkit::tools::{SESSIONS, STATELESS, Tools};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, DuplexStream, Lines, ReadHalf, WriteHalf};
+use tokio::net::TcpStream;
 
 mod support;
 
@@ -106,7 +108,7 @@ impl World {
             if trail["entries"].as_array().is_some_and(|entries| entries.len() >= times) {
                 return;
             }
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
 
@@ -341,7 +343,7 @@ async fn what_was_delivered_is_done_again_and_what_was_not_is_told_again() {
         // It is gone before the answer is there.
         let broken =
             client.post(&client.message(1, "tools/call", json!({"name": "slow", "arguments": steps})));
-        let broken = broken.timeout(std::time::Duration::from_millis(200)).send().await;
+        let broken = broken.timeout(Duration::from_millis(200)).send().await;
         if let Ok(response) = broken {
             assert!(response.bytes().await.is_err(), "{revision}: it does not wait for the answer");
         }
@@ -355,6 +357,56 @@ async fn what_was_delivered_is_done_again_and_what_was_not_is_told_again() {
             before + 2,
             "{revision}: it had the answer, and wants it once more"
         );
+    }
+}
+
+/// A request as it goes over the wire, in one chunk if that is wanted.
+fn in_plain_text(request: RequestBuilder, is_chunked: bool) -> Vec<u8> {
+    let request = request.build().unwrap();
+    let (url, body) = (request.url(), request.body().unwrap().as_bytes().unwrap());
+    let mut head = format!("POST {} HTTP/1.1\r\nhost: {}\r\n", url.path(), url.authority());
+    for (name, value) in request.headers() {
+        head += &format!("{name}: {}\r\n", value.to_str().unwrap());
+    }
+    let (length, end) = match is_chunked {
+        false => (format!("content-length: {}\r\n\r\n", body.len()), ""),
+        true => (format!("transfer-encoding: chunked\r\n\r\n{:x}\r\n", body.len()), "\r\n0\r\n\r\n"),
+    };
+    [head.as_bytes(), length.as_bytes(), body, end.as_bytes()].concat()
+}
+
+#[tokio::test]
+async fn whoever_speaks_early_and_hangs_up_has_had_no_answer() {
+    let world = World::new().await;
+    let mut over = 0;
+    // An answer with progress is a stream, and so is every answer in a session.
+    for (revision, is_chunked, token) in
+        [(OLD, false, None), (OLD, true, None), (NEW, false, None), (NEW, true, None), (NEW, false, Some(5))]
+    {
+        // The last is more than the system takes from whom nobody reads: their end does not even reach us.
+        for early in [0, 2, 20_000, 300_000] {
+            let case = format!("{revision}, chunked: {is_chunked}, token: {token:?}, {early} early");
+            let client = world.greeted("/mcp/shop", revision).await;
+            let before = world.tools.calls().len();
+            let mut params = json!({"name": "slow", "arguments": {"steps": 15 + over}});
+            if token.is_some() {
+                params["_meta"] = json!({"progressToken": token});
+            }
+            let request = client.post(&client.message(1, "tools/call", params.clone()));
+            let mut wire = TcpStream::connect(world.served.running.address()).await.unwrap();
+            wire.write_all(&in_plain_text(request, is_chunked)).await.unwrap();
+            let early = "\r\n".repeat(early / 2);
+            let _ = tokio::time::timeout(Duration::from_millis(100), wire.write_all(early.as_bytes())).await;
+            while world.tools.calls().len() == before {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            drop(wire);
+            over += 1;
+            world.completed(over).await;
+            let again = client.result("tools/call", params).await;
+            assert_eq!(text(&again), "done", "{case}: {again}");
+            assert_eq!(world.tools.calls().len(), before + 1, "{case}: one effect");
+        }
     }
 }
 
@@ -407,7 +459,7 @@ async fn lists_show_what_was_accepted_as_its_server_says_it_and_two_tools_of_our
         if !client.result("tools/list", json!({})).await.to_string().contains("Counts") {
             break;
         }
-        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
     let refused = client.call("count", json!({"key": "q"})).await;
     assert_eq!(refused["structuredContent"]["kind"], "blocked", "{refused}");
@@ -472,7 +524,7 @@ async fn what_waits_for_a_person_says_so_and_the_same_call_again_has_the_outcome
             if stands["structuredContent"]["kind"] == "executed" {
                 break stands;
             }
-            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            tokio::time::sleep(Duration::from_millis(10)).await;
         };
         assert_eq!(stands["structuredContent"]["answer"]["structuredContent"]["count"], 1, "{stands}");
         let done = client.call("count", json!({"key": "k"})).await;
@@ -498,7 +550,7 @@ async fn whoever_waits_is_told_so_and_has_the_outcome_in_the_same_answer() {
                 if let Some(id) = list["items"][0].get("action_id") {
                     return approve(&world, id).await;
                 }
-                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+                tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
         let (said, ()) = tokio::join!(client.ask("tools/call", params), held);
@@ -527,7 +579,7 @@ async fn what_waits_is_a_task_for_clients_that_know_tasks() {
         if task["status"] != "working" {
             break task;
         }
-        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        tokio::time::sleep(Duration::from_millis(10)).await;
     };
     assert_eq!(done["status"], "completed", "{done}");
     assert_eq!(done["result"]["structuredContent"], json!({"count": 1, "key": "k"}), "{done}");
@@ -559,7 +611,7 @@ async fn the_end_of_a_task_is_delivered_with_it() {
             _ => approve(&world, &task["taskId"]).await,
         }
         while client.result("tasks/get", id.clone()).await["status"] == "working" {
-            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            tokio::time::sleep(Duration::from_millis(10)).await;
         }
         let next = client.call("count", json!({"key": key})).await;
         assert_eq!(next["resultType"], "task", "{end}: {next}");
@@ -762,7 +814,7 @@ async fn a_server_that_comes_late_is_left_out_of_lists_of_all_and_told_of_when_i
     for stream in [&mut told_old, &mut told_new] {
         let mut heard = String::new();
         while !heard.contains("notifications/tools/list_changed") {
-            let chunk = tokio::time::timeout(std::time::Duration::from_secs(60), stream.chunk());
+            let chunk = tokio::time::timeout(Duration::from_secs(60), stream.chunk());
             let chunk = chunk.await.expect("it is told").unwrap().expect("the stream lasts");
             heard.push_str(std::str::from_utf8(&chunk).unwrap());
         }
@@ -857,7 +909,7 @@ async fn asked_and_stopped(world: &World, how: &str) -> Value {
     }
     // As long as its server takes to say that it changed.
     while how == "changed" && client.names().await.iter().any(|name| name == "ask") {
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
     let state = asked["requestState"].as_str().unwrap();
     let again = json!({"name": "ask", "arguments": {}, "requestState": state, "inputResponses": answers});
@@ -898,7 +950,7 @@ async fn what_was_carried_out_while_its_client_was_away_is_told_of_whatever_its_
     let asked = client.call("ask", json!({})).await;
     assert_eq!(asked["resultType"], "input_required", "{asked}");
     // Its time, and that in which it is remembered that it was asked.
-    tokio::time::sleep(std::time::Duration::from_secs(8)).await;
+    tokio::time::sleep(Duration::from_secs(8)).await;
     let told = client.call("ask", json!({})).await;
     assert_eq!(told["_meta"]["io.countersign/replayed"], true, "{told}");
     assert_eq!(world.tools.calls().len(), 1, "and it was not done again");
@@ -1030,7 +1082,7 @@ async fn what_is_asked_in_a_session_when_the_server_stops_is_answered() {
     let first = call.chunk().await.unwrap().unwrap();
     assert!(!String::from_utf8_lossy(&first).contains("\"result\""), "it is under way");
     let World { served, tools: _tools, farm: _farm, .. } = world;
-    let stopping = tokio::spawn(served.running.stop(std::time::Duration::from_secs(20)));
+    let stopping = tokio::spawn(served.running.stop(Duration::from_secs(20)));
     while news.chunk().await.unwrap().is_some() {}
     let answer = call.text().await.unwrap();
     assert!(answer.contains("\"result\"") && answer.contains("\"id\":3"), "{answer}");
@@ -1219,10 +1271,10 @@ async fn calls_that_wait_for_a_person_keep_no_connection_from_others() {
             if list["items"][0].get("action_id").is_some() {
                 break;
             }
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
         // It is held, and what it comes to is waited for.
-        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+        tokio::time::sleep(Duration::from_millis(200)).await;
         client.call("echo", json!({"text": "a"})).await
     };
     tokio::select! {
@@ -1262,7 +1314,7 @@ async fn a_subscription_outlives_the_greeting_that_comes_to_its_end_after_it() {
         if let Some(line) = all.lines().find(|line| line.contains(part)) {
             return serde_json::from_str::<Value>(line).unwrap();
         }
-        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        tokio::time::sleep(Duration::from_millis(10)).await;
     };
     let client = world.greeted("/mcp/slow", OLD).await;
     let first = read("subscriptions/listen").await;
@@ -1471,7 +1523,7 @@ async fn streams(old: &Client<'_>, new: &Client<'_>) -> [Response; 2] {
 async fn ended(streams: [Response; 2]) {
     for mut stream in streams {
         let over = async { while let Ok(Some(_)) = stream.chunk().await {} };
-        tokio::time::timeout(std::time::Duration::from_secs(120), over).await.expect("the stream goes on");
+        tokio::time::timeout(Duration::from_secs(120), over).await.expect("the stream goes on");
     }
 }
 
@@ -1500,7 +1552,7 @@ async fn who_is_not_known_any_more_hears_nothing_any_more() {
                 .contains("list_changed")
             {}
         };
-        tokio::time::timeout(std::time::Duration::from_secs(120), told).await.expect("others hear on");
+        tokio::time::timeout(Duration::from_secs(120), told).await.expect("others hear on");
     }
 }
 
@@ -1921,7 +1973,7 @@ async fn nothing_that_an_agent_is_told_of_a_call_that_waits_lets_it_approve_that
         let yes = decisions(&door, id.as_str().unwrap()).into_iter().next().unwrap();
         assert!(attempt(&door, yes, Some(&approver)).await.is_success());
         while world.tools.count("k") == 0 {
-            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
 }

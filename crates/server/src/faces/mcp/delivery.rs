@@ -1,4 +1,4 @@
-//! When an outcome was delivered: once all of the answer that holds it was handed to the connection.
+//! When an outcome was delivered: once all of the answer that holds it was handed to the connection of somebody who was there.
 //!
 //! In a session of 2025-11-25 a stream may go on where another one broke off (`Last-Event-ID`). What the broken one had still to
 //! bring is left to the session then, and delivered by whichever stream brings it.
@@ -17,6 +17,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::lock;
+use crate::socket::Peer;
 
 /// What is delivered with the answer to one request.
 #[derive(Default)]
@@ -24,6 +25,8 @@ pub(super) struct Slot {
     way: Mutex<Way>,
     /// Of a session: what its broken streams had still to bring, and whether this one may be the one that brings it.
     session: Option<(Arc<Left>, bool)>,
+    /// Who is at the other end of the connection; over pipes nobody knows.
+    peer: Option<Peer>,
 }
 
 #[derive(Default)]
@@ -93,6 +96,11 @@ impl Slot {
         Slot { session: Some((left, goes_on)), ..Slot::default() }
     }
 
+    /// What goes to them.
+    pub(super) fn to(self, peer: Option<Peer>) -> Slot {
+        Slot { peer, ..self }
+    }
+
     pub(super) fn owe(&self, owed: Owed) {
         let mut way = lock(&self.way);
         match &self.session {
@@ -117,8 +125,12 @@ impl Slot {
         }
     }
 
-    /// All that was seen is where it should be. What was not seen was not delivered: its request was given up.
+    /// All that was seen is where it should be, if somebody is there to take it. What was not seen was not delivered: its request
+    /// was given up.
     pub(super) fn arrived(&self) {
+        if self.peer.as_ref().is_some_and(|peer| !peer.is_there()) {
+            return;
+        }
         let mut way = lock(&self.way);
         let (seen, left) = std::mem::take(&mut way.owed).into_iter().partition(|owed| owed.seen);
         way.owed = left;

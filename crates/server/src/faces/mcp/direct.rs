@@ -151,7 +151,7 @@ async fn next(call: &mut Lasting, letters: &mut mpsc::Receiver<Letter>) -> Next 
         tokio::select! {
             biased;
             Some(letter) = letters.recv() => match letter {
-                Letter::Tell(told) => return Next::Told(ServerJsonRpcMessage::notification(*told).into()),
+                Letter::Tell(told, _) => return Next::Told(ServerJsonRpcMessage::notification(*told).into()),
                 Letter::Sent(sent) => drop(sent.send(())),
             },
             answer = &mut *call => return Next::Over(answer),

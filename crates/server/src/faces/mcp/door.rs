@@ -239,7 +239,9 @@ fn session_of(headers: &HeaderMap) -> Option<&str> {
 fn slot_of(mcp: &Mcp, request: &Request) -> Slot {
     let headers = &request.head.headers;
     let goes_on = request.head.method == Method::GET && headers.contains_key("last-event-id");
-    session_of(headers).map_or_else(Slot::default, |id| Slot::of_session(mcp.sessions.left(id), goes_on))
+    let slot =
+        session_of(headers).map_or_else(Slot::default, |id| Slot::of_session(mcp.sessions.left(id), goes_on));
+    slot.to(request.head.extensions.get().cloned())
 }
 
 /// Sees to it that the server's tools are known, which headers of the call are held against. A tool of ours is no server's.

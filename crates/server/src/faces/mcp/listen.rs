@@ -23,6 +23,7 @@ use tokio::time::timeout;
 
 use super::face::{Face, owner};
 use super::inquiry::Inquiry;
+use super::mail::{Letter, Mail};
 use super::party::Session;
 use super::scope::{Scope, no_resource};
 use super::{Mcp, lock};
@@ -39,7 +40,7 @@ pub(super) struct Wanted {
 
 /// What was opened for one `subscriptions/listen`, before it is acknowledged.
 pub(super) struct Opened {
-    heard: Mutex<mpsc::Receiver<ServerNotification>>,
+    heard: Mutex<mpsc::Receiver<Letter>>,
     /// Who is told. As long as it is there the stream lasts, also where no server tells anything just now.
     _party: Arc<dyn Party>,
     /// One for each server; see [`keep_listening`].
@@ -92,7 +93,7 @@ impl Drop for Opened {
 /// A client that only listens. Each has connections of its own: what it hears is for it alone.
 struct Listener {
     client: Client,
-    heard: mpsc::Sender<ServerNotification>,
+    mail: Mail,
 }
 
 impl Party for Listener {
@@ -110,9 +111,7 @@ impl Party for Listener {
     }
 
     fn tell(&self, notification: ServerNotification, _: Option<&RequestId>) {
-        if self.heard.try_send(notification).is_err() {
-            tracing::debug!("a client does not read what it listens to: a notification was dropped");
-        }
+        self.mail.tell(notification);
     }
 }
 
@@ -133,7 +132,7 @@ impl Opened {
         let owner: Arc<str> = owner(scope.gateway.environment(), caller).into();
         let place = mcp.listening.take(&owner)?;
         mcp.shown.look(scope).await;
-        let (tell, heard) = mpsc::channel(MOST_WAITING);
+        let (mail, heard) = Mail::with_the_answer();
         let id = PartyId(format!("listener:{}", uuid::Uuid::now_v7()).into());
         let client = Client {
             id: id.clone(),
@@ -142,7 +141,7 @@ impl Opened {
             info,
             capabilities: ClientCapabilities::default(),
         };
-        let party: Arc<dyn Party> = Arc::new(Listener { client, heard: tell });
+        let party: Arc<dyn Party> = Arc::new(Listener { client, mail });
         let (servers, uris) = (scope.servers(), filter.resource_subscriptions.clone().unwrap_or_default());
         let asked: Vec<&str> = uris.iter().map(|uri| &**uri).collect();
         let holders = mcp.whereabouts.of_each((scope, caller), &party, &asked).await;
@@ -264,8 +263,12 @@ impl Face {
                 () = subscription.cancelled() => return Ok(()),
                 told = heard.recv() => told,
             };
-            let Some(told) = told else { return Ok(()) };
-            match subscription.sink().send(told).await {
+            let (told, _place) = match told {
+                Some(Letter::Tell(told, place)) => (told, place),
+                Some(Letter::Sent(_)) => continue,
+                None => return Ok(()),
+            };
+            match subscription.sink().send(*told).await {
                 // What was not asked for is not said.
                 Ok(())
                 | Err(
@@ -387,7 +390,6 @@ fn all_lists() -> SubscriptionFilter {
     all.resources_list_changed().build()
 }
 
-const MOST_WAITING: usize = 256;
 /// So many streams each caller may listen to at once.
 const MOST_STREAMS: usize = 32;
 /// So many resources one session, or one stream, may want to hear of at one server.
