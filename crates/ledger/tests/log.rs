@@ -635,6 +635,55 @@ fn a_log_that_somebody_altered_is_not_gone_on_with() {
     }
 }
 
+/// One gateway goes on, and is read from, while another one is about to be seen by all.
+#[test]
+fn what_a_gateway_writes_that_came_while_others_went_on_is_logged() {
+    let Some(server) = common::postgres::server() else { return };
+    let url = server.database();
+    let one = Postgres::open(Access::new(&url, "replica-a", "replica-a", NOW)).unwrap();
+    // Ahead of the clock by ten seconds, as after much in a short time, or when the clock steps back.
+    common::postgres::sql(&url, "UPDATE replica SET last = last + (10000::bigint << 12)");
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let client = runtime.block_on(async {
+        let (client, connection) = tokio_postgres::connect(&url, tokio_postgres::NoTls).await.unwrap();
+        tokio::spawn(connection);
+        client
+    });
+    // Whoever comes next has looked how far the others are, and waits for this row.
+    let row = "BEGIN; INSERT INTO replica (number, slot, name, chain, seq, at, last, beat)
+               SELECT max(number) + 1, 63, 'x', 'x', 0, 0, 0, now() FROM replica";
+    runtime.block_on(client.batch_execute(row)).unwrap();
+    let other = std::thread::scope(|scope| {
+        let coming =
+            scope.spawn(|| Postgres::open(Access::new(&url, "replica-b", "replica-b", NOW)).unwrap());
+        let waits =
+            "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()";
+        while common::postgres::asked(&url, waits).unwrap().is_empty() {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        acts(&one, 3);
+        grow(&one);
+        assert_eq!(head(&one).size, 6);
+        runtime.block_on(client.batch_execute("ROLLBACK")).unwrap();
+        coming.join().unwrap()
+    });
+    for turn in 0..3 {
+        act(&other, &format!("other-{turn}"));
+        ["a", "b"].map(|name| act(&one, &format!("{name}-{turn}")));
+    }
+    grow(&other);
+    check(&other);
+    let mark = wait(other.logs().fresh(1)).unwrap().after;
+    let about_actions = |(row, bytes): &(&i64, &Vec<u8>)| {
+        **row <= mark && ledger::Heading::of(bytes).is_some_and(|heading| heading.action.is_some())
+    };
+    let all = entries(&other);
+    let due: Vec<i64> = all.iter().filter(about_actions).map(|(row, _)| *row).collect();
+    let logged: Vec<i64> = leaves(&other).iter().map(|(leafed, _)| leafed.entry).collect();
+    assert_eq!(logged, due);
+    assert!(due.len() >= 12, "{}", due.len());
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(16))]
 
