@@ -20,7 +20,7 @@
 //! tenant's key and, where it is about an action, what only the action's payload has ([`Secrets`]). So whatever erases the
 //! payload erases them.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -375,6 +375,24 @@ fn kind_of(said: &Reading<'_>, amends: bool) -> Option<LeafKind> {
     }
 }
 
+/// What the logs have of a stretch of entries.
+#[derive(Debug, Default)]
+pub(crate) struct Passed {
+    /// The row of the last entry that was taken.
+    pub(crate) mark: i64,
+    /// The entries of the stretch that have a leaf.
+    pub(crate) entries: HashSet<i64>,
+}
+
+impl Passed {
+    /// Was an entry left out that should have a leaf by now?
+    pub(crate) fn lacks(&self, row: i64, entry: &[u8]) -> bool {
+        row <= self.mark
+            && !self.entries.contains(&row)
+            && Reading::of(entry).is_some_and(|said| kind_of(&said, false).is_some())
+    }
+}
+
 /// Whether leaves of these entries tell until when their action rests.
 pub(crate) fn rests(event: &str) -> bool {
     [HELD, WAITING, CHALLENGED, RESERVED].contains(&event)
@@ -500,6 +518,11 @@ impl InMemory {
 
     pub(crate) fn begin_anew(&mut self, names: Vec<(Tenant, Box<str>)>) {
         *self = InMemory { names: names.into_iter().collect(), ..InMemory::default() };
+    }
+
+    pub(crate) fn passed(&self) -> Passed {
+        let leaves = self.logs.values().flat_map(|log| &log.leaves);
+        Passed { mark: self.mark, entries: leaves.map(|leafed| leafed.entry).collect() }
     }
 
     pub(crate) fn head(&self, tenant: &Tenant) -> Head {

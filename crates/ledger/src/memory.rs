@@ -166,6 +166,7 @@ impl All {
     fn inspect(&self) -> Inspected {
         let (mut walk, mut left) = (Walk::default(), Left::default());
         let mut found = Inspected { last: self.last_entry(), ..Inspected::default() };
+        let passed = self.logs.passed();
         let outcomes = || self.outcomes.values().map(|it| &it.settled);
         let came: HashMap<i64, State> = outcomes().map(|it| (it.entry, it.state)).collect();
         for (entry, Written { bytes, record, .. }) in &self.entries {
@@ -179,7 +180,8 @@ impl All {
                         let from = left.mark(id).unwrap_or(Mark::NONE);
                         left.take(id, from, Step::of(&said, came.get(&entry).copied()))
                     });
-                    other.then_some(Broken::Record).or((!led).then_some(Broken::Step))
+                    let broken = other.then_some(Broken::Record).or((!led).then_some(Broken::Step));
+                    broken.or(passed.lacks(entry, bytes).then_some(Broken::Unlogged))
                 }
             };
             found.sealed.extend(entry::sealed(entry, bytes));

@@ -635,6 +635,40 @@ fn a_log_that_somebody_altered_is_not_gone_on_with() {
     }
 }
 
+#[test]
+fn an_entry_that_its_log_passed_over_is_found() {
+    let alter = |sql: &str| {
+        let directory = tempfile::tempdir().unwrap();
+        let ledger = sqlite(directory.path());
+        acts(&ledger, 2);
+        wait(ledger.record(event("checking"))).unwrap();
+        grow(&ledger);
+        acts(&ledger, 1);
+        assert_eq!(wait(ledger.inspect(None)).unwrap().findings, []);
+        rusqlite::Connection::open(directory.path().join("ledger.db")).unwrap().execute_batch(sql).unwrap();
+        let findings = wait(ledger.inspect(None)).unwrap().findings;
+        findings.into_iter().map(|found| (found.entry, found.broken)).collect::<Vec<_>>()
+    };
+    // Entries 2 to 5 are logged, 6 is no leaf, and 7 and 8 are still to come.
+    assert_eq!(alter("UPDATE meta SET value = 7 WHERE name = 'logged'"), [(7, ledger::Broken::Unlogged)]);
+    let lost = [2, 3, 4, 5].map(|entry| (entry, ledger::Broken::Unlogged));
+    assert_eq!(alter("UPDATE log_leaf SET tenant = 'nobody'"), lost);
+    assert_eq!(alter("UPDATE log_leaf SET leaves = zeroblob(81)"), lost);
+    let Some(server) = common::postgres::server() else { return };
+    let url = server.database();
+    let ledger = Postgres::open(Access::new(&url, "replica-a", "replica-a", NOW)).unwrap();
+    acts(&ledger, 2);
+    grow(&ledger);
+    wait(ledger.verify()).unwrap();
+    let first = leaves(&ledger)[0].0.entry;
+    common::postgres::sql(&url, "DELETE FROM log_leaf WHERE first = 0");
+    let found = wait(ledger.verify()).unwrap_err();
+    assert!(
+        matches!(found, Error::Chain { row, broken: ledger::Broken::Unlogged } if row == first),
+        "{found}"
+    );
+}
+
 /// One gateway goes on, and is read from, while another one is about to be seen by all.
 #[test]
 fn what_a_gateway_writes_that_came_while_others_went_on_is_logged() {

@@ -13,7 +13,7 @@ use super::sql::{Db, Done, Failure, bytes, get, id, many, most, number, one, tex
 use super::{Postgres, read};
 use crate::Answer;
 use crate::entry::{Heading, event_of};
-use crate::log::{self, Fresh, Grown, Growth, Head, Leafed, Log, Unlogged, rests};
+use crate::log::{self, Fresh, Grown, Growth, Head, Leafed, Log, Passed, Unlogged, rests};
 use crate::packed;
 
 impl Log for Postgres {
@@ -214,6 +214,17 @@ async fn ends_of_rest(db: &Db, actions: impl Iterator<Item = &ActionId>) -> Done
                JOIN fate f ON f.id = a.id WHERE a.id = ANY($1::bytea[])";
     let rows = many(db, sql, &[&actions]).await?;
     rows.iter().map(|row| Ok((id(row, 0)?, get(row, 1)?))).collect()
+}
+
+/// What the logs have of these entries, the last one among them; what cannot be read they do not have.
+pub(super) async fn passed(db: &Db, first: i64, last: i64) -> Done<Passed> {
+    let row = one(db, "SELECT upto FROM logged WHERE name = $1", &[&ENTRIES]).await?;
+    let mark = row.map_or(Ok(0), |row| get(&row, 0))?;
+    let sql = "SELECT l.leaves FROM log t JOIN log_leaf l ON l.tenant = t.tenant AND l.entry <= $2
+               AND l.entry >= coalesce((SELECT max(entry) FROM log_leaf WHERE tenant = t.tenant AND entry <= $1), 0)";
+    let rows = many(db, sql, &[&first, &last]).await?;
+    let rows = rows.iter().map(|row| Ok(log::unpacked(0, get(row, 0)?))).collect::<Done<Vec<_>>>()?;
+    Ok(Passed { mark, entries: rows.into_iter().flatten().flatten().map(|leafed| leafed.entry).collect() })
 }
 
 /// Those of one row.

@@ -1,6 +1,7 @@
 //! The [`Log`] of one file.
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 use action::{ActionId, Tenant};
 use receipt::log::Tile;
@@ -12,7 +13,7 @@ use super::batch::Batch;
 use super::read::{self, Sql, many, one, unreadable};
 use crate::Answer;
 use crate::entry::{Heading, event_of};
-use crate::log::{self, Fresh, Grown, Growth, Head, Leafed, Log, Unlogged, rests};
+use crate::log::{self, Fresh, Grown, Growth, Head, Leafed, Log, Passed, Unlogged, rests};
 use crate::packed;
 
 /// Name in `meta`: the row of the last entry that was taken.
@@ -173,6 +174,16 @@ fn rests_ms(db: &Connection, entry: &[u8]) -> Sql<Option<i64>> {
     let sql = "SELECT max(coalesce(a.expires, 0), coalesce(f.until, 0)) FROM action a
                JOIN fate f ON f.row = a.row WHERE a.id = ?1";
     one(db, sql, [action.as_bytes()], |row| row.get(0))
+}
+
+/// What the logs have of these entries; what cannot be read they do not have.
+pub(super) fn passed(db: &Connection, entries: Range<i64>) -> Sql<Passed> {
+    let mark = read::meta(db, LOGGED)?.unwrap_or(0);
+    let sql = "SELECT l.leaves FROM log t JOIN log_leaf l ON l.tenant = t.tenant AND l.entry < ?2
+               AND l.entry >= coalesce((SELECT max(entry) FROM log_leaf WHERE tenant = t.tenant AND entry <= ?1), 0)";
+    let read = |row: &Row<'_>| Ok(log::unpacked(0, row.get_ref(0)?.as_blob()?));
+    let rows = many(db, sql, [entries.start, entries.end], read)?;
+    Ok(Passed { mark, entries: rows.into_iter().flatten().flatten().map(|leafed| leafed.entry).collect() })
 }
 
 /// Those of one row.
