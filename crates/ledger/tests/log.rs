@@ -428,8 +428,8 @@ fn no_nonce_is_ever_in_the_file() {
     let secret = secret_of(&ledger, id);
     let is_there = |bytes: &[u8]| {
         let files = std::fs::read_dir(directory.path()).unwrap();
-        let files = files.map(|file| std::fs::read(file.unwrap().path()).unwrap());
-        files.filter(|file| file.windows(bytes.len()).any(|window| window == bytes)).count() > 0
+        let mut files = files.map(|file| std::fs::read(file.unwrap().path()).unwrap());
+        files.any(|file| file.windows(bytes.len()).any(|window| window == bytes))
     };
     assert!(is_there(&leaves(&ledger)[0].0.leaf));
     assert!(!is_there(&nonce(secret, &entry)));
@@ -703,7 +703,9 @@ fn what_a_gateway_writes_that_came_while_others_went_on_is_logged() {
     });
     for turn in 0..3 {
         act(&other, &format!("other-{turn}"));
-        ["a", "b"].map(|name| act(&one, &format!("{name}-{turn}")));
+        for name in ["a", "b"] {
+            act(&one, &format!("{name}-{turn}"));
+        }
     }
     grow(&other);
     check(&other);
