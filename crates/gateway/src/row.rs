@@ -591,6 +591,18 @@ impl IntentRow {
     pub(crate) fn from_bytes(bytes: &[u8]) -> Result<IntentRow, Error> {
         from_bytes(bytes)
     }
+
+    /// The salt alone; nothing if it was erased, or cannot be read.
+    pub(crate) fn salt_of(bytes: &[u8]) -> Option<[u8; 32]> {
+        #[derive(Deserialize)]
+        struct Salted<'a> {
+            salt: &'a str,
+        }
+        let row: Salted<'_> = serde_json::from_slice(bytes).ok()?;
+        let mut salt = [0; 32];
+        hex::decode_to_slice(row.salt, &mut salt).ok()?;
+        Some(salt)
+    }
 }
 
 impl CycleRow {
@@ -844,6 +856,7 @@ mod tests {
         for line in INTENT.lines() {
             let intent = IntentRow::from_bytes(line.as_bytes()).unwrap();
             assert_eq!(intent.v, VERSION);
+            assert_eq!(IntentRow::salt_of(line.as_bytes()).map(hex::encode), Some(intent.salt.clone()));
             assert_eq!(String::from_utf8(intent.to_bytes().unwrap()).unwrap(), line);
             let atp = intent.atp().unwrap();
             assert_eq!(
@@ -867,5 +880,6 @@ mod tests {
     #[test]
     fn an_erased_row_says_so() {
         assert_eq!(IntentRow::from_bytes(b"").unwrap_err().code, Code::Erased);
+        assert_eq!(IntentRow::salt_of(b""), None);
     }
 }

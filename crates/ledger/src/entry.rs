@@ -237,6 +237,9 @@ pub enum Broken {
     /// The row of its session, or of a declaration or cycle in that, is not what the records say.
     #[error("the stored session is not as its records have it")]
     Governed,
+    /// It is not in the transparency log, which has passed it.
+    #[error("it is not in the transparency log, which has passed it")]
+    Unlogged,
     /// A row is gone.
     #[error("an entry before it is missing")]
     Missing,

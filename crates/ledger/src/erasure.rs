@@ -1,7 +1,7 @@
 //! What it takes to erase an action, and what is left of it.
 //!
 //! Its rows stay, and so do its entries, receipts and labels; what was asked, answered and said is gone, and with it the
-//! salts that could open a commitment. The chain tells of it: rows may be empty only where it does.
+//! salts that could open a commitment, or make the nonce of a leaf. The chain tells of it: rows may be empty only where it does.
 
 use action::ActionId;
 use sha2::{Digest, Sha256};

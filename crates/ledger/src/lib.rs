@@ -91,7 +91,7 @@ pub use intake::{
 };
 pub use lock::Lock;
 pub use log::{
-    Fresh, Grown, Growth, Head, Leafed, Log, LogOf, NewLeaf, Nonces, Round, Sequencer, Unlogged, hashes,
+    Fresh, Grown, Growth, Head, Leafed, Log, LogOf, Round, Secrets, Sequencer, Unlogged, hashes, tiles,
 };
 pub use memory::Memory;
 pub use outbox::{Notice, Outbox, Standing, Tried, Waiting};

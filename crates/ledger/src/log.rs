@@ -1,7 +1,7 @@
 //! The transparency log: one for each tenant, grown of entries of all chains.
 //!
 //! ```text
-//!   entries ─▶ fresh ─▶ Sequencer ─▶ Growth ─▶ grow: compare and swap ─▶ head, tiles, leaves ─▶ (signed, published)
+//!   entries ─▶ fresh ─▶ Sequencer ─▶ Growth ─▶ grow: compare and swap ─▶ head, leaves, tiles ─▶ (signed, published)
 //!     ▲                     ▲                          │
 //!     └── every commit      └── read again ◀── lost ───┘
 //! ```
@@ -12,19 +12,28 @@
 //! Everything else (tiles, proofs, notes) follows from rows.
 //!
 //! Nothing is written here when an action is written. Entries are taken in the order of their rows, each once; which of them
-//! become leaves, and of what kind, is said by [`kind_of`].
+//! become leaves, and of what kind, is said by [`kind_of`]. The leaves of a round are one row, a *stretch*, which is never
+//! written again: numbers of leaves and rows of entries rise together in a log, so both lead to the stretch that has them. The
+//! hashes of leaves are made of those, and kept nowhere; tiles are what stands above them.
+//!
+//! INVARIANT (no nonce): no store has a nonce. A leaf's is in the receipt that it commits to, or follows from that record, the
+//! tenant's key and, where it is about an action, what only the action's payload has ([`Secrets`]). So whatever erases the
+//! payload erases them.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ops::Range;
 use std::sync::Arc;
 
 use action::{ActionId, Tenant};
-use receipt::log::{Edge, Hash, Leaf, LeafKind, Nonce, Plan, RefKey, Tile, Tiles, empty_root};
+use receipt::log::{
+    Edge, Hash, Leaf, LeafKind, Nonce, Plan, RefKey, TILE_WIDTH, Tile, Tiles, empty_root, leaf_hash,
+};
 use receipt::{Document, Event};
 
 use crate::entry::{
-    ADMITTED, APPROVED, CHALLENGED, CHARGING, EXTENDED, HELD, Heading, INFO_GIVEN, INFO_REQUESTED, OPENED,
+    ADMITTED, APPROVED, CHALLENGED, CHARGING, EXTENDED, HELD, INFO_GIVEN, INFO_REQUESTED, OPENED,
     PASSKEY_ENROLLED, PASSKEY_REGISTERED, PASSKEY_REVOKED, REJECTED, RESERVED, RESOLVED, Reading, SENT_AGAIN,
-    WAITING, event_of,
+    WAITING,
 };
 use crate::erasure::ERASED;
 use crate::pruned::PRUNED;
@@ -43,6 +52,9 @@ pub trait Log: Send + Sync {
     /// Entries that were not taken yet, in the order of their rows: at most so many.
     fn fresh(&self, limit: u32) -> Answer<'_, Fresh>;
 
+    /// The payloads of these actions, as far as they are there and can be read; empty ones of what was erased.
+    fn payloads(&self, actions: Vec<ActionId>) -> Answer<'_, HashMap<ActionId, Vec<u8>>>;
+
     /// Takes entries and grows logs by them, in one commit, if everything is as it was when the growth was made of it. False
     /// if it is not: then nothing is written.
     fn grow(&self, growth: Growth) -> Answer<'_, bool>;
@@ -50,7 +62,8 @@ pub trait Log: Send + Sync {
     /// How far a tenant's log has grown.
     fn log_head<'a>(&'a self, tenant: &'a Tenant) -> Answer<'a, Head>;
 
-    /// These tiles of a tenant's log, as far as they are there; each may have more hashes than were asked for.
+    /// These tiles of a tenant's log, as far as they are kept, which those of leaves are not; each may have more hashes than
+    /// were asked for. See [`tiles`].
     fn log_tiles<'a>(&'a self, tenant: &'a Tenant, tiles: Vec<Tile>) -> Answer<'a, Vec<(Tile, Vec<u8>)>>;
 
     /// Leaves of a tenant's log from that number on: at most so many.
@@ -106,8 +119,6 @@ pub struct Growth {
     pub upto: i64,
     /// Each log that grows.
     pub logs: Vec<Grown>,
-    /// Actions that were erased by one of the entries: no leaf of theirs keeps its nonce, whenever it was logged.
-    pub erased: Vec<ActionId>,
 }
 
 /// What one log is to grow by.
@@ -119,23 +130,10 @@ pub struct Grown {
     pub from: Head,
     /// The head that it gets.
     pub to: Head,
-    /// Its new leaves, in order; the first has the number `from.size`.
-    pub leaves: Vec<NewLeaf>,
-    /// Every tile that has more hashes from now on, with all it has.
+    /// Its new leaves, one at least, in order; the first has the number `from.size`.
+    pub leaves: Vec<Leafed>,
+    /// Every tile above the leaves that has more hashes from now on, with all it has.
     pub tiles: Vec<(Tile, Vec<u8>)>,
-}
-
-/// A leaf that has no number yet.
-#[derive(Clone, Debug)]
-pub struct NewLeaf {
-    /// The entry that it stands for.
-    pub entry: i64,
-    /// The action that it is about.
-    pub action: Option<ActionId>,
-    /// The leaf.
-    pub leaf: [u8; Leaf::SIZE],
-    /// What its commitment takes beside the record; none if its receipt brings that. Erased with the action.
-    pub nonce: Option<Nonce>,
 }
 
 /// A leaf of a log.
@@ -147,8 +145,6 @@ pub struct Leafed {
     pub entry: i64,
     /// The leaf.
     pub leaf: [u8; Leaf::SIZE],
-    /// What its commitment takes beside the record; none if its receipt brings that, or it was erased.
-    pub nonce: Option<Nonce>,
 }
 
 /// A tenant whose log is grown.
@@ -158,12 +154,13 @@ pub struct LogOf {
     pub tenant: Tenant,
     /// How the chain names it.
     pub reference: Arc<str>,
-    /// By what its leaves name actions.
+    /// By what its leaves name actions, and what their nonces are made with.
     pub key: RefKey,
 }
 
-/// Where nonces come from; nothing if there is no randomness to be had.
-pub type Nonces<'a> = dyn FnMut() -> Option<Nonce> + Send + 'a;
+/// What is secret of an action, by its payload, as long as that is not erased. Of an empty one: something that nobody knows, nor
+/// ever will; nothing if there is no randomness to be had.
+pub type Secrets<'a> = dyn FnMut(&[u8]) -> Option<[u8; 32]> + Send + 'a;
 
 /// What one round of a [`Sequencer`] came to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -185,31 +182,28 @@ impl Sequencer {
     /// Takes at most so many entries that were not taken yet, and grows the logs of these tenants by them.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] if there is no randomness; [`Error::Corrupt`] if an entry cannot be read, is of a tenant that is not among these (then nothing is taken, since it
-    /// would be left out for ever), or stored tiles do not lead to the stored root; otherwise as the ledger has it.
+    /// [`Error::Unavailable`] if there is no randomness; [`Error::Corrupt`] if an entry cannot be read, is of a tenant that is
+    /// not among these (then nothing is taken, since it would be left out for ever), or stored leaves and tiles do not lead to
+    /// the stored root; otherwise as the ledger has it.
     pub async fn round(
         &mut self,
         ledger: &(dyn Log + '_),
         logs: &[LogOf],
-        nonces: &mut Nonces<'_>,
+        secrets: &mut Secrets<'_>,
         limit: u32,
     ) -> Result<Round, Error> {
         let fresh = ledger.fresh(limit).await?;
         let Some(last) = fresh.entries.last() else { return Ok(Round::default()) };
         let (upto, entries) = (last.row, fresh.entries.len());
-        let mut leaves: BTreeMap<usize, Vec<NewLeaf>> = BTreeMap::new();
-        for entry in &fresh.entries {
-            for (log, leaf) in leaves_of(entry, logs, nonces)? {
-                leaves.entry(log).or_default().push(leaf);
-            }
-        }
-        let erased = fresh.entries.iter().filter_map(|entry| erased(&entry.bytes)).collect();
-        let mut growth = Growth { after: fresh.after, upto, logs: Vec::with_capacity(leaves.len()), erased };
+        let taken = fresh.entries.iter().filter_map(|entry| Taken::of(entry, logs).transpose());
+        let taken: Vec<Taken<'_>> = taken.collect::<Result<_, _>>()?;
+        let leaves = leaves_of(ledger, &taken, logs, secrets).await?;
+        let mut growth = Growth { after: fresh.after, upto, logs: Vec::with_capacity(leaves.len()) };
         let mut edges = Vec::with_capacity(leaves.len());
         for (log, leaves) in leaves {
             let tenant = &logs[log].tenant;
             let mut edge = self.edge(ledger, tenant).await?;
-            growth.logs.push(grown(tenant, &mut edge, leaves));
+            growth.logs.push(grown(tenant, &mut edge, &leaves));
             edges.push((tenant.clone(), edge));
         }
         let heads = growth.logs.iter().map(|grown| (grown.tenant.clone(), grown.to)).collect();
@@ -227,79 +221,134 @@ impl Sequencer {
             return Ok(edge);
         }
         let head = ledger.log_head(tenant).await?;
-        let tiles = tiles(ledger, tenant, Edge::tiles(head.size).collect()).await?;
+        let tiles = read(ledger, tenant, Edge::tiles(head.size).collect()).await?;
         let edge = Edge::read(head.size, &tiles).map_err(|error| broken(tenant, &error.to_string()))?;
         if edge.root() == head.root {
             Ok(edge)
         } else {
-            Err(broken(tenant, "its tiles do not lead to its root"))
+            Err(broken(tenant, "its leaves do not lead to its root"))
         }
     }
 }
 
-fn grown(tenant: &Tenant, edge: &mut Edge, leaves: Vec<NewLeaf>) -> Grown {
+fn grown(tenant: &Tenant, edge: &mut Edge, leaves: &[(i64, Leaf)]) -> Grown {
     let from = Head { size: edge.size(), root: edge.root() };
     let mut tiles = Vec::new();
-    for leaf in &leaves {
-        let mut whole = |tile, hashes: &[Hash]| tiles.push((tile, hashes.as_flattened().to_vec()));
-        edge.push(receipt::log::leaf_hash(&leaf.leaf), &mut whole);
+    let mut keep = |tile: Tile, hashes: &[Hash]| {
+        if tile.level > 0 {
+            tiles.push((tile, hashes.as_flattened().to_vec()));
+        }
+    };
+    leaves.iter().for_each(|(_, leaf)| edge.push(leaf.hash(), &mut keep));
+    let row = |size: u64, level: u8| size >> (8 * u32::from(level));
+    for (tile, hashes) in edge.partial() {
+        if row(from.size, tile.level) != row(edge.size(), tile.level) {
+            keep(tile, hashes);
+        }
     }
-    let before = from.size;
-    let grew =
-        |tile: &Tile| before >> (8 * u32::from(tile.level)) != edge.size() >> (8 * u32::from(tile.level));
-    let partial = edge.partial().filter(|(tile, _)| grew(tile));
-    tiles.extend(partial.map(|(tile, hashes)| (tile, hashes.as_flattened().to_vec())));
-    Grown { tenant: tenant.clone(), from, to: Head { size: edge.size(), root: edge.root() }, leaves, tiles }
+    let leaves = (from.size..).zip(leaves);
+    let leaves =
+        leaves.map(|(number, (entry, leaf))| Leafed { number, entry: *entry, leaf: leaf.to_bytes() });
+    let (leaves, to) = (leaves.collect(), Head { size: edge.size(), root: edge.root() });
+    Grown { tenant: tenant.clone(), from, to, leaves, tiles }
 }
 
-/// What becomes of an entry: nothing, a leaf of its tenant's log, or one of every log.
-fn leaves_of(
-    entry: &Unlogged,
+/// An entry that becomes leaves.
+struct Taken<'a> {
+    row: i64,
+    kind: LeafKind,
+    action: Option<ActionId>,
+    hour: u32,
+    due_by: u32,
+    record: &'a [u8],
+    /// The nonce that its receipt promised.
+    promised: Option<Nonce>,
+    /// Which logs get one: its tenant's, or all.
+    logs: Range<usize>,
+}
+
+impl<'a> Taken<'a> {
+    fn of(entry: &'a Unlogged, logs: &[LogOf]) -> Result<Option<Taken<'a>>, Error> {
+        let unreadable =
+            || Error::Corrupt(format!("entry {} cannot be read, and so not be logged", entry.row).into());
+        let said = Reading::of(&entry.bytes).ok_or_else(unreadable)?;
+        let receipt = entry.receipt.as_deref().filter(|_| said.receipt.is_some());
+        let logged = receipt.and_then(Logged::of);
+        let amends = logged.as_ref().is_some_and(|logged| logged.amends);
+        let Some(kind) = kind_of(&said, amends) else { return Ok(None) };
+        let at = u64::try_from(said.at_ms).unwrap_or(0);
+        let due_by = match kind {
+            LeafKind::Intent => {
+                let rests = entry.rests_ms.and_then(|rests| u64::try_from(rests).ok()).unwrap_or(0);
+                Leaf::hour_of_millis(at.max(rests).saturating_add(DUE_MS))
+            }
+            _ => 0,
+        };
+        Ok(Some(Taken {
+            row: entry.row,
+            kind,
+            action: said.action,
+            hour: Leaf::hour_of_millis(at),
+            due_by,
+            record: receipt.unwrap_or(&entry.bytes),
+            promised: logged.and_then(|logged| logged.nonce),
+            logs: logs_of(&said, entry.row, logs)?,
+        }))
+    }
+
+    /// The action whose secret its nonce is made with. That an action was erased may be shown for ever.
+    fn hidden_by(&self) -> Option<ActionId> {
+        self.action.filter(|_| self.promised.is_none() && self.kind != LeafKind::Erasure)
+    }
+
+    fn leaf(&self, key: &RefKey, secret: Option<&[u8; 32]>) -> Leaf {
+        let nonce = self.promised.unwrap_or_else(|| key.nonce(secret, self.record));
+        Leaf {
+            kind: self.kind,
+            action_ref: self.action.map_or([0; 32], |id| key.action_ref(&id.to_string())),
+            hour: self.hour,
+            due_by: self.due_by,
+            commitment: Leaf::commit(&nonce, self.record),
+        }
+    }
+}
+
+/// Which logs an entry belongs in.
+fn logs_of(said: &Reading<'_>, row: i64, logs: &[LogOf]) -> Result<Range<usize>, Error> {
+    let Some(reference) = said.tenant.filter(|_| !said.event.starts_with(SIGNING_KEY)) else {
+        return Ok(0..logs.len());
+    };
+    let known = logs.iter().position(|log| *log.reference == *reference);
+    let known = known.ok_or_else(|| {
+        Error::Corrupt(format!("entry {row} is of a tenant that is not configured (`{reference}`)").into())
+    })?;
+    Ok(known..known + 1)
+}
+
+/// The leaves that each log gets, by its place among them, with the entries that they stand for.
+async fn leaves_of(
+    ledger: &(dyn Log + '_),
+    taken: &[Taken<'_>],
     logs: &[LogOf],
-    nonces: &mut Nonces<'_>,
-) -> Result<Vec<(usize, NewLeaf)>, Error> {
-    let unreadable =
-        || Error::Corrupt(format!("entry {} cannot be read, and so not be logged", entry.row).into());
-    let said = Reading::of(&entry.bytes).ok_or_else(unreadable)?;
-    let receipt = entry.receipt.as_deref().filter(|_| said.receipt.is_some());
-    let logged = receipt.and_then(Logged::of);
-    let amends = logged.as_ref().is_some_and(|logged| logged.amends);
-    let Some(kind) = kind_of(&said, amends) else { return Ok(Vec::new()) };
-    let whose: Vec<usize> = match said.tenant {
-        Some(_) if said.event.starts_with(SIGNING_KEY) => (0..logs.len()).collect(),
-        Some(reference) => {
-            let known = logs.iter().position(|log| *log.reference == *reference);
-            let unknown = || {
-                let why =
-                    format!("entry {} is of a tenant that is not configured (`{reference}`)", entry.row);
-                Error::Corrupt(why.into())
-            };
-            vec![known.ok_or_else(unknown)?]
+    secrets: &mut Secrets<'_>,
+) -> Result<BTreeMap<usize, Vec<(i64, Leaf)>>, Error> {
+    let mut actions: Vec<ActionId> = taken.iter().filter_map(Taken::hidden_by).collect();
+    actions.sort_unstable();
+    actions.dedup();
+    let payloads = if actions.is_empty() { HashMap::new() } else { ledger.payloads(actions).await? };
+    let mut leaves: BTreeMap<usize, Vec<(i64, Leaf)>> = BTreeMap::new();
+    for it in taken {
+        let payload = it.hidden_by().map(|action| payloads.get(&action).map_or(&[][..], Vec::as_slice));
+        let secret = payload.map(|payload| secrets(payload).ok_or_else(no_randomness)).transpose()?;
+        for log in it.logs.clone() {
+            leaves.entry(log).or_default().push((it.row, it.leaf(&logs[log].key, secret.as_ref())));
         }
-        None => (0..logs.len()).collect(),
-    };
-    let at = u64::try_from(said.at_ms).unwrap_or(0);
-    let due_by = match kind {
-        LeafKind::Intent => {
-            let rests = entry.rests_ms.and_then(|rests| u64::try_from(rests).ok()).unwrap_or(0);
-            Leaf::hour_of_millis(at.max(rests).saturating_add(DUE_MS))
-        }
-        _ => 0,
-    };
-    let record = receipt.unwrap_or(&entry.bytes);
-    let leaves = whose.into_iter().map(|log| {
-        let brought = logged.as_ref().and_then(|logged| logged.nonce);
-        let nonce =
-            brought.or_else(&mut *nonces).ok_or_else(|| Error::Unavailable("no randomness".into()))?;
-        let action_ref = said.action.map_or([0; 32], |id| logs[log].key.action_ref(&id.to_string()));
-        let hour = Leaf::hour_of_millis(at);
-        let leaf = Leaf { kind, action_ref, hour, due_by, commitment: Leaf::commit(&nonce, record) };
-        let nonce = Some(nonce).filter(|_| brought.is_none());
-        // That it was erased may be shown for ever.
-        let action = said.action.filter(|_| kind != LeafKind::Erasure);
-        Ok((log, NewLeaf { entry: entry.row, action, leaf: leaf.to_bytes(), nonce }))
-    });
-    leaves.collect()
+    }
+    Ok(leaves)
+}
+
+fn no_randomness() -> Error {
+    Error::Unavailable("no randomness".into())
 }
 
 /// The kind of leaf that an entry becomes; none for what is no leaf: the beginnings of chains, steps on the way that end
@@ -326,10 +375,22 @@ fn kind_of(said: &Reading<'_>, amends: bool) -> Option<LeafKind> {
     }
 }
 
-/// The action that an entry says was erased.
-fn erased(entry: &[u8]) -> Option<ActionId> {
-    event_of(entry).filter(|event| *event == ERASED)?;
-    Heading::of(entry)?.action
+/// What the logs have of a stretch of entries.
+#[derive(Debug, Default)]
+pub(crate) struct Passed {
+    /// The row of the last entry that was taken.
+    pub(crate) mark: i64,
+    /// The entries of the stretch that have a leaf.
+    pub(crate) entries: HashSet<i64>,
+}
+
+impl Passed {
+    /// Was an entry left out that should have a leaf by now?
+    pub(crate) fn lacks(&self, row: i64, entry: &[u8]) -> bool {
+        row <= self.mark
+            && !self.entries.contains(&row)
+            && Reading::of(entry).is_some_and(|said| kind_of(&said, false).is_some())
+    }
 }
 
 /// Whether leaves of these entries tell until when their action rests.
@@ -356,16 +417,64 @@ impl Logged {
 /// # Errors
 /// [`Error::Corrupt`] if a tile that it takes is not there; otherwise as the ledger has it.
 pub async fn hashes(ledger: &(dyn Log + '_), tenant: &Tenant, plan: &Plan) -> Result<Vec<Hash>, Error> {
-    let tiles = tiles(ledger, tenant, plan.tiles()).await?;
+    let tiles = read(ledger, tenant, plan.tiles()).await?;
     plan.hashes(&tiles).map_err(|error| broken(tenant, &error.to_string()))
 }
 
-async fn tiles(ledger: &(dyn Log + '_), tenant: &Tenant, wanted: Vec<Tile>) -> Result<Tiles, Error> {
-    let mut tiles = Tiles::default();
-    for (tile, bytes) in ledger.log_tiles(tenant, wanted).await? {
-        tiles.insert(tile, &bytes).map_err(|error| broken(tenant, &error.to_string()))?;
+/// These tiles of a tenant's log, as far as they are there, those of leaves made of the leaves; each may have more hashes than
+/// were asked for.
+///
+/// # Errors
+/// As the ledger has them.
+pub async fn tiles(
+    ledger: &(dyn Log + '_),
+    tenant: &Tenant,
+    wanted: Vec<Tile>,
+) -> Result<Vec<(Tile, Vec<u8>)>, Error> {
+    let (of_leaves, above): (Vec<Tile>, Vec<Tile>) = wanted.into_iter().partition(|tile| tile.level == 0);
+    let mut found = if above.is_empty() { Vec::new() } else { ledger.log_tiles(tenant, above).await? };
+    for tile in of_leaves {
+        let first = tile.index.saturating_mul(TILE_WIDTH.into());
+        let leaves = ledger.log_leaves(tenant, first, tile.width.into()).await?;
+        let whole = leaves.len() == usize::from(tile.width);
+        if whole && leaves.iter().zip(first..).all(|(leafed, number)| leafed.number == number) {
+            found.push((tile, leaves.iter().flat_map(|leafed| leaf_hash(&leafed.leaf)).collect()));
+        }
     }
-    Ok(tiles)
+    Ok(found)
+}
+
+async fn read(ledger: &(dyn Log + '_), tenant: &Tenant, wanted: Vec<Tile>) -> Result<Tiles, Error> {
+    let mut read = Tiles::default();
+    for (tile, bytes) in tiles(ledger, tenant, wanted).await? {
+        read.insert(tile, &bytes).map_err(|error| broken(tenant, &error.to_string()))?;
+    }
+    Ok(read)
+}
+
+/// Leaves as a row has them: of each the entry that it stands for, 8 bytes with the high one first, and the leaf.
+pub(crate) fn packed(leaves: &[Leafed]) -> Vec<u8> {
+    leaves.iter().flat_map(|it| it.entry.to_be_bytes().into_iter().chain(it.leaf)).collect()
+}
+
+/// The leaves of a row whose first one has this number; nothing if it is no row of leaves.
+pub(crate) fn unpacked(first: i64, bytes: &[u8]) -> Option<Vec<Leafed>> {
+    let first = u64::try_from(first).ok()?;
+    let (leaves, rest) = bytes.as_chunks::<{ ENTRY + Leaf::SIZE }>();
+    let leafed = |(number, bytes): (u64, &[u8; ENTRY + Leaf::SIZE])| {
+        let (entry, leaf) = bytes.split_first_chunk::<ENTRY>()?;
+        Some(Leafed { number, entry: i64::from_be_bytes(*entry), leaf: leaf.try_into().ok()? })
+    };
+    rest.is_empty().then(|| (first..).zip(leaves).map(leafed).collect())?
+}
+
+/// Those of them that have these numbers: from there on, at most so many.
+pub(crate) fn within(leaves: impl IntoIterator<Item = Leafed>, from: u64, limit: u32) -> Vec<Leafed> {
+    leaves
+        .into_iter()
+        .filter(|it| it.number >= from)
+        .take(usize::try_from(limit).unwrap_or(usize::MAX))
+        .collect()
 }
 
 fn broken(tenant: &Tenant, why: &str) -> Error {
@@ -383,7 +492,7 @@ pub(crate) struct InMemory {
 #[derive(Default)]
 struct InMemoryLog {
     head: Head,
-    leaves: Vec<(Leafed, Option<ActionId>)>,
+    leaves: Vec<Leafed>,
     tiles: BTreeMap<(u8, u64), Vec<u8>>,
 }
 
@@ -397,12 +506,9 @@ impl InMemory {
         for grown in growth.logs {
             let log = self.logs.entry(grown.tenant).or_default();
             log.head = grown.to;
-            for (number, NewLeaf { entry, action, leaf, nonce }) in (grown.from.size..).zip(grown.leaves) {
-                log.leaves.push((Leafed { number, entry, leaf, nonce }, action));
-            }
+            log.leaves.extend(grown.leaves);
             log.tiles.extend(grown.tiles.into_iter().map(|(tile, bytes)| ((tile.level, tile.index), bytes)));
         }
-        growth.erased.into_iter().for_each(|action| self.erase(action));
         true
     }
 
@@ -414,6 +520,11 @@ impl InMemory {
         *self = InMemory { names: names.into_iter().collect(), ..InMemory::default() };
     }
 
+    pub(crate) fn passed(&self) -> Passed {
+        let leaves = self.logs.values().flat_map(|log| &log.leaves);
+        Passed { mark: self.mark, entries: leaves.map(|leafed| leafed.entry).collect() }
+    }
+
     pub(crate) fn head(&self, tenant: &Tenant) -> Head {
         self.logs.get(tenant).map(|log| log.head).unwrap_or_default()
     }
@@ -423,13 +534,8 @@ impl InMemory {
         tiles.iter().filter_map(|tile| Some((*tile, stored(tile)?))).collect()
     }
 
-    pub(crate) fn leaves(&self, tenant: &Tenant) -> impl Iterator<Item = Leafed> {
-        self.logs.get(tenant).into_iter().flat_map(|log| log.leaves.iter().map(|(leaf, _)| *leaf))
-    }
-
-    pub(crate) fn erase(&mut self, action: ActionId) {
-        let leaves = self.logs.values_mut().flat_map(|log| &mut log.leaves);
-        leaves.filter(|(_, of)| *of == Some(action)).for_each(|(leaf, _)| leaf.nonce = None);
+    pub(crate) fn leaves(&self, tenant: &Tenant) -> &[Leafed] {
+        self.logs.get(tenant).map_or(&[], |log| &log.leaves)
     }
 }
 
@@ -437,3 +543,5 @@ impl InMemory {
 const DUE_MS: u64 = 24 * 60 * 60 * 1000;
 /// Begins the events of the keys that sign the receipts of all tenants.
 const SIGNING_KEY: &str = "signing_key_";
+/// Bytes of an entry's row before its leaf.
+const ENTRY: usize = 8;

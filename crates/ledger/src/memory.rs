@@ -166,6 +166,7 @@ impl All {
     fn inspect(&self) -> Inspected {
         let (mut walk, mut left) = (Walk::default(), Left::default());
         let mut found = Inspected { last: self.last_entry(), ..Inspected::default() };
+        let passed = self.logs.passed();
         let outcomes = || self.outcomes.values().map(|it| &it.settled);
         let came: HashMap<i64, State> = outcomes().map(|it| (it.entry, it.state)).collect();
         for (entry, Written { bytes, record, .. }) in &self.entries {
@@ -179,7 +180,8 @@ impl All {
                         let from = left.mark(id).unwrap_or(Mark::NONE);
                         left.take(id, from, Step::of(&said, came.get(&entry).copied()))
                     });
-                    other.then_some(Broken::Record).or((!led).then_some(Broken::Step))
+                    let broken = other.then_some(Broken::Record).or((!led).then_some(Broken::Step));
+                    broken.or(passed.lacks(entry, bytes).then_some(Broken::Unlogged))
                 }
             };
             found.sealed.extend(entry::sealed(entry, bytes));
@@ -368,6 +370,13 @@ impl Log for Memory {
         })
     }
 
+    fn payloads(&self, actions: Vec<ActionId>) -> Answer<'_, HashMap<ActionId, Vec<u8>>> {
+        self.now(move |world| {
+            let payload = |id| Some((id, world.row(id)?.stored.payload.clone()));
+            Ok(actions.into_iter().filter_map(payload).collect())
+        })
+    }
+
     fn grow(&self, growth: Growth) -> Answer<'_, bool> {
         self.now(move |world| Ok(world.logs.grow(growth)))
     }
@@ -382,13 +391,17 @@ impl Log for Memory {
 
     fn log_leaves<'a>(&'a self, tenant: &'a Tenant, from: u64, limit: u32) -> Answer<'a, Vec<Leafed>> {
         self.now(move |world| {
-            let leaves = world.logs.leaves(tenant).filter(|leaf| leaf.number >= from);
-            Ok(leaves.take(limit as usize).collect())
+            let leaves = world.logs.leaves(tenant).iter().copied();
+            Ok(log::within(leaves, from, limit))
         })
     }
 
     fn leaf_of<'a>(&'a self, tenant: &'a Tenant, entry: i64) -> Answer<'a, Option<Leafed>> {
-        self.now(move |world| Ok(world.logs.leaves(tenant).find(|leaf| leaf.entry == entry)))
+        self.now(move |world| {
+            let leaves = world.logs.leaves(tenant);
+            let found = leaves.binary_search_by_key(&entry, |leafed| leafed.entry);
+            Ok(found.ok().map(|place| leaves[place]))
+        })
     }
 }
 
@@ -892,11 +905,7 @@ impl Ledger for Memory {
     }
 
     fn erase(&self, erasure: Erasure) -> Answer<'_, i64> {
-        self.now(move |all| {
-            let entry = all.world.erase(&erasure)?;
-            all.logs.erase(erasure.action);
-            Ok(entry)
-        })
+        self.now(move |world| world.erase(&erasure))
     }
 
     fn erased<'a>(&'a self, tenant: &'a Tenant, id: ActionId) -> Answer<'a, Option<Erased>> {

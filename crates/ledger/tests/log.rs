@@ -14,12 +14,13 @@ use action::Tenant;
 use common::*;
 use ledger::{
     Access, COMMIT_STEPS, Erasure, Error, Event, FailPoints, Head, Leafed, Ledger, Log, LogOf, Options,
-    PASSKEY_REGISTERED, Postgres, Round, Sequencer, Sqlite, State, hashes,
+    PASSKEY_REGISTERED, Postgres, Round, Sequencer, Sqlite, State, hashes, tiles,
 };
 use proptest::prelude::*;
 use receipt::log::{
     Leaf, LeafKind, Nonce, Plan, RefKey, Tile, Tiles, leaf_hash, verify_consistency, verify_inclusion,
 };
+use sha2::{Digest, Sha256};
 
 /// The tenant of the tests, and another one.
 fn logs() -> Vec<LogOf> {
@@ -31,19 +32,20 @@ fn logs() -> Vec<LogOf> {
     vec![log("default", "t-1"), log("other", "t-2")]
 }
 
-/// A different one each time, the same in each run.
-fn nonces() -> impl FnMut() -> Option<Nonce> + Send {
+/// What a payload hides here: its hash. Of an empty one something else each time, the same in each run.
+fn secrets() -> impl FnMut(&[u8]) -> Option<[u8; 32]> + Send {
     let mut next = 0_u64;
-    move || {
+    move |payload| {
         next += 1;
-        let mut nonce = [0; 32];
-        nonce[..8].copy_from_slice(&next.to_be_bytes());
-        Some(nonce)
+        Some(
+            if payload.is_empty() { Sha256::digest(next.to_be_bytes()) } else { Sha256::digest(payload) }
+                .into(),
+        )
     }
 }
 
 fn round(sequencer: &mut Sequencer, ledger: &dyn Ledger, limit: u32) -> Result<Round, Error> {
-    wait(sequencer.round(ledger.logs(), &logs(), &mut nonces(), limit))
+    wait(sequencer.round(ledger.logs(), &logs(), &mut secrets(), limit))
 }
 
 /// Grows until nothing is left.
@@ -69,7 +71,8 @@ fn leaves(ledger: &dyn Ledger) -> Vec<(Leafed, Leaf)> {
 fn check(ledger: &dyn Ledger) {
     let Head { size, root } = head(ledger);
     let wanted: Vec<Tile> = Tile::all(size).collect();
-    let found = wait(ledger.logs().log_tiles(&default_log(), wanted.clone())).unwrap();
+    let mut found = wait(tiles(ledger.logs(), &default_log(), wanted.clone())).unwrap();
+    found.sort();
     assert_eq!(found.iter().map(|(tile, _)| *tile).collect::<Vec<_>>(), wanted);
     let mut tiles = Tiles::default();
     found.iter().for_each(|(tile, bytes)| tiles.insert(*tile, bytes).unwrap());
@@ -83,6 +86,11 @@ fn check(ledger: &dyn Ledger) {
         assert_eq!(leaf_hash(&leafed.leaf), row[number * 32..][..32]);
         let found = wait(ledger.logs().leaf_of(&default_log(), leafed.entry)).unwrap();
         assert_eq!(found, Some(*leafed));
+    }
+    for (from, limit) in (0..=size).step_by(5).zip([1, 2, 3, 30].into_iter().cycle()) {
+        let some = wait(ledger.logs().log_leaves(&default_log(), from, limit)).unwrap();
+        let wanted = leaves.iter().skip(from as usize).take(limit as usize);
+        assert!(some.iter().eq(wanted.map(|(leafed, _)| leafed)), "{limit} from {from}");
     }
     assert!(leaves.windows(2).all(|pair| pair[0].0.entry < pair[1].0.entry), "each entry once, in order");
 }
@@ -98,10 +106,13 @@ fn erasure(action: action::ActionId) -> Erasure {
 
 fn acts(ledger: &dyn Ledger, count: usize) {
     for number in 0..count {
-        let name = format!("{number}-{}", head(ledger).size);
-        let id = admitted(ledger, admission(&name));
-        wait(ledger.settle(settlement(id, State::Executed, &name))).unwrap();
+        act(ledger, &format!("{number}-{}", head(ledger).size));
     }
+}
+
+fn act(ledger: &dyn Ledger, name: &str) {
+    let id = admitted(ledger, admission(name));
+    wait(ledger.settle(settlement(id, State::Executed, name))).unwrap();
 }
 
 #[test]
@@ -161,27 +172,39 @@ fn entries_become_leaves_of_their_kind_and_of_their_tenants_log() {
     });
 }
 
+/// What an action still has that its nonces are made of, if it was not erased.
+fn secret_of(ledger: &dyn Ledger, action: action::ActionId) -> Option<[u8; 32]> {
+    let payload = wait(ledger.logs().payloads(vec![action])).unwrap().remove(&action).unwrap_or_default();
+    (!payload.is_empty()).then(|| Sha256::digest(&payload).into())
+}
+
+fn nonce(secret: Option<[u8; 32]>, record: &[u8]) -> Nonce {
+    logs()[0].key.nonce(secret.as_ref(), record)
+}
+
+fn entries(ledger: &dyn Ledger) -> BTreeMap<i64, Vec<u8>> {
+    wait(ledger.entries(None, 1000)).unwrap().rows.into_iter().collect()
+}
+
 #[test]
 fn a_leaf_commits_to_the_receipt_or_else_to_the_entry() {
     on_every_ledger(|ledger| {
-        acts(&*ledger, 2);
+        let id = admitted(&*ledger, admission("0"));
+        wait(ledger.settle(settlement(id, State::Executed, "0"))).unwrap();
+        wait(ledger.record(of("t-1", "key_created"))).unwrap();
         grow(&*ledger);
-        let entries: BTreeMap<i64, Vec<u8>> =
-            wait(ledger.entries(None, 100)).unwrap().rows.into_iter().collect();
+        let entries = entries(&*ledger);
         let leaves = leaves(&*ledger);
-        assert_eq!(leaves.len(), 4);
-        for (leafed, leaf) in &leaves {
-            let nonce = leafed.nonce.unwrap();
-            match leaf.kind {
-                LeafKind::Intent => assert!(leaf.opens(&nonce, &entries[&leafed.entry])),
-                _ => assert!(
-                    leaf.opens(&nonce, &receipt("0-0").document)
-                        || leaf.opens(&nonce, &receipt("1-0").document)
-                ),
-            }
-        }
-        let nonces: std::collections::BTreeSet<_> = leaves.iter().map(|(leafed, _)| leafed.nonce).collect();
-        assert_eq!(nonces.len(), 4);
+        let [sent, done, key] = [0, 1, 2].map(|place| leaves[place]);
+        let entry = |leafed: Leafed| entries[&leafed.entry].as_slice();
+        let secret = secret_of(&*ledger, id);
+        assert!(secret.is_some());
+        assert!(sent.1.opens(&nonce(secret, entry(sent.0)), entry(sent.0)));
+        let document = receipt("0").document;
+        assert!(done.1.opens(&nonce(secret, &document), &document));
+        assert!(key.1.opens(&nonce(None, entry(key.0)), entry(key.0)));
+        // Without the secret nothing is opened that is about the action.
+        assert!(!sent.1.opens(&nonce(None, entry(sent.0)), entry(sent.0)));
     });
 }
 
@@ -248,7 +271,7 @@ fn a_growth_of_what_is_not_so_any_more_changes_nothing() {
         acts(&*ledger, 3);
         let slow = Slow { ledger: &*ledger, grown: std::sync::Mutex::default() };
         let mut late = Sequencer::default();
-        wait(late.round(&slow, &logs(), &mut nonces(), 100)).unwrap();
+        wait(late.round(&slow, &logs(), &mut secrets(), 100)).unwrap();
         let growth = slow.grown.lock().unwrap().take().unwrap();
         grow(&*ledger);
         let before = head(&*ledger);
@@ -282,6 +305,13 @@ impl Log for Slow<'_> {
 
     fn fresh(&self, limit: u32) -> ledger::Answer<'_, ledger::Fresh> {
         self.ledger.logs().fresh(limit)
+    }
+
+    fn payloads(
+        &self,
+        actions: Vec<action::ActionId>,
+    ) -> ledger::Answer<'_, std::collections::HashMap<action::ActionId, Vec<u8>>> {
+        self.ledger.logs().payloads(actions)
     }
 
     fn grow(&self, growth: ledger::Growth) -> ledger::Answer<'_, bool> {
@@ -343,42 +373,101 @@ fn steps_on_the_way_and_records_of_sessions_are_no_leaves() {
 }
 
 #[test]
-fn erasing_an_action_takes_the_nonces_of_its_leaves_and_no_leaf() {
+fn erasing_an_action_takes_what_opens_its_leaves_and_no_leaf() {
     on_every_ledger(|ledger| {
         acts(&*ledger, 1);
         let id = admitted(&*ledger, admission("erased"));
         wait(ledger.settle(settlement(id, State::Executed, "erased"))).unwrap();
         grow(&*ledger);
-        let before = leaves(&*ledger);
-        assert!(before.iter().all(|(leafed, _)| leafed.nonce.is_some()));
+        let (before, secret) = (leaves(&*ledger), secret_of(&*ledger, id));
         wait(ledger.erase(erasure(id))).unwrap();
         grow(&*ledger);
         check(&*ledger);
         let after = leaves(&*ledger);
-        assert_eq!(after.last().unwrap().1.kind, LeafKind::Erasure);
-        let gone: Vec<bool> = after.iter().map(|(leafed, _)| leafed.nonce.is_none()).collect();
-        assert_eq!(gone, [false, false, true, true, false]);
-        let same = |(a, b): (&(Leafed, Leaf), &(Leafed, Leaf))| a.0.leaf == b.0.leaf;
-        assert!(before.iter().zip(&after).all(same));
+        assert_eq!(after[..before.len()], before);
+        let entry = |place: usize| entries(&*ledger).remove(&after[place].0.entry).unwrap();
+        assert!(after[2].1.opens(&nonce(secret, &entry(2)), &entry(2)));
+        assert_eq!(secret_of(&*ledger, id), None);
+        // That it was erased may be shown for ever.
+        assert_eq!(after.len(), 5);
+        assert_eq!(after[4].1.kind, LeafKind::Erasure);
+        assert!(after[4].1.opens(&nonce(None, &entry(4)), &entry(4)));
     });
 }
 
 #[test]
-fn what_was_erased_before_it_was_logged_keeps_no_nonce_either() {
+fn what_was_erased_before_it_was_logged_has_leaves_that_nobody_can_open() {
     on_every_ledger(|ledger| {
         let id = admitted(&*ledger, admission("erased"));
         wait(ledger.settle(settlement(id, State::Executed, "erased"))).unwrap();
-        let mut sequencer = Sequencer::default();
-        // One leaf is there when it is erased, one is not.
-        while leaves(&*ledger).is_empty() {
-            round(&mut sequencer, &*ledger, 1).unwrap();
-        }
+        let secret = secret_of(&*ledger, id);
         wait(ledger.erase(erasure(id))).unwrap();
         grow(&*ledger);
         check(&*ledger);
-        let kept: Vec<bool> = leaves(&*ledger).iter().map(|(leafed, _)| leafed.nonce.is_some()).collect();
-        assert_eq!(kept, [false, false, true]);
+        let leaves = leaves(&*ledger);
+        let kinds: Vec<LeafKind> = leaves.iter().map(|(_, leaf)| leaf.kind).collect();
+        assert_eq!(kinds, [LeafKind::Intent, LeafKind::Terminal, LeafKind::Erasure]);
+        let sent = entries(&*ledger).remove(&leaves[0].0.entry).unwrap();
+        for (place, record) in [(0, sent), (1, receipt("erased").document)] {
+            for secret in [secret, None] {
+                assert!(!leaves[place].1.opens(&nonce(secret, &record), &record));
+            }
+        }
     });
+}
+
+/// Nobody has to look for what is nowhere.
+#[test]
+fn no_nonce_is_ever_in_the_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let ledger = sqlite(directory.path());
+    let id = admitted(&ledger, admission("a"));
+    wait(ledger.settle(settlement(id, State::Executed, "a"))).unwrap();
+    grow(&ledger);
+    let entry = entries(&ledger).remove(&leaves(&ledger)[0].0.entry).unwrap();
+    let secret = secret_of(&ledger, id);
+    let is_there = |bytes: &[u8]| {
+        let files = std::fs::read_dir(directory.path()).unwrap();
+        let mut files = files.map(|file| std::fs::read(file.unwrap().path()).unwrap());
+        files.any(|file| file.windows(bytes.len()).any(|window| window == bytes))
+    };
+    assert!(is_there(&leaves(&ledger)[0].0.leaf));
+    assert!(!is_there(&nonce(secret, &entry)));
+}
+
+/// Rows of every table but those of SQLite itself.
+fn rows(store: &std::path::Path) -> BTreeMap<String, i64> {
+    let db = rusqlite::Connection::open(store).unwrap();
+    let mut select = db
+        .prepare("SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite%'")
+        .unwrap();
+    let tables: Vec<String> = select.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect();
+    let count = |table: &String| {
+        db.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0)).unwrap()
+    };
+    tables.iter().map(|table| (table.clone(), count(table))).collect()
+}
+
+#[test]
+fn a_round_adds_one_row_however_many_leaves_it_has() {
+    let directory = tempfile::tempdir().unwrap();
+    let (store, ledger) = (directory.path().join("ledger.db"), sqlite(directory.path()));
+    let more = |sequencer: &mut Sequencer, actions: usize| {
+        acts(&ledger, actions);
+        let before = rows(&store);
+        assert!(round(sequencer, &ledger, 512).unwrap().entries >= 2 * actions);
+        let added = rows(&store).into_iter().map(|(table, count)| (count - before[&table], table));
+        added.filter(|(count, _)| *count > 0).collect::<Vec<_>>()
+    };
+    let row = |table: &str| (1, table.to_owned());
+    let mut sequencer = Sequencer::default();
+    // With the first one come a head and a mark.
+    assert_eq!(more(&mut sequencer, 100), [row("log"), row("log_leaf"), row("meta")]);
+    assert_eq!(more(&mut sequencer, 1), [row("log_leaf")]);
+    // The first whole one is told of by the one above it.
+    assert_eq!(more(&mut sequencer, 50), [row("log_leaf"), row("log_tile")]);
+    assert_eq!(more(&mut sequencer, 110), [row("log_leaf")]);
+    check(&ledger);
 }
 
 #[test]
@@ -401,7 +490,7 @@ fn logs_that_begin_anew_take_every_entry_again_under_another_name() {
         let (before, mut late) = (head(&*ledger), Sequencer::default());
         acts(&*ledger, 1);
         let slow = Slow { ledger: &*ledger, grown: std::sync::Mutex::default() };
-        wait(late.round(&slow, &logs(), &mut nonces(), 100)).unwrap();
+        wait(late.round(&slow, &logs(), &mut secrets(), 100)).unwrap();
         wait(ledger.logs().begin_anew(vec![(default_log(), "a/epoch-2".into())])).unwrap();
         assert_eq!(head(&*ledger), Head::default());
         assert_eq!(&*wait(ledger.logs().log_name(&default_log(), "a")).unwrap(), "a/epoch-2");
@@ -513,27 +602,122 @@ fn a_log_that_stopped_at_any_step_of_a_commit_goes_on_from_what_was_told_of_it()
 
 #[test]
 fn a_log_that_somebody_altered_is_not_gone_on_with() {
+    let whole = tempfile::tempdir().unwrap();
+    let ledger = sqlite(whole.path());
+    acts(&ledger, 140);
+    grow(&ledger);
+    acts(&ledger, 1);
+    drop(ledger);
     let altered = |sql: &str| {
         let directory = tempfile::tempdir().unwrap();
-        let ledger = sqlite(directory.path());
-        acts(&ledger, 5);
-        grow(&ledger);
-        acts(&ledger, 1);
-        rusqlite::Connection::open(directory.path().join("ledger.db")).unwrap().execute_batch(sql).unwrap();
-        round(&mut Sequencer::default(), &ledger, 100).map(|round| round.entries)
+        let store = directory.path().join("ledger.db");
+        std::fs::copy(whole.path().join("ledger.db"), &store).unwrap();
+        rusqlite::Connection::open(&store).unwrap().execute_batch(sql).unwrap();
+        round(&mut Sequencer::default(), &sqlite(directory.path()), 100).map(|round| round.entries > 0)
     };
-    assert_eq!(altered("SELECT 1").unwrap(), 2);
+    assert!(altered("SELECT 1").unwrap());
     for sql in [
         "UPDATE log SET root = zeroblob(32)",
         "UPDATE log SET size = size - 1",
         "UPDATE log SET size = size + 1",
-        "UPDATE log_tile SET hashes = zeroblob(320)",
+        "UPDATE log_tile SET hashes = zeroblob(32)",
         "UPDATE log_tile SET hashes = zeroblob(1)",
         "DELETE FROM log_tile",
+        "UPDATE log_leaf SET leaves = zeroblob(length(leaves)) WHERE first > 270",
+        "UPDATE log_leaf SET leaves = zeroblob(81) WHERE first > 270",
+        "UPDATE log_leaf SET leaves = x'' WHERE first > 270",
+        "UPDATE log_leaf SET first = first + 1000 WHERE first > 270",
+        "DELETE FROM log_leaf WHERE first > 270",
+        "DELETE FROM log_leaf",
     ] {
         let refused = altered(sql).unwrap_err();
         assert!(matches!(refused, Error::Corrupt(_)), "{sql}: {refused}");
     }
+}
+
+#[test]
+fn an_entry_that_its_log_passed_over_is_found() {
+    let alter = |sql: &str| {
+        let directory = tempfile::tempdir().unwrap();
+        let ledger = sqlite(directory.path());
+        acts(&ledger, 2);
+        wait(ledger.record(event("checking"))).unwrap();
+        grow(&ledger);
+        acts(&ledger, 1);
+        assert_eq!(wait(ledger.inspect(None)).unwrap().findings, []);
+        rusqlite::Connection::open(directory.path().join("ledger.db")).unwrap().execute_batch(sql).unwrap();
+        let findings = wait(ledger.inspect(None)).unwrap().findings;
+        findings.into_iter().map(|found| (found.entry, found.broken)).collect::<Vec<_>>()
+    };
+    // Entries 2 to 5 are logged, 6 is no leaf, and 7 and 8 are still to come.
+    assert_eq!(alter("UPDATE meta SET value = 7 WHERE name = 'logged'"), [(7, ledger::Broken::Unlogged)]);
+    let lost = [2, 3, 4, 5].map(|entry| (entry, ledger::Broken::Unlogged));
+    assert_eq!(alter("UPDATE log_leaf SET tenant = 'nobody'"), lost);
+    assert_eq!(alter("UPDATE log_leaf SET leaves = zeroblob(81)"), lost);
+    let Some(server) = common::postgres::server() else { return };
+    let url = server.database();
+    let ledger = Postgres::open(Access::new(&url, "replica-a", "replica-a", NOW)).unwrap();
+    acts(&ledger, 2);
+    grow(&ledger);
+    wait(ledger.verify()).unwrap();
+    let first = leaves(&ledger)[0].0.entry;
+    common::postgres::sql(&url, "DELETE FROM log_leaf WHERE first = 0");
+    let found = wait(ledger.verify()).unwrap_err();
+    assert!(
+        matches!(found, Error::Chain { row, broken: ledger::Broken::Unlogged } if row == first),
+        "{found}"
+    );
+}
+
+/// One gateway goes on, and is read from, while another one is about to be seen by all.
+#[test]
+fn what_a_gateway_writes_that_came_while_others_went_on_is_logged() {
+    let Some(server) = common::postgres::server() else { return };
+    let url = server.database();
+    let one = Postgres::open(Access::new(&url, "replica-a", "replica-a", NOW)).unwrap();
+    // Ahead of the clock by ten seconds, as after much in a short time, or when the clock steps back.
+    common::postgres::sql(&url, "UPDATE replica SET last = last + (10000::bigint << 12)");
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let client = runtime.block_on(async {
+        let (client, connection) = tokio_postgres::connect(&url, tokio_postgres::NoTls).await.unwrap();
+        tokio::spawn(connection);
+        client
+    });
+    // Whoever comes next has looked how far the others are, and waits for this row.
+    let row = "BEGIN; INSERT INTO replica (number, slot, name, chain, seq, at, last, beat)
+               SELECT max(number) + 1, 63, 'x', 'x', 0, 0, 0, now() FROM replica";
+    runtime.block_on(client.batch_execute(row)).unwrap();
+    let other = std::thread::scope(|scope| {
+        let coming =
+            scope.spawn(|| Postgres::open(Access::new(&url, "replica-b", "replica-b", NOW)).unwrap());
+        let waits =
+            "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()";
+        while common::postgres::asked(&url, waits).unwrap().is_empty() {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        acts(&one, 3);
+        grow(&one);
+        assert_eq!(head(&one).size, 6);
+        runtime.block_on(client.batch_execute("ROLLBACK")).unwrap();
+        coming.join().unwrap()
+    });
+    for turn in 0..3 {
+        act(&other, &format!("other-{turn}"));
+        for name in ["a", "b"] {
+            act(&one, &format!("{name}-{turn}"));
+        }
+    }
+    grow(&other);
+    check(&other);
+    let mark = wait(other.logs().fresh(1)).unwrap().after;
+    let about_actions = |(row, bytes): &(&i64, &Vec<u8>)| {
+        **row <= mark && ledger::Heading::of(bytes).is_some_and(|heading| heading.action.is_some())
+    };
+    let all = entries(&other);
+    let due: Vec<i64> = all.iter().filter(about_actions).map(|(row, _)| *row).collect();
+    let logged: Vec<i64> = leaves(&other).iter().map(|(leafed, _)| leafed.entry).collect();
+    assert_eq!(logged, due);
+    assert!(due.len() >= 12, "{}", due.len());
 }
 
 proptest! {
@@ -552,13 +736,12 @@ proptest! {
                 admitted(ledger, keyless);
             }
         }
-        let (mut nonces, mut sequencer) = (nonces(), Sequencer::default());
+        let mut sequencer = Sequencer::default();
         for limit in limits {
-            wait(sequencer.round(&ledger, &logs(), &mut nonces, limit)).unwrap();
+            round(&mut sequencer, &ledger, limit).unwrap();
         }
-        while wait(sequencer.round(&ledger, &logs(), &mut nonces, 1000)).unwrap().entries > 0 {}
-        let mut nonces = self::nonces();
-        wait(Sequencer::default().round(&whole, &logs(), &mut nonces, 1000)).unwrap();
+        while round(&mut sequencer, &ledger, 1000).unwrap().entries > 0 {}
+        round(&mut Sequencer::default(), &whole, 1000).unwrap();
         prop_assert_eq!(head(&ledger), head(&whole));
         check(&ledger);
     }

@@ -337,18 +337,12 @@ async fn a_monitor_reads_the_log_and_names_what_is_not_as_it_was_told() {
     let store = folder.join("data/production.db");
     let good = fs::read(&store).unwrap();
     for (sql, what) in [
-        ("UPDATE log_leaf SET leaf = zeroblob(74) WHERE number = 2", "is not whole"),
-        (
-            "UPDATE log_leaf SET leaf = CAST(substr(leaf, 1, 73) || x'00' AS BLOB) WHERE number = 4",
-            "is not whole",
-        ),
-        (
-            "UPDATE log_tile SET hashes = CAST(x'00' || substr(hashes, 2) AS BLOB) WHERE level = 0",
-            "is not whole",
-        ),
-        ("DELETE FROM log_leaf WHERE number = 1", "EP_UNAVAILABLE"),
+        (leaf_two("substr(leaves, 1, at) || zeroblob(74) || substr(leaves, at + 75)"), "is none"),
+        (leaf_two("substr(leaves, 1, at + 73) || x'00' || substr(leaves, at + 75)"), "do not have the root"),
+        (leaf_two("substr(leaves, 1, at)"), "EP_UNAVAILABLE"),
+        ("DELETE FROM log_leaf".to_owned(), "EP_UNAVAILABLE"),
     ] {
-        rusqlite::Connection::open(&store).unwrap().execute_batch(sql).unwrap();
+        rusqlite::Connection::open(&store).unwrap().execute_batch(&sql).unwrap();
         house.start();
         let refused = monitor(&house, &pin, &[]);
         let said = String::from_utf8_lossy(&refused.stderr).into_owned();
@@ -361,6 +355,16 @@ async fn a_monitor_reads_the_log_and_names_what_is_not_as_it_was_told() {
     }
     house.start();
     assert_eq!(found(&monitor(&house, &pin, &["--from", &checkpoint])), [""; 0]);
+}
+
+/// Alters the row that has the third leaf; `at` is where that begins in it.
+fn leaf_two(leaves: &str) -> String {
+    format!(
+        "WITH it AS (SELECT first, (2 - first) * 82 + 8 AS at FROM log_leaf
+                     WHERE tenant = 'default' AND first <= 2 ORDER BY first DESC LIMIT 1)
+         UPDATE log_leaf SET leaves = CAST({leaves} AS BLOB) FROM it
+         WHERE tenant = 'default' AND log_leaf.first = it.first"
+    )
 }
 
 /// Nobody waits a day in a test: what is due is said by leaves, so a log is made whose leaves say so.
@@ -424,8 +428,8 @@ fn another_log(store: &Path) {
     db.execute_batch("DELETE FROM log_leaf; DELETE FROM log_tile").unwrap();
     db.execute("UPDATE log SET size = 1, root = ?1 WHERE tenant = 'default'", [edge.root()]).unwrap();
     db.execute("DELETE FROM log WHERE tenant <> 'default'", []).unwrap();
-    db.execute("INSERT INTO log_tile VALUES ('default', 0, 0, ?1)", [edge.root()]).unwrap();
-    db.execute("INSERT INTO log_leaf VALUES ('default', 0, 1, NULL, ?1, NULL)", [leaf.to_bytes()]).unwrap();
+    let row = [&1_i64.to_be_bytes()[..], &leaf.to_bytes()].concat();
+    db.execute("INSERT INTO log_leaf VALUES ('default', 0, 1, ?1)", [row]).unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

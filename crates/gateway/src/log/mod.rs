@@ -19,7 +19,7 @@ use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
 
 use action::{Environment, Tenant};
-use ledger::{Head, Ledger, Log, LogOf, Sequencer, hashes};
+use ledger::{Head, Ledger, Log, LogOf, Sequencer, hashes, tiles};
 use receipt::Promise;
 use receipt::log::{
     Bundle, Checkpoint, Leaf, Note, Place, Plan, Proof, RefKey, Resource, Signer, Tile, Verifier, bundled,
@@ -33,7 +33,7 @@ use crate::config::Config;
 use crate::gateway::Gateway;
 use crate::keys::open_private;
 use crate::remember::unavailable;
-use crate::row::internal;
+use crate::row::{IntentRow, internal};
 use crate::tenants::TenantState;
 use crate::views::not_found;
 use crate::{Code, Error, clock, files};
@@ -259,9 +259,10 @@ impl Gateway {
 
     /// Some rounds, before what they came to is signed, which costs more than a round. True if there may be more to log.
     async fn log_some(&self, sequencer: &mut Sequencer) -> Result<bool, Error> {
-        let mut nonces = || clock::random().ok();
+        // What was erased has a leaf that nobody can open.
+        let mut secrets = |payload: &[u8]| IntentRow::salt_of(payload).or_else(|| clock::random().ok());
         for _ in 0..ROUNDS {
-            let round = sequencer.round(self.log(), &self.logs.of, &mut nonces, MOST).await;
+            let round = sequencer.round(self.log(), &self.logs.of, &mut secrets, MOST).await;
             if round.map_err(unavailable)?.entries < usize::try_from(MOST).unwrap_or(usize::MAX) {
                 return Ok(false);
             }
@@ -355,7 +356,7 @@ impl Gateway {
         }
         let width = usize::from(tile.width);
         if let Resource::Tile(_) = resource {
-            let found = self.log().log_tiles(&caller.tenant, vec![tile]).await.map_err(unavailable)?;
+            let found = tiles(self.log(), &caller.tenant, vec![tile]).await.map_err(unavailable)?;
             let hashes = found.into_iter().next().map(|(_, hashes)| hashes);
             let hashes = hashes.and_then(|hashes| Some(hashes.get(..width * 32)?.to_vec()));
             return hashes.ok_or_else(|| internal("a tile of the log is missing"));

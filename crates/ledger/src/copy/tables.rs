@@ -502,16 +502,14 @@ pub(crate) const TABLES: [Table; 32] = [
     },
     Table {
         name: "log_leaf",
-        keys: &["l.tenant", "l.number"],
+        keys: &["l.tenant", "l.first"],
         from: "log_leaf l",
         only: None,
         columns: &[
             ("tenant", "l.tenant"),
-            ("number", "l.number"),
+            ("first", "l.first"),
             ("entry", "l.entry"),
-            ("action", "l.action"),
-            ("leaf", "l.leaf"),
-            ("nonce", "l.nonce"),
+            ("leaves", "l.leaves"),
         ],
     },
 ];
@@ -539,7 +537,10 @@ pub(crate) const MADE: &[(&str, &str)] = &[
     ("guard", "rows to lock, made when they are needed"),
     ("replica", "one row: the file's last chain, ended, on which the next one follows"),
     ("logged", "one row, made with the schema: the mark `logged` of the file's `meta`"),
-    ("aside", "what waits for clients at one gateway and may be answered at another: nobody else is in a file"),
+    (
+        "aside",
+        "what waits for clients at one gateway and may be answered at another: nobody else is in a file",
+    ),
     ("store_copy", "says that a copy is under way, or was done"),
     ("table_copy", "how far each table has come"),
     ("refinery_schema_history", "what was done to the schema"),

@@ -13,7 +13,7 @@ use super::replica::horizon;
 use super::rules::{self, legible, scope_key};
 use super::sql::{Db, Done, Values, get, id, many, most, one, write};
 use super::writer::Batch;
-use super::{Counts, Postgres, audit, log, sessions, verify};
+use super::{Counts, Postgres, audit, sessions, verify};
 use crate::intake::Close;
 use crate::packed;
 use crate::pruned::Pruned;
@@ -774,8 +774,7 @@ async fn empty(db: &Db, action: ActionId) -> Done<()> {
                WHERE action = $1";
     write(db, sql, &[&id]).await?;
     let sql = "UPDATE approval SET record = ''::bytea, approver = entry::text WHERE action = $1";
-    write(db, sql, &[&id]).await?;
-    log::forget_nonces(db, &[action]).await
+    write(db, sql, &[&id]).await.map(drop)
 }
 
 /// Deletes old actions that nobody waits for, with everything that became of them. `apart`: those that the same transaction is

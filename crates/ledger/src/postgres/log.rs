@@ -9,13 +9,12 @@ use receipt::log::Tile;
 use tokio_postgres::Row;
 
 use super::replica::horizon;
-use super::sql::{
-    Db, Done, Failure, Values, bytes, get, id, many, maybe_bytes, most, number, one, text, unpacked, write,
-};
+use super::sql::{Db, Done, Failure, bytes, get, id, many, most, number, one, text, unpacked, write};
 use super::{Postgres, read};
 use crate::Answer;
 use crate::entry::{Heading, event_of};
-use crate::log::{Fresh, Grown, Growth, Head, Leafed, Log, Unlogged, rests};
+use crate::log::{self, Fresh, Grown, Growth, Head, Leafed, Log, Passed, Unlogged, rests};
+use crate::packed;
 
 impl Log for Postgres {
     fn log_name<'a>(&'a self, tenant: &'a Tenant, offered: &'a str) -> Answer<'a, Box<str>> {
@@ -42,6 +41,10 @@ impl Log for Postgres {
         self.look(move |db| async move { fresh(&db, limit).await })
     }
 
+    fn payloads(&self, actions: Vec<ActionId>) -> Answer<'_, HashMap<ActionId, Vec<u8>>> {
+        self.look(move |db| async move { payloads(&db, &actions).await })
+    }
+
     fn grow(&self, growth: Growth) -> Answer<'_, bool> {
         self.look(move |db| async move { grow(&db, &growth).await })
     }
@@ -59,27 +62,24 @@ impl Log for Postgres {
     fn log_leaves<'a>(&'a self, tenant: &'a Tenant, from: u64, limit: u32) -> Answer<'a, Vec<Leafed>> {
         let tenant = tenant.clone();
         self.look(move |db| async move {
-            let sql = "SELECT number, entry, leaf, nonce FROM log_leaf WHERE tenant = $1 AND number >= $2
-                       ORDER BY number LIMIT $3";
+            let sql = "SELECT first, leaves FROM log_leaf WHERE tenant = $1 AND first < $2::bigint + $3::bigint AND first >=
+                       (SELECT max(first) FROM log_leaf WHERE tenant = $1 AND first <= $2) ORDER BY first";
             let rows = many(&db, sql, &[&tenant.as_str(), &from.cast_signed(), &most(limit)]).await?;
-            rows.iter().map(leafed).collect()
+            let rows = rows.iter().map(leaves).collect::<Done<Vec<_>>>()?;
+            Ok(log::within(rows.into_iter().flatten(), from, limit))
         })
     }
 
     fn leaf_of<'a>(&'a self, tenant: &'a Tenant, entry: i64) -> Answer<'a, Option<Leafed>> {
         let tenant = tenant.clone();
         self.look(move |db| async move {
-            let sql = "SELECT number, entry, leaf, nonce FROM log_leaf WHERE tenant = $1 AND entry = $2";
-            one(&db, sql, &[&tenant.as_str(), &entry]).await?.as_ref().map(leafed).transpose()
+            let sql = "SELECT first, leaves FROM log_leaf WHERE tenant = $1 AND entry <= $2
+                       ORDER BY entry DESC LIMIT 1";
+            let row = one(&db, sql, &[&tenant.as_str(), &entry]).await?;
+            let stretch = row.as_ref().map(leaves).transpose()?.unwrap_or_default();
+            Ok(stretch.into_iter().find(|leafed| leafed.entry == entry))
         })
     }
-}
-
-/// What an action's leaves commit to cannot be told from anything else any more.
-pub(super) async fn forget_nonces(db: &Db, actions: &[ActionId]) -> Done<()> {
-    let actions: Vec<&[u8]> = actions.iter().map(|action| &action.as_bytes()[..]).collect();
-    let sql = "UPDATE log_leaf SET nonce = NULL, action = NULL WHERE action = ANY($1::bytea[])";
-    write(db, sql, &[&actions]).await.map(drop)
 }
 
 /// Whoever grows a log meanwhile is waited for, and is too late afterwards.
@@ -119,7 +119,6 @@ async fn try_grow(db: &Db, growth: &Growth) -> Done<bool> {
     for grown in &growth.logs {
         put(db, grown).await?;
     }
-    forget_nonces(db, &growth.erased).await?;
     write(db, "UPDATE logged SET upto = $2 WHERE name = $1", &[&ENTRIES, &growth.upto]).await?;
     Ok(true)
 }
@@ -129,30 +128,16 @@ async fn put(db: &Db, grown: &Grown) -> Done<()> {
     let sql = "INSERT INTO log (tenant, size, root) VALUES ($1, $2, $3)
                ON CONFLICT (tenant) DO UPDATE SET size = excluded.size, root = excluded.root";
     write(db, sql, &[&tenant, &grown.to.size.cast_signed(), &&grown.to.root[..]]).await?;
-    let (mut levels, mut numbers, mut hashes) = (Vec::new(), Vec::new(), Vec::new());
-    for (tile, bytes) in &grown.tiles {
-        levels.push(i16::from(tile.level));
-        numbers.push(tile.index.cast_signed());
-        hashes.push(bytes.as_slice());
+    for (tile, hashes) in &grown.tiles {
+        let sql = "INSERT INTO log_tile (tenant, level, number, hashes) VALUES ($1, $2, $3, $4)
+                   ON CONFLICT (tenant, level, number) DO UPDATE SET hashes = excluded.hashes";
+        let (level, number) = (i16::from(tile.level), tile.index.cast_signed());
+        write(db, sql, &[&tenant, &level, &number, hashes]).await?;
     }
-    let sql = "INSERT INTO log_tile (tenant, level, number, hashes)
-               SELECT $1, * FROM unnest($2::smallint[], $3::bigint[], $4::bytea[])
-               ON CONFLICT (tenant, level, number) DO UPDATE SET hashes = excluded.hashes";
-    write(db, sql, &[&tenant, &levels, &numbers, &hashes]).await?;
-    let (mut numbers, mut entries) = (Vec::new(), Vec::new());
-    let (mut actions, mut leaves, mut nonces) = (Vec::new(), Vec::new(), Vec::new());
-    for (number, leaf) in (grown.from.size..).zip(&grown.leaves) {
-        numbers.push(number.cast_signed());
-        entries.push(leaf.entry);
-        let action = leaf.action.as_ref().filter(|_| leaf.nonce.is_some());
-        actions.push(action.map(|action| &action.as_bytes()[..]));
-        leaves.push(&leaf.leaf[..]);
-        nonces.push(leaf.nonce.as_ref().map(|nonce| &nonce[..]));
-    }
-    let sql = "INSERT INTO log_leaf (tenant, number, entry, action, leaf, nonce)
-               SELECT $1, * FROM unnest($2::bigint[], $3::bigint[], $4::bytea[], $5::bytea[], $6::bytea[])";
-    let values: Values<'_> = &[&tenant, &numbers, &entries, &actions, &leaves, &nonces];
-    write(db, sql, values).await.map(drop)
+    let Some(first) = grown.leaves.first() else { return Ok(()) };
+    let sql = "INSERT INTO log_leaf (tenant, first, entry, leaves) VALUES ($1, $2, $3, $4)";
+    let leaves = log::packed(&grown.leaves);
+    write(db, sql, &[&tenant, &first.number.cast_signed(), &first.entry, &leaves]).await.map(drop)
 }
 
 async fn head(db: &Db, tenant: &Tenant) -> Done<Head> {
@@ -206,6 +191,19 @@ fn resting(entry: &[u8]) -> Option<ActionId> {
     Heading::of(entry)?.action
 }
 
+/// Of one that cannot be unpacked nothing is known, as of one that is not there.
+async fn payloads(db: &Db, actions: &[ActionId]) -> Done<HashMap<ActionId, Vec<u8>>> {
+    let actions: Vec<&[u8]> = actions.iter().map(|action| &action.as_bytes()[..]).collect();
+    let sql = "SELECT id, payload FROM action WHERE id = ANY($1::bytea[])";
+    let rows = many(db, sql, &[&actions]).await?;
+    let mut found = HashMap::with_capacity(rows.len());
+    for row in &rows {
+        let payload = packed::unpack(get(row, 1)?);
+        found.extend(payload.map(|payload| Ok::<_, Failure>((id(row, 0)?, payload))).transpose()?);
+    }
+    Ok(found)
+}
+
 /// Until when these actions rest.
 async fn ends_of_rest(db: &Db, actions: impl Iterator<Item = &ActionId>) -> Done<HashMap<ActionId, i64>> {
     let actions: Vec<&[u8]> = actions.map(|action| &action.as_bytes()[..]).collect();
@@ -218,13 +216,21 @@ async fn ends_of_rest(db: &Db, actions: impl Iterator<Item = &ActionId>) -> Done
     rows.iter().map(|row| Ok((id(row, 0)?, get(row, 1)?))).collect()
 }
 
-fn leafed(row: &Row) -> Done<Leafed> {
-    Ok(Leafed {
-        number: number(row, 0)?,
-        entry: get(row, 1)?,
-        leaf: bytes(row, 2)?,
-        nonce: maybe_bytes(row, 3)?,
-    })
+/// What the logs have of these entries, the last one among them; what cannot be read they do not have.
+pub(super) async fn passed(db: &Db, first: i64, last: i64) -> Done<Passed> {
+    let row = one(db, "SELECT upto FROM logged WHERE name = $1", &[&ENTRIES]).await?;
+    let mark = row.map_or(Ok(0), |row| get(&row, 0))?;
+    let sql = "SELECT l.leaves FROM log t JOIN log_leaf l ON l.tenant = t.tenant AND l.entry <= $2
+               AND l.entry >= coalesce((SELECT max(entry) FROM log_leaf WHERE tenant = t.tenant AND entry <= $1), 0)";
+    let rows = many(db, sql, &[&first, &last]).await?;
+    let rows = rows.iter().map(|row| Ok(log::unpacked(0, get(row, 0)?))).collect::<Done<Vec<_>>>()?;
+    Ok(Passed { mark, entries: rows.into_iter().flatten().flatten().map(|leafed| leafed.entry).collect() })
+}
+
+/// Those of one row.
+fn leaves(row: &Row) -> Done<Vec<Leafed>> {
+    let leaves = log::unpacked(get(row, 0)?, get(row, 1)?);
+    leaves.ok_or_else(|| Failure::Corrupt("a row of leaves of a log is none".to_owned()))
 }
 
 /// Name in `logged`: the row of the last entry that was taken.

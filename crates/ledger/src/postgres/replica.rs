@@ -5,10 +5,12 @@
 //! ```
 //!
 //! So rows of all processes are in the order of time without anybody waiting for anybody, and numbers stay below 2⁵³.
-//! What a process still writes has a higher number than its row in `replica` says (`last`): up to the lowest of those nothing
-//! is added any more, and that is as far as anybody reads who must not miss anything (the *horizon*). A process that writes
-//! nothing raises its own now and then; one that is silent for too long is *ended* by another, and finds that out before it
-//! writes the next time, because every commit begins with a lock on its own row.
+//! What a process still writes has a higher number than its row in `replica` says (`last`). A process that writes nothing raises
+//! its own now and then; one that is silent for too long is *ended* by another, and finds that out before it writes the next
+//! time, because every commit begins with a lock on its own row.
+//!
+//! INVARIANT (horizon): up to the lowest of those numbers nothing is added any more, whoever comes, and that is as far as anybody
+//! reads who must not miss anything.
 
 use std::time::Duration;
 
@@ -68,7 +70,17 @@ impl Replica {
         db.batch_execute("BEGIN").await?;
         let registered = register(db, name, chain, silence).await;
         db.batch_execute(if registered.is_ok() { "COMMIT" } else { "ROLLBACK" }).await?;
-        registered
+        let registered = registered?;
+        registered.fall_in(db).await?;
+        Ok(registered)
+    }
+
+    /// Keeps (horizon): until others saw it they went on, and somebody may have read up to where they were. Now nobody reads
+    /// beyond it any more, so it begins behind all that was read by then.
+    async fn fall_in(&self, db: &Db) -> Done<()> {
+        let sql = "UPDATE replica SET last = greatest(last, (SELECT max(last) FROM replica))
+                   WHERE number = $1 AND NOT ended";
+        if write(db, sql, &[&self.number]).await? == 0 { Err(Failure::Ended) } else { Ok(()) }
     }
 
     /// Tells that it is still there, and that it writes nothing up to now any more.
@@ -125,7 +137,7 @@ pub(super) async fn end_silent(db: &Db, silence: Duration) -> Done<u64> {
     write(db, sql, &[&silence.as_secs_f64()]).await
 }
 
-/// Up to this row nothing is added any more.
+/// Up to this row nothing is added any more: see (horizon).
 pub(super) async fn horizon(db: &Db) -> Done<i64> {
     let row = one(db, "SELECT min(last) FROM replica WHERE NOT ended", &[]).await?;
     let lowest: Option<i64> = row.map(|row| get(&row, 0)).transpose()?.flatten();

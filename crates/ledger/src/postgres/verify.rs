@@ -20,6 +20,7 @@ use super::sql::{
 use crate::cluster::said_in;
 use crate::entry::{RESOLVED, Reading, Said, sealed, session_of};
 use crate::erasure::ERASED;
+use crate::log::Passed;
 use crate::packed::unpack;
 use crate::pruned::Pruned;
 use crate::stand::{Stand, goes_on, writes_row};
@@ -156,6 +157,7 @@ struct Look {
     approvals: BTreeMap<i64, Vec<Heard>>,
     /// The place of entries in their sessions: key, id and number.
     places: HashMap<i64, (i64, String, u64)>,
+    logs: Passed,
     gone: Gone,
     left: Left,
     found: Inspected,
@@ -185,12 +187,14 @@ impl Look {
             came: HashMap::new(),
             approvals: BTreeMap::new(),
             places: HashMap::new(),
+            logs: Passed::default(),
             gone: Gone { told: prunings(db).await?, by_now: Place { row: last, ..after } },
             left,
             found: Inspected { last, ..Inspected::default() },
         };
         let (Some(first), Some(end)) = (entries.first(), entries.last()) else { return Ok(look) };
         let (first, end): (i64, i64) = (get(first, 0)?, get(end, 0)?);
+        look.logs = super::log::passed(db, first, end).await?;
         let slots = entries.iter().map(|row| get::<i16>(row, 1)).collect::<Done<BTreeSet<i16>>>()?;
         for slot in slots {
             let sql = "SELECT bytes FROM entry WHERE slot = $1 AND row < $2 ORDER BY row DESC LIMIT 1";
@@ -285,6 +289,9 @@ impl Look {
         };
         self.found.entries += 1;
         self.found.head = walk.head();
+        if self.logs.lacks(row, bytes) {
+            self.report(row, said.action, None, Broken::Unlogged);
+        }
         let place = self.places.remove(&row);
         let (session, told) = place.map(|(key, id, seq)| (key, (id, seq))).unzip();
         if session_of(bytes).map(|said| (said.id, said.seq)) != told {

@@ -33,7 +33,6 @@ impl Batch<'_> {
         let entry = self.entry_with(erasure.at_ms, id, &fate, &erasure.draft(), told)?;
         self.empty(&fate)?;
         self.forget_refs(id, &fate)?;
-        self.forget_nonces(id)?;
         self.db.prepare_cached("INSERT INTO erasure VALUES (?1, ?2)")?.execute([fate.row, entry])?;
         self.db.prepare_cached("DELETE FROM deletion WHERE action = ?1")?.execute([fate.row])?;
         // Keeps (fencing): whoever read it before goes on with it no more.

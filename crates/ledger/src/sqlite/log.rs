@@ -1,17 +1,20 @@
 //! The [`Log`] of one file.
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 use action::{ActionId, Tenant};
 use receipt::log::Tile;
+use rusqlite::types::Type;
 use rusqlite::{Connection, Row, params};
 
 use super::Sqlite;
 use super::batch::Batch;
-use super::read::{self, Sql, many, one};
+use super::read::{self, Sql, many, one, unreadable};
 use crate::Answer;
 use crate::entry::{Heading, event_of};
-use crate::log::{Fresh, Grown, Growth, Head, Leafed, Log, Unlogged, rests};
+use crate::log::{self, Fresh, Grown, Growth, Head, Leafed, Log, Passed, Unlogged, rests};
+use crate::packed;
 
 /// Name in `meta`: the row of the last entry that was taken.
 pub(super) const LOGGED: &str = "logged";
@@ -28,6 +31,18 @@ impl Log for Sqlite {
 
     fn fresh(&self, limit: u32) -> Answer<'_, Fresh> {
         self.look(move |db| fresh(db, limit))
+    }
+
+    fn payloads(&self, actions: Vec<ActionId>) -> Answer<'_, HashMap<ActionId, Vec<u8>>> {
+        self.look(move |db| {
+            let mut found = HashMap::with_capacity(actions.len());
+            for id in actions {
+                let sql = "SELECT payload FROM action WHERE id = ?1";
+                let read = |row: &Row<'_>| Ok(packed::unpack(row.get_ref(0)?.as_blob()?));
+                found.extend(one(db, sql, [id.as_bytes()], read)?.flatten().map(|payload| (id, payload)));
+            }
+            Ok(found)
+        })
     }
 
     fn grow(&self, growth: Growth) -> Answer<'_, bool> {
@@ -53,16 +68,19 @@ impl Log for Sqlite {
 
     fn log_leaves<'a>(&'a self, tenant: &'a Tenant, from: u64, limit: u32) -> Answer<'a, Vec<Leafed>> {
         self.look(move |db| {
-            let sql = "SELECT number, entry, leaf, nonce FROM log_leaf WHERE tenant = ?1 AND number >= ?2
-                       ORDER BY number LIMIT ?3";
-            many(db, sql, params![tenant.as_str(), from.cast_signed(), limit], leafed)
+            let sql = "SELECT first, leaves FROM log_leaf WHERE tenant = ?1 AND first < ?2 + ?3 AND first >=
+                       (SELECT max(first) FROM log_leaf WHERE tenant = ?1 AND first <= ?2) ORDER BY first";
+            let rows = many(db, sql, params![tenant.as_str(), from.cast_signed(), limit], leaves)?;
+            Ok(log::within(rows.into_iter().flatten(), from, limit))
         })
     }
 
     fn leaf_of<'a>(&'a self, tenant: &'a Tenant, entry: i64) -> Answer<'a, Option<Leafed>> {
         self.look(move |db| {
-            let sql = "SELECT number, entry, leaf, nonce FROM log_leaf WHERE entry = ?1 AND tenant = ?2";
-            one(db, sql, params![entry, tenant.as_str()], leafed)
+            let sql = "SELECT first, leaves FROM log_leaf WHERE tenant = ?1 AND entry <= ?2
+                       ORDER BY entry DESC LIMIT 1";
+            let stretch = one(db, sql, params![tenant.as_str(), entry], leaves)?.unwrap_or_default();
+            Ok(stretch.into_iter().find(|leafed| leafed.entry == entry))
         })
     }
 }
@@ -98,18 +116,9 @@ impl Batch<'_> {
         for grown in &growth.logs {
             write(self.db, grown)?;
         }
-        for action in &growth.erased {
-            self.forget_nonces(*action)?;
-        }
         let sql = "INSERT OR REPLACE INTO meta VALUES (?1, ?2)";
         self.db.prepare_cached(sql)?.execute(params![LOGGED, growth.upto])?;
         Ok(true)
-    }
-
-    /// What an action's leaves commit to cannot be told from anything else any more.
-    pub(super) fn forget_nonces(&self, action: ActionId) -> Sql<()> {
-        let sql = "UPDATE log_leaf SET nonce = NULL, action = NULL WHERE action = ?1";
-        self.db.prepare_cached(sql)?.execute([action.as_bytes()]).map(drop)
     }
 }
 
@@ -123,13 +132,9 @@ fn write(db: &Connection, grown: &Grown) -> Sql<()> {
     for (tile, hashes) in &grown.tiles {
         put.execute(params![tenant, tile.level, tile.index.cast_signed(), hashes])?;
     }
-    let mut insert = db.prepare_cached("INSERT INTO log_leaf VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?;
-    for (number, leaf) in (grown.from.size..).zip(&grown.leaves) {
-        let action = leaf.action.filter(|_| leaf.nonce.is_some());
-        let action = action.as_ref().map(ActionId::as_bytes);
-        insert.execute(params![tenant, number.cast_signed(), leaf.entry, action, leaf.leaf, leaf.nonce])?;
-    }
-    Ok(())
+    let Some(first) = grown.leaves.first() else { return Ok(()) };
+    let values = params![tenant, first.number.cast_signed(), first.entry, log::packed(&grown.leaves)];
+    db.prepare_cached("INSERT INTO log_leaf VALUES (?1, ?2, ?3, ?4)")?.execute(values).map(drop)
 }
 
 fn head(db: &Connection, tenant: &Tenant) -> Sql<Head> {
@@ -171,11 +176,18 @@ fn rests_ms(db: &Connection, entry: &[u8]) -> Sql<Option<i64>> {
     one(db, sql, [action.as_bytes()], |row| row.get(0))
 }
 
-fn leafed(row: &Row<'_>) -> Sql<Leafed> {
-    Ok(Leafed {
-        number: row.get::<_, i64>(0)?.cast_unsigned(),
-        entry: row.get(1)?,
-        leaf: row.get(2)?,
-        nonce: row.get(3)?,
-    })
+/// What the logs have of these entries; what cannot be read they do not have.
+pub(super) fn passed(db: &Connection, entries: Range<i64>) -> Sql<Passed> {
+    let mark = read::meta(db, LOGGED)?.unwrap_or(0);
+    let sql = "SELECT l.leaves FROM log t JOIN log_leaf l ON l.tenant = t.tenant AND l.entry < ?2
+               AND l.entry >= coalesce((SELECT max(entry) FROM log_leaf WHERE tenant = t.tenant AND entry <= ?1), 0)";
+    let read = |row: &Row<'_>| Ok(log::unpacked(0, row.get_ref(0)?.as_blob()?));
+    let rows = many(db, sql, [entries.start, entries.end], read)?;
+    Ok(Passed { mark, entries: rows.into_iter().flatten().flatten().map(|leafed| leafed.entry).collect() })
+}
+
+/// Those of one row.
+fn leaves(row: &Row<'_>) -> Sql<Vec<Leafed>> {
+    let leaves = log::unpacked(row.get(0)?, row.get_ref(1)?.as_blob()?);
+    leaves.ok_or_else(|| unreadable(1, Type::Blob))
 }

@@ -1276,6 +1276,6 @@ fn subject(row: &Row<'_>, column: usize) -> Sql<Subject> {
     Subject::kept(row.get_ref(column)?.as_str()?).map_err(|_| unreadable(column, Type::Text))
 }
 
-fn unreadable(column: usize, kind: Type) -> rusqlite::Error {
+pub(super) fn unreadable(column: usize, kind: Type) -> rusqlite::Error {
     rusqlite::Error::FromSqlConversionFailure(column, kind, "not a value of its kind".into())
 }

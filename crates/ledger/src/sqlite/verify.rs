@@ -20,6 +20,7 @@ use crate::entry::{
     PASSKEY_ENROLLED, PASSKEY_REGISTERED, PASSKEY_REVOKED, RESOLVED, Reading, Said, sealed, session_of,
 };
 use crate::erasure::ERASED;
+use crate::log::Passed;
 use crate::pruned::Pruned;
 use crate::stand::{goes_on, writes_row};
 use crate::step::{Left, Mark, Step};
@@ -129,6 +130,7 @@ struct Look<'a> {
     /// Entries with which something came that cannot be read.
     garbled: BTreeSet<i64>,
     passkeys: Passkeys,
+    logs: Passed,
     gone: Gone,
     /// Are all actions of the stretch there? Then the index can be made anew and compared.
     whole: bool,
@@ -162,6 +164,7 @@ impl<'a> Look<'a> {
             left,
             garbled: BTreeSet::new(),
             passkeys: Passkeys::default(),
+            logs: super::log::passed(db, first..(slice + 1) << SLICE)?,
             gone: Gone { told: read::prunings(db)?, by_now: Place { row: last, ..after } },
             whole: true,
             found: Inspected { last, ..Inspected::default() },
@@ -204,6 +207,9 @@ impl<'a> Look<'a> {
         };
         let session = self.session(row, bytes)?;
         self.passkeys.told(row, said.event);
+        if self.logs.lacks(row, bytes) {
+            self.report(row, said.action, None, Broken::Unlogged);
+        }
         // What an entry of an action names is looked at with its rows.
         if (record.is_some() || said.action.is_none() || said.event == ERASED)
             && record.map(|record| Sha256::digest(record).into()) != said.action_hash

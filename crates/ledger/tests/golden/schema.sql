@@ -306,12 +306,9 @@ CREATE TABLE log_tile (
 ) STRICT;
 CREATE TABLE log_leaf (
     tenant TEXT NOT NULL,
-    number INTEGER NOT NULL,
-    entry INTEGER NOT NULL,
-    action BLOB,                -- its id; of what has a nonce here
-    leaf BLOB NOT NULL,
-    nonce BLOB,                 -- null if the receipt brings it, or it was erased
-    PRIMARY KEY (tenant, number)
-) STRICT, WITHOUT ROWID;
-CREATE INDEX log_leaf_entry ON log_leaf (entry);
-CREATE INDEX log_leaf_action ON log_leaf (action) WHERE action IS NOT NULL;
+    first INTEGER NOT NULL,     -- the number of the first of them
+    entry INTEGER NOT NULL,     -- the entry that it stands for
+    leaves BLOB NOT NULL,       -- of each: its entry, 8 bytes with the high one first, and the leaf
+    UNIQUE (tenant, first),
+    UNIQUE (tenant, entry)
+) STRICT;

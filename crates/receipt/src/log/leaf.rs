@@ -5,7 +5,7 @@ use super::Error;
 use super::merkle::{Hash, leaf_hash};
 use crate::Timestamp;
 
-/// 32 random bytes without which nobody can guess what a leaf is about.
+/// 32 bytes without which nobody can guess what a leaf is about: random ones, or those that a [`RefKey`] makes.
 pub type Nonce = [u8; 32];
 
 /// How leaves name an action: the same for all leaves of one action, and telling nothing of it without the key.
@@ -160,7 +160,7 @@ impl LeafKind {
     }
 }
 
-/// A tenant's log key: makes the references by which leaves name actions. Not a key that signs.
+/// A tenant's log key: makes the references by which leaves name actions, and nonces. Not a key that signs.
 pub struct RefKey(hmac::Key);
 
 impl RefKey {
@@ -173,9 +173,20 @@ impl RefKey {
     /// The reference to an action: HMAC-SHA256 of its id as receipts spell it.
     #[must_use]
     pub fn action_ref(&self, action_id: &str) -> ActionRef {
-        let tag = hmac::sign(&self.0, action_id.as_bytes());
         // HMAC-SHA256 is 32 bytes.
-        tag.as_ref().try_into().unwrap_or_default()
+        hmac::sign(&self.0, action_id.as_bytes()).as_ref().try_into().unwrap_or_default()
+    }
+
+    /// The nonce of a record that brings none. Where there is a secret of the action that it is about, nobody can make it any
+    /// more once that is erased; the rest follows from the key.
+    #[must_use]
+    pub fn nonce(&self, secret: Option<&[u8; 32]>, record: &[u8]) -> Nonce {
+        let mut context = hmac::Context::with_key(&self.0);
+        // No id of an action begins so.
+        context.update(b"countersign/log-nonce/1");
+        context.update(&Sha256::digest(record));
+        context.update(secret.map_or(&[][..], |secret| secret));
+        context.sign().as_ref().try_into().unwrap_or_default()
     }
 }
 

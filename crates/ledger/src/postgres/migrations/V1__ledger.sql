@@ -439,7 +439,7 @@ CREATE TABLE log_name (
     name TEXT NOT NULL
 );
 
--- Hashes of the tree: of leaves (level 0), and of whole tiles of the level below.
+-- Hashes of the tree above the leaves: of whole tiles of the level below. Those of leaves are made of the leaves.
 CREATE TABLE log_tile (
     tenant TEXT NOT NULL,
     level SMALLINT NOT NULL,
@@ -448,14 +448,12 @@ CREATE TABLE log_tile (
     PRIMARY KEY (tenant, level, number)
 ) WITH (fillfactor = 70);
 
+-- The leaves that one round added, never written again.
 CREATE TABLE log_leaf (
     tenant TEXT NOT NULL,
-    number BIGINT NOT NULL,
-    entry BIGINT NOT NULL,
-    action BYTEA,                   -- its id; of what has a nonce here
-    leaf BYTEA NOT NULL,
-    nonce BYTEA,                    -- null if the receipt brings it, or it was erased
-    PRIMARY KEY (tenant, number)
+    first BIGINT NOT NULL,          -- the number of the first of them
+    entry BIGINT NOT NULL,          -- the entry that it stands for
+    leaves BYTEA NOT NULL,          -- of each: its entry, 8 bytes with the high one first, and the leaf
+    PRIMARY KEY (tenant, first),
+    UNIQUE (tenant, entry)
 );
-CREATE UNIQUE INDEX log_leaf_entry ON log_leaf (tenant, entry);
-CREATE INDEX log_leaf_action ON log_leaf (action) WHERE action IS NOT NULL;

@@ -156,7 +156,7 @@ async fn carry(work: Arc<Work>, round: u32, mut letters: mpsc::Receiver<Letter>)
         let (mut words, mut heard) = (Vec::new(), Vec::new());
         for letter in batch.drain(..) {
             match letter {
-                Letter::Tell(told) => {
+                Letter::Tell(told, _) => {
                     let word = slips::write(&told);
                     if let Some(left) = room.checked_sub(word.len().max(LEAST_WORD)) {
                         room = left;
