@@ -538,6 +538,16 @@ async fn a_process_that_takes_more_memory_than_it_may_dies_and_others_live_on() 
 }
 
 #[tokio::test]
+async fn a_process_that_may_have_more_than_we_may_has_as_much_as_we() {
+    let cases = r#"tools/call) answer "\"content\":[{\"type\":\"text\",\"text\":\"$(ulimit -H -n) $(ulimit -c)\"}]" ;;"#;
+    let raw = Raw::with(cases, None, bounded(None, u64::MAX));
+    let ours = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
+    let ours = ours.map_or_else(|| "unlimited".to_owned(), |most| most.to_string());
+    let said = text(raw.server().pass(&Agent::party(true), call(), Tie::default()).await);
+    assert_eq!(said, format!("{ours} 0"));
+}
+
+#[tokio::test]
 async fn a_process_that_opens_more_files_than_it_may_is_refused_them_and_others_live_on() {
     // `paste` opens all of its files before it reads any.
     let cases = r#"tools/call)
