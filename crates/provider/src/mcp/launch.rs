@@ -234,8 +234,9 @@ impl Address {
     /// A link without a session keeps its connections, and still nothing that is written once too often is taken for the answer
     /// to another request, which is what one exchange for each connection is for: an answer names its request, ids do not come
     /// twice on a link, and one that is to no open request is dropped. Then the request whose place it took has no answer and is
-    /// in doubt, as is one that is answered by a bare status. In a session a bare 404 says more, that the request was not looked
-    /// at; it names none, so there every connection is for one exchange.
+    /// in doubt, as is one that is answered by a bare status. In a session a bare 404 says more, that the session is over, with
+    /// all that its server kept; it names no request, and must not be another's, so there every connection is for one exchange.
+    /// A status that says that we are not let in ends the link, so that none is left of one request to be read as that of another.
     pub(super) fn client(
         &self,
         most_bytes: usize,

@@ -332,8 +332,7 @@ impl Server {
                     return Ok(tools);
                 }
                 Ok(_) | Err(Fault::Refused(_)) => return Err(self.unreachable(UNLISTED)),
-                Err(Fault::Ended) => return Err(self.unreachable(ENDED)),
-                Err(Fault::NotSent(why) | Fault::Lost(_, why)) => return Err(self.unreachable(&why)),
+                Err(fault) => return Err(self.unreachable(&why(fault))),
             };
             bytes += serde_json::to_string(&page.tools).map_or(0, |page| page.len());
             if bytes > self.declared.most_bytes {
@@ -410,10 +409,7 @@ impl Server {
                 }
                 Ok(result) => return Ok(result),
                 Err(Fault::Refused(error)) => return Err(error),
-                Err(Fault::Ended) => return Err(unreachable(self.unreachable(ENDED))),
-                Err(Fault::NotSent(why) | Fault::Lost(_, why)) => {
-                    return Err(unreachable(self.unreachable(&why)));
-                }
+                Err(fault) => return Err(unreachable(self.unreachable(&why(fault)))),
             }
         }
         Err(ErrorData::internal_error("the server asked too often", None))
@@ -757,6 +753,16 @@ pub(super) async fn answered(
     }
 }
 
+/// Why there is no result, in words of our own.
+fn why(fault: Fault) -> String {
+    match fault {
+        Fault::Refused(_) => "it answers with an error".to_owned(),
+        Fault::Ended => "it ended the session".to_owned(),
+        Fault::Shut(status) => format!("it does not take what we are to be known by ({status})"),
+        Fault::NotSent(why) | Fault::Lost(_, why) => why,
+    }
+}
+
 /// The same request with what its server asked for.
 fn continue_with(request: &mut ClientRequest, answers: InputResponses, state: Option<String>) {
     let answers = Some(answers).filter(|answers| !answers.is_empty());
@@ -801,9 +807,9 @@ async fn sweep(server: Weak<Server>) {
     }
 }
 
-const ENDED: &str = "it ended the session";
 const UNLISTED: &str = "it lists no tools";
 const DEAF: &str = "the server does not tell of changes";
+const FULL: &str = "as many connections as are allowed are in use";
 const CLOSING: &str = "the gateway is about to end";
 
 /// So often a server may ask in the midst of one request.

@@ -213,9 +213,7 @@ async fn hangs(
     let (before, server) = (tools.calls().len(), servers.get(&Tenant::default(), "shop").unwrap());
     let party: Arc<dyn Party> = Agent::named(who, false, Duration::ZERO);
     let call = tokio::spawn(async move { server.pass(&party, call_of("hang"), Tie::default()).await });
-    while tools.calls().len() == before && !call.is_finished() {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    testkit::until("it is under way", || tools.calls().len() > before || call.is_finished()).await;
     call
 }
 
@@ -283,9 +281,7 @@ async fn a_secret_is_struck_from_what_is_listened_to() {
     let party: Arc<dyn Party> = agent.clone();
     let filter = SubscriptionFilter::builder().resource_subscriptions(["book:s3cr3t".to_owned()]).build();
     let _listening = raw.server().listen(&party, filter).await.unwrap();
-    while agent.heard().len() < 4 {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    testkit::until("it is told", || agent.heard().len() >= 4).await;
     assert!(agent.heard().contains("book:[secret]"), "{}", agent.heard());
 }
 
@@ -363,9 +359,12 @@ async fn a_server_that_takes_its_time_to_say_that_it_tells_of_changes_is_asked_a
     // Only now it says so, over the same connection.
     let nobody: Arc<dyn Party> = Agent::named("nobody", true, Duration::ZERO);
     server.pass(&nobody, ListPromptsRequest::default().into(), Tie::default()).await.unwrap();
-    while server.tools().await.unwrap()[0].tool.name != "other" {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    let anew = async {
+        while server.tools().await.unwrap()[0].tool.name != "other" {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(NEVER, anew).await.expect("it ends");
     assert_eq!(raw.times("subscriptions/listen"), 1);
 }
 
@@ -493,9 +492,7 @@ async fn a_call_that_is_given_up_does_not_wait_for_its_question() {
     let tie = Tie::default();
     let given_up = tie.cancelled.clone();
     let asked = async {
-        while agent.heard.lock().unwrap().is_empty() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        testkit::until("it is asked", || !agent.heard.lock().unwrap().is_empty()).await;
         given_up.cancel();
     };
     let (passed, ()) = tokio::join!(timeout(NEVER, server.pass(&party, call_of("ask"), tie)), asked);

@@ -190,8 +190,8 @@ fn advice(code: Option<Code>, kind: Option<CalledKind>, reasons: &[&str]) -> &'s
                 operator has to accept it first.";
     }
     if code == Some(ProviderFailed) && reasons.contains(&"stopped") {
-        return "What this call was let through by is not in force any more, so it was stopped before its server began; nothing happened. \
-                Tell the person you work for.";
+        return "It was given up, or what let it through is not in force any more or cannot be looked at, so it was stopped \
+                before its server began; nothing happened. Tell the person you work for.";
     }
     if reasons.contains(&"no_mandate") {
         return "This call takes a mandate and came with none: ask the person you work for one.";
