@@ -1266,6 +1266,64 @@ async fn a_subscription_outlives_the_greeting_that_comes_to_its_end_after_it() {
     assert_eq!(ended["params"]["requestId"], first["id"], "{ended}");
 }
 
+/// Waits until its clients have so many sessions at this server.
+async fn sessions(tools: &Tools, most: usize) {
+    let come = async {
+        while tools.open_sessions().await != most {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    };
+    let come = tokio::time::timeout(std::time::Duration::from_secs(60), come).await;
+    assert!(come.is_ok(), "{} and not {most}", tools.open_sessions().await);
+}
+
+#[tokio::test]
+async fn nobody_listens_for_a_session_that_is_over() {
+    let world = World::speaking(&[SESSIONS], PERMIT, |_| {}).await;
+    let client = world.greeted("/mcp/shop", OLD).await;
+    // Its own, and the one over which the tools are listed.
+    sessions(&world.tools, 2).await;
+    assert_eq!(client.request(Method::DELETE).send().await.unwrap().status(), 200);
+    sessions(&world.tools, 1).await;
+    // Longer than a connection that broke rests.
+    tokio::time::sleep(std::time::Duration::from_secs(6)).await;
+    assert_eq!(world.tools.open_sessions().await, 1);
+}
+
+/// A server in a shell that never says that it tells of changes, and keeps which processes are it.
+const MUTE: &str = r#"
+cd "$(dirname "$0")"
+say() { printf '{"jsonrpc":"2.0",%s}\n' "$1"; }
+while read -r line; do
+    id=$(printf '%s' "$line" | sed -n 's/.*"id":\([0-9]*\).*/\1/p')
+    case $line in
+    *'"initialize"'*) say "\"id\":$id,\"error\":{\"code\":-32601,\"message\":\"no\"}" ;;
+    *'"server/discover"'*) say "\"id\":$id,"'"result":{"resultType":"complete","supportedVersions":["2026-07-28"],"capabilities":{"prompts":{"listChanged":true}},"ttlMs":0,"cacheScope":"private"}' ;;
+    *'"subscriptions/listen"'*) echo $$ > listens.new; mv listens.new listens ;;
+    esac
+done
+"#;
+
+#[tokio::test]
+async fn whoever_hangs_up_while_a_stream_is_opened_leaves_no_connection() {
+    let folder = tempfile::tempdir().unwrap();
+    let script = folder.path().join("mute.sh");
+    std::fs::write(&script, MUTE).unwrap();
+    let command = ["/bin/sh", script.to_str().unwrap()].map(str::to_owned).to_vec();
+    let mute = McpServer { command, ..McpServer::default() };
+    let world = World::judged(PERMIT, |mcp| drop(mcp.servers.insert("mute".to_owned(), mute))).await;
+    let client = world.client("/mcp/mute", NEW);
+    let params = json!({"notifications": {"promptsListChanged": true}});
+    let listening = client.post(&client.message(1, "subscriptions/listen", params)).send();
+    let pid = || std::fs::read_to_string(folder.path().join("listens")).ok();
+    tokio::select! {
+        _ = listening => panic!("nobody says that it is listened to"),
+        () = testkit::until("it is to tell of changes", || pid().is_some()) => {}
+    }
+    let process = format!("/proc/{}", pid().unwrap().trim());
+    testkit::until("its process has ended", || !std::path::Path::new(&process).exists()).await;
+}
+
 #[tokio::test]
 async fn greetings_show_what_the_servers_have_and_tasks_of_ours() {
     let world = World::new().await;

@@ -869,6 +869,27 @@ async fn whoever_only_listens_makes_room_for_whoever_calls() {
 }
 
 #[tokio::test]
+async fn whoever_listens_once_more_takes_nobodys_place() {
+    for (name, revisions) in REVISIONS {
+        let world = World::declared(revisions, |it| Declared { most_links: 2, ..it }).await;
+        let (server, changes) = (world.server(), SubscriptionFilter::builder().tools_list_changed().build());
+        let parties = ["ann", "bob", "eve"].map(|client| Agent::new(client, false) as Arc<dyn Party>);
+        let mut listening = Vec::new();
+        for party in &parties {
+            listening.push(server.listen(party, changes.clone()).await.unwrap());
+        }
+        let error = server.listen_again(&parties[0], changes.clone()).await.err().unwrap();
+        assert!(error.message.contains("as many connections"), "{name}: {error:?}");
+        for still in &mut listening[1..] {
+            assert!(still.over().now_or_never().is_none(), "{name}: they are heard");
+        }
+        world.servers.leave(&parties[2].client().id);
+        server.listen_again(&parties[0], changes).await.unwrap();
+        assert!(listening[1].over().now_or_never().is_none(), "{name}: there was room");
+    }
+}
+
+#[tokio::test]
 async fn a_server_that_lost_the_session_may_have_acted_in_it() {
     for more in ["", "[binding.capabilities]\nrepeat_safe = true\n"] {
         a_lost_session_is_doubt(more).await;

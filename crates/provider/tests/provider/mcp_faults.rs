@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -127,6 +128,7 @@ struct Agent {
     client: Client,
     after: Duration,
     heard: Mutex<Vec<Value>>,
+    has_left: AtomicBool,
 }
 
 impl Agent {
@@ -140,7 +142,7 @@ impl Agent {
         capabilities.elicitation = Some(ElicitationCapability::default());
         let info = Implementation::new("ann", "1");
         let client = Client { owner: id.clone(), id, has_session, info, capabilities };
-        Arc::new(Agent { client, after, heard: Mutex::default() })
+        Arc::new(Agent { client, after, heard: Mutex::default(), has_left: AtomicBool::new(false) })
     }
 
     fn party(has_session: bool) -> Arc<dyn Party> {
@@ -173,6 +175,10 @@ impl Party for Agent {
 
     fn tell(&self, notification: ServerNotification, _: Option<&RequestId>) {
         self.heard.lock().unwrap().push(serde_json::to_value(&notification).unwrap());
+    }
+
+    fn is_gone(&self) -> bool {
+        self.has_left.load(Ordering::Relaxed)
     }
 }
 
@@ -458,6 +464,23 @@ async fn a_connection_that_is_in_use_keeps_its_place_though_its_client_has_left(
         biased;
         ended = under_way => assert!(ended.unwrap().is_err()),
         refused = refused => panic!("there is one connection: {refused:?}"),
+    }
+}
+
+#[tokio::test]
+async fn no_connection_is_kept_for_whoever_left_while_it_was_made() {
+    let raw = Raw::start("");
+    let (server, agent) = (raw.server(), Agent::new(true, Duration::ZERO));
+    let party: Arc<dyn Party> = agent.clone();
+    for starts in [1, 1] {
+        server.pass(&party, call(), Tie::default()).await.unwrap();
+        assert_eq!(raw.starts(), starts, "as long as it is there, it has one");
+    }
+    raw.servers.leave(&agent.client.id);
+    agent.has_left.store(true, Ordering::Relaxed);
+    for starts in [2, 3] {
+        assert_eq!(text(server.pass(&party, call(), Tie::default()).await), "done", "what it wants yet is done");
+        assert_eq!(raw.starts(), starts);
     }
 }
 

@@ -36,6 +36,8 @@ pub(super) struct Session {
     calls: Arc<Calls>,
     /// What it wants to hear of, by server: while one is slow to say that it tells, the others are listened to.
     wanted: Mutex<HashMap<String, Arc<tokio::sync::Mutex<Wanted>>>>,
+    /// It is over. Whoever listens for it has it, and must not keep it.
+    pub(super) over: CancellationToken,
 }
 
 /// A session in its place; with it go the connections that servers have to it.
@@ -52,6 +54,7 @@ impl Seated {
 
 impl Drop for Seated {
     fn drop(&mut self) {
+        self.session.over.cancel();
         self.gateway.mcp().leave(&self.session.client.id);
     }
 }
@@ -78,6 +81,7 @@ impl Session {
             level: Mutex::default(),
             calls: Arc::default(),
             wanted: Mutex::default(),
+            over: CancellationToken::new(),
         }
     }
 
@@ -194,6 +198,10 @@ impl Party for Session {
         if !unknown {
             self.mail.tell(notification);
         }
+    }
+
+    fn is_gone(&self) -> bool {
+        self.over.is_cancelled()
     }
 }
 
