@@ -286,6 +286,14 @@ impl Gateway {
         Ok(text)
     }
 
+    /// Counts a request against the rates of whoever sends it, where it does not come to be an action.
+    ///
+    /// # Errors
+    /// `EP_RATE_LIMITED`.
+    pub fn count(&self, caller: &Caller) -> Result<(), Error> {
+        self.limits.before_parsing(caller).inspect_err(|error| self.metrics.error(error.code))
+    }
+
     /// The tenant of a caller.
     pub(crate) fn tenant(&self, tenant: &Tenant) -> Result<&Arc<TenantState>, Error> {
         self.tenants.get(tenant).ok_or_else(|| {

@@ -850,9 +850,12 @@ async fn asked_and_stopped(world: &World, how: &str) -> Value {
         scope => freeze(world, scope).await,
     }
     // As long as its server takes to say that it changed.
-    while how == "changed" && client.names().await.iter().any(|name| name == "ask") {
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-    }
+    let changed = async {
+        while how == "changed" && client.names().await.iter().any(|name| name == "ask") {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(60), changed).await.expect("it changes");
     let state = asked["requestState"].as_str().unwrap();
     let again = json!({"name": "ask", "arguments": {}, "requestState": state, "inputResponses": answers});
     let stopped = client.result("tools/call", again).await;
@@ -891,8 +894,8 @@ async fn what_was_carried_out_while_its_client_was_away_is_told_of_whatever_its_
     let client = world.client("/mcp/shop", NEW).able(json!({"elicitation": {}}));
     let asked = client.call("ask", json!({})).await;
     assert_eq!(asked["resultType"], "input_required", "{asked}");
-    // Its time, and that in which it is remembered that it was asked.
-    tokio::time::sleep(std::time::Duration::from_secs(8)).await;
+    // Twice its time, and that in which it is remembered that it was asked.
+    tokio::time::sleep(std::time::Duration::from_secs(12)).await;
     let told = client.call("ask", json!({})).await;
     assert_eq!(told["_meta"]["io.countersign/replayed"], true, "{told}");
     assert_eq!(world.tools.calls().len(), 1, "and it was not done again");
@@ -1029,6 +1032,39 @@ async fn what_is_asked_in_a_session_when_the_server_stops_is_answered() {
     let answer = call.text().await.unwrap();
     assert!(answer.contains("\"result\"") && answer.contains("\"id\":3"), "{answer}");
     stopping.await.unwrap();
+}
+
+#[tokio::test]
+async fn an_id_that_has_no_answer_yet_names_no_other_request() {
+    let world = World::new().await;
+    let client = world.greeted("/mcp/shop", OLD).await;
+    let call = json!({"name": "slow", "arguments": {"steps": 50}});
+    let slow = async { client.result("tools/call", call.clone()).await };
+    let twice = async {
+        testkit::until("it is under way", || !world.tools.calls().is_empty()).await;
+        client.error("ping", json!({})).await
+    };
+    let (done, refused) = tokio::join!(slow, twice);
+    assert_eq!((text(&done), &refused["code"]), ("done", &json!(-32600)), "{refused}");
+    client.result("ping", json!({})).await;
+
+    let (mut lines, mut output) = narrow(&world).await;
+    let params =
+        json!({"protocolVersion": OLD, "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}});
+    let (greet, call) = (client.message(1, "initialize", params), client.message(2, "tools/call", call));
+    let ping = client.message(2, "ping", json!({}));
+    let asking = async { output.write_all(format!("{greet}\n{call}\n{ping}\n").as_bytes()).await.unwrap() };
+    let hearing = async {
+        let mut heard: Vec<Value> = Vec::new();
+        while heard.len() < 3 {
+            let said: Value = serde_json::from_str(&lines.next_line().await.unwrap().unwrap()).unwrap();
+            heard.extend(said.get("id").is_some().then_some(said));
+        }
+        heard
+    };
+    let ((), heard) = tokio::join!(asking, hearing);
+    assert_eq!((&heard[1]["id"], &heard[1]["error"]["code"]), (&json!(2), &json!(-32600)), "{heard:?}");
+    assert_eq!((&heard[2]["id"], text(&heard[2]["result"])), (&json!(2), "done"), "{heard:?}");
 }
 
 #[tokio::test]
@@ -1679,6 +1715,53 @@ async fn narrow(world: &World) -> (Lines<BufReader<ReadHalf<DuplexStream>>>, Wri
     (BufReader::new(input).lines(), output)
 }
 
+/// As often as is refused for sure, where one is refused that has asked a few times and asks faster than once a second.
+const OFTEN: usize = 500;
+
+#[tokio::test]
+async fn whatever_a_caller_asks_for_counts_against_its_rates() {
+    let world = World::of(Tools::start(&[SESSIONS]).await.unwrap(), PERMIT, |config| {
+        config.limits.subject = gateway::config::Rate { per_second: 1, burst: 6 };
+    })
+    .await;
+    let client = world.greeted("/mcp/shop", OLD).await;
+    for method in ["ping", "prompts/list"] {
+        let mut refused = None;
+        for _ in 0..OFTEN {
+            let said = client.post(&client.message(7, method, json!({}))).send().await.unwrap();
+            if said.status() != 200 {
+                refused = Some(said);
+                break;
+            }
+        }
+        let refused = refused.unwrap_or_else(|| panic!("{method} is never too often"));
+        assert_eq!(refused.status(), 429, "{method}");
+        assert!(refused.headers().contains_key("retry-after"), "{method}");
+    }
+    for tool in ["echo", "countersign_receipt"] {
+        let mut said = Value::Null;
+        for _ in 0..OFTEN {
+            said = client.call(tool, json!({"text": "a", "transaction_id": "b"})).await;
+            if said["structuredContent"]["code"] == "EP_RATE_LIMITED" {
+                break;
+            }
+        }
+        assert_eq!(said["structuredContent"]["code"], "EP_RATE_LIMITED", "{tool}: {said}");
+    }
+    let (mut lines, mut output) = narrow(&world).await;
+    let ping = client.message(3, "ping", json!({})).to_string() + "\n";
+    let mut said = Value::Null;
+    for _ in 0..OFTEN {
+        output.write_all(ping.as_bytes()).await.unwrap();
+        said = serde_json::from_str(&lines.next_line().await.unwrap().unwrap()).unwrap();
+        if said.get("error").is_some() {
+            break;
+        }
+    }
+    assert_eq!(said["id"], 3, "{said}");
+    assert!(said["error"]["message"].as_str().is_some_and(|said| said.contains("too many")), "{said}");
+}
+
 #[tokio::test]
 async fn over_pipes_each_line_is_whole_whatever_comes_between() {
     let world = World::new().await;
@@ -1868,11 +1951,10 @@ fn words(told: &Value, into: &mut BTreeSet<String>) {
 /// All that an agent can read at a server and of a call of its own that waits.
 async fn told(world: &World, revision: &str) -> (Value, Vec<Value>) {
     let tasks = json!({"extensions": {"io.modelcontextprotocol/tasks": {}}});
-    let client = match revision {
+    let mut client = match revision {
         OLD => world.client("/mcp/shop", revision),
         _ => world.client("/mcp/shop", revision).able(tasks),
     };
-    let mut client = client;
     let greeting = match revision {
         OLD => client.greet().await,
         _ => client.result("server/discover", json!({})).await,
@@ -1911,8 +1993,6 @@ async fn nothing_that_an_agent_is_told_of_a_call_that_waits_lets_it_approve_that
         let (id, told) = told(&world, revision).await;
         let page = format!("{}/approvals/{}", world.served.url, id.as_str().unwrap());
         assert!(told.iter().any(|it| it["structuredContent"]["approval_url"] == *page), "{told:?}");
-        let mut found = BTreeSet::new();
-        told.iter().for_each(|it| words(it, &mut found));
         let approver = world.served.key_of("bob", "approver").await;
         let door = Door::of(&world, &approver).await;
         let mut found = BTreeSet::from([world.key.clone()]);
@@ -1949,8 +2029,6 @@ async fn nothing_that_an_agent_is_told_of_a_call_that_waits_lets_it_approve_that
         // The very same request is a yes in a person's hands.
         let yes = decisions(&door, id.as_str().unwrap()).into_iter().next().unwrap();
         assert!(attempt(&door, yes, Some(&approver)).await.is_success());
-        while world.tools.count("k") == 0 {
-            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-        }
+        testkit::until("it is carried out", || world.tools.count("k") > 0).await;
     }
 }
