@@ -213,7 +213,9 @@ impl Process {
         let pid = id.and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
         let Some(pid) = pid else { return Ok(()) };
         let memory = self.most_memory.map(|bytes| (Resource::As, bytes));
-        for (resource, value) in [(Resource::Nofile, self.most_files), (Resource::Core, 0)].into_iter().chain(memory) {
+        for (resource, value) in
+            [(Resource::Nofile, self.most_files), (Resource::Core, 0)].into_iter().chain(memory)
+        {
             let most = Some(getrlimit(resource).maximum.map_or(value, |own| own.min(value)));
             match prlimit(Some(pid), resource, Rlimit { current: most, maximum: most }) {
                 // It has ended already.

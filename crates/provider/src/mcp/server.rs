@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 use action::Tenant;
 use futures_util::{StreamExt, stream};
 use rmcp::model::{
-    CallToolRequestParams, ClientNotification, ClientRequest, ErrorCode, ErrorData, GetMeta,
-    GetPromptRequestParams, InputRequiredResult, InputResponses, ListToolsRequest, PaginatedRequestParams,
-    ReadResourceRequestParams, RequestMetaObject, ServerPeerInfo, ServerResult, SubscribeRequest,
-    SubscribeRequestParams, SubscriptionFilter,
+    ClientNotification, ClientRequest, ErrorCode, ErrorData, GetMeta, GetPromptRequestParams,
+    InputRequiredResult, InputResponses, ListToolsRequest, PaginatedRequestParams, ReadResourceRequestParams,
+    RequestMetaObject, ServerPeerInfo, ServerResult, SubscribeRequest, SubscribeRequestParams,
+    SubscriptionFilter,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit, oneshot};
 use tokio::task::JoinHandle;
@@ -24,7 +24,7 @@ use super::link::{Fault, GRACE, Greeting, Heard, Link, Unopened, Use};
 use super::listed::SeenTool;
 use super::party::{Nobody, Party, PartyId, Tie};
 use super::relay::{MOST_QUESTIONS, Relay, bearable, declined, without};
-use super::{LONGEST_SERVER_NAME, is_server_name, lock};
+use super::{LONGEST_SERVER_NAME, is_server_name, lock, tool};
 use crate::Outside;
 
 /// One server that the operator names.
@@ -720,7 +720,8 @@ impl Server {
             if let Some(share) = take() {
                 return Ok(share);
             }
-            let made = room == Room::Made && (self.drop_the_oldest(Some(owner)) || self.drop_the_oldest(None));
+            let made =
+                room == Room::Made && (self.drop_the_oldest(Some(owner)) || self.drop_the_oldest(None));
             if !made {
                 return Err(self.unreachable("its caller has as many connections in use as one may have"));
             }
@@ -811,6 +812,9 @@ fn why(fault: Fault) -> String {
 
 /// The same request with what its server asked for.
 fn continue_with(request: &mut ClientRequest, answers: InputResponses, state: Option<String>) {
+    if let ClientRequest::CallToolRequest(request) = request {
+        return tool::continue_with(&mut request.params, answers, state);
+    }
     let answers = Some(answers).filter(|answers| !answers.is_empty());
     match request {
         ClientRequest::GetPromptRequest(request) => {
@@ -819,10 +823,6 @@ fn continue_with(request: &mut ClientRequest, answers: InputResponses, state: Op
         }
         ClientRequest::ReadResourceRequest(request) => {
             let ReadResourceRequestParams { input_responses, request_state, .. } = &mut request.params;
-            (*input_responses, *request_state) = (answers, state);
-        }
-        ClientRequest::CallToolRequest(request) => {
-            let CallToolRequestParams { input_responses, request_state, .. } = &mut request.params;
             (*input_responses, *request_state) = (answers, state);
         }
         _ => {}

@@ -286,7 +286,12 @@ impl Tool {
                 }
                 Err(Fault::Shut(status)) => {
                     let (server, tool) = (self.server.name(), asked.name);
-                    tracing::warn!(server, tool, status, "an MCP server does not take what we are to be known by");
+                    tracing::warn!(
+                        server,
+                        tool,
+                        status,
+                        "an MCP server does not take what we are to be known by"
+                    );
                     let code = Some(status.to_string());
                     return Reply::Refused(Refusal { status: Some(status), code, ..Refusal::default() });
                 }
@@ -541,7 +546,12 @@ fn meta_of(call: &Call, seat: Option<&Seat>) -> RequestMetaObject {
     meta
 }
 
-fn continue_with(params: &mut CallToolRequestParams, answers: InputResponses, state: Option<String>) {
+/// The same call with what its server asked for.
+pub(super) fn continue_with(
+    params: &mut CallToolRequestParams,
+    answers: InputResponses,
+    state: Option<String>,
+) {
     params.input_responses = Some(answers).filter(|answers| !answers.is_empty());
     params.request_state = state;
 }

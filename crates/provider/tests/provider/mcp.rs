@@ -527,7 +527,11 @@ async fn what_is_not_answered_is_in_doubt_unless_it_changes_nothing() {
     let world = World::new(&[SESSIONS]).await;
     assert!(matches!(world.reply("hang", "").await, Reply::Lost { .. }));
     let refused = refusal(world.reply("hang", "read_only = true").await);
-    assert_eq!((refused.code.as_deref(), refused.transient), (Some("no_answer_in_time"), true), "{refused:?}");
+    assert_eq!(
+        (refused.code.as_deref(), refused.transient),
+        (Some("no_answer_in_time"), true),
+        "{refused:?}"
+    );
 }
 
 #[tokio::test]
@@ -781,7 +785,11 @@ async fn what_its_client_gave_up_before_it_left_is_sent_at_no_time() {
         let seat = Seat::new(Agent::new("ann", true), None, tie, None);
         let _taken = world.servers.seats().take(call.action_id, seat);
         let refused = refusal(provider.call(&call, NOW_MS).await);
-        assert_eq!((refused.word, refused.transient), (Word::Ours, false), "{name}: what is not sent may be later");
+        assert_eq!(
+            (refused.word, refused.transient),
+            (Word::Ours, false),
+            "{name}: what is not sent may be later"
+        );
         assert_eq!(world.tools.calls().len(), 0, "{name}");
     }
 }

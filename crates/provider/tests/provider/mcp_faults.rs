@@ -479,7 +479,11 @@ async fn no_connection_is_kept_for_whoever_left_while_it_was_made() {
     raw.servers.leave(&agent.client.id);
     agent.has_left.store(true, Ordering::Relaxed);
     for starts in [2, 3] {
-        assert_eq!(text(server.pass(&party, call(), Tie::default()).await), "done", "what it wants yet is done");
+        assert_eq!(
+            text(server.pass(&party, call(), Tie::default()).await),
+            "done",
+            "what it wants yet is done"
+        );
         assert_eq!(raw.starts(), starts);
     }
 }

@@ -221,18 +221,10 @@ impl Stateless {
         input: Duration,
     ) -> Stateless {
         let parts = json!([owner, info, capabilities]).to_string();
-        let name = format!("stateless:{:x}", Hex(&Sha256::digest(parts)));
+        let name = format!("stateless:{}", hex::encode(Sha256::digest(parts)));
         let (id, owner) = (PartyId(name.into()), PartyId(owner.into()));
         let client = Client { id, owner, has_session: false, info, capabilities };
         Stateless { client, desk: Arc::clone(desk), input }
-    }
-}
-
-struct Hex<'a>(&'a [u8]);
-
-impl std::fmt::LowerHex for Hex<'_> {
-    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(out, "{byte:02x}"))
     }
 }
 
