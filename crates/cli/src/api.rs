@@ -125,12 +125,23 @@ impl Client {
 
     /// What stands there, as it is.
     pub(crate) fn bytes(&self, path: &str) -> Result<Vec<u8>> {
+        bytes_of(self.send(Method::GET, path, None)?)
+    }
+
+    /// The same, or what is said where there is nothing.
+    pub(crate) fn found(&self, path: &str) -> Result<std::result::Result<Vec<u8>, Value>> {
         let response = self.send(Method::GET, path, None)?;
-        if !response.status().is_success() {
-            return answer(response).map(|_| Vec::new());
+        if response.status() != reqwest::StatusCode::NOT_FOUND {
+            return bytes_of(response).map(Ok);
         }
-        let bytes = response.bytes().while_we(|| "the gateway's answer broke off".to_owned())?;
-        Ok(bytes.to_vec())
+        let text = response.text().while_we(|| "the gateway's answer broke off".to_owned())?;
+        let body: Value = serde_json::from_str(&text).unwrap_or_default();
+        // The sandbox says more, in a shape of its own.
+        let said = if body["error"]["code"].is_string() { &body["error"] } else { &body };
+        if said["code"].is_string() {
+            return Ok(Err(said.clone()));
+        }
+        Err(no_gateway("404 Not Found"))
     }
 
     /// One request and its answer, whatever that is; an error if there is none.
@@ -186,6 +197,19 @@ impl Client {
     }
 }
 
+fn bytes_of(response: Response) -> Result<Vec<u8>> {
+    if !response.status().is_success() {
+        return answer(response).map(|_| Vec::new());
+    }
+    let bytes = response.bytes().while_we(|| "the gateway's answer broke off".to_owned())?;
+    Ok(bytes.to_vec())
+}
+
+fn no_gateway(status: impl std::fmt::Display) -> Error {
+    Error::new(format!("the gateway answered {status}, and not as one does"))
+        .hint("is it really a Countersign gateway that --url names?")
+}
+
 /// The body of a good answer, or what a refusal says.
 fn answer(response: Response) -> Result<Value> {
     let status = response.status();
@@ -197,8 +221,7 @@ fn answer(response: Response) -> Result<Value> {
         Some(body) if body["code"].is_string() => Err(refusal(&body, status.as_u16())),
         // The sandbox says more, in a shape of its own.
         Some(body) if body["error"]["code"].is_string() => Err(refusal(&body["error"], status.as_u16())),
-        _ => Err(Error::new(format!("the gateway answered {status}, and not as one does"))
-            .hint("is it really a Countersign gateway that --url names?")),
+        _ => Err(no_gateway(status)),
     }
 }
 

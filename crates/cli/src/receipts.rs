@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use gateway::NOT_LOGGED_YET;
 
-use crate::api::{Api, encoded};
+use crate::api::{Api, Client, encoded, refusal};
 use crate::error::{Context, Error, Result};
 use crate::out;
 
@@ -41,17 +41,9 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let Command::Export { id, out, proof } = &args.command;
     let what = if *proof { "proof" } else { "bundle" };
     let (client, path) = (args.api.client()?, format!("/v1/receipts/{}/{what}", encoded(id)));
-    let mut tries = 0;
-    let text = loop {
-        match client.page(&path) {
-            // It takes about a second.
-            Err(error) if error.to_string().contains(NOT_LOGGED_YET) && tries < MOST_TRIES => tries += 1,
-            found => break found?.0,
-        }
-        std::thread::sleep(BETWEEN_TRIES);
-    };
+    let text = once_logged(&client, &path)?.map_err(|said| refusal(&said, 404))?;
     match out {
-        None => out::line(text)?,
+        None => out::line(String::from_utf8_lossy(&text))?,
         Some(file) if file.exists() => {
             return Err(Error::new(format!("`{}` is there already", file.display()))
                 .hint("name another file, or remove it"));
@@ -61,6 +53,20 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What the log has there, or what the gateway says instead. What was carried out just now is waited for: it takes about a second.
+pub(crate) fn once_logged(
+    client: &Client,
+    path: &str,
+) -> Result<std::result::Result<Vec<u8>, serde_json::Value>> {
+    for _ in 0..MOST_TRIES {
+        match client.found(path)? {
+            Err(said) if said["message"] == NOT_LOGGED_YET => std::thread::sleep(BETWEEN_TRIES),
+            found => return Ok(found),
+        }
+    }
+    client.found(path)
 }
 
 const MOST_TRIES: u32 = 20;

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use crate::api::{Client, encoded};
 use crate::error::{Context, Error, Result};
 use crate::out;
+use crate::receipts::once_logged;
 use crate::verify::read_pin;
 
 /// What is compared.
@@ -171,7 +172,8 @@ fn charged(
         return Ok(Err("it has no receipt".to_owned()));
     };
     let path = format!("/v1/receipts/{}/bundle", encoded(newest));
-    let Ok(text) = client.bytes(&path) else {
+    // Only what the gateway says is not there is a finding: that it cannot be asked is none.
+    let Ok(text) = once_logged(client, &path)? else {
         return Ok(Err(format!("its receipt {newest} is not in the log")));
     };
     let Ok(bundle) = Bundle::parse(&text) else {
@@ -197,7 +199,8 @@ fn charged(
         PaymentStatus::Charged => {
             let pair = money.charge_currency.as_deref().zip(money.charge_amount.as_deref());
             let pair = pair.and_then(|(currency, amount)| Some((currency.to_owned(), millionths(amount)?)));
-            Ok(pair)
+            // What cannot be read is not nothing.
+            pair.map(Some).ok_or_else(|| format!("what its receipt {newest} says was charged cannot be read"))
         }
         PaymentStatus::Pending => Err("it is not known what became of it".to_owned()),
     })
@@ -300,6 +303,8 @@ const ID: usize = 36;
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::io::{Read, Write};
+
     use super::*;
 
     #[test]
@@ -318,6 +323,44 @@ mod tests {
         assert_eq!(why("reference,amount,currency\nx,ten,USD\n"), "line 2: `ten` is no decimal number");
         assert!(why("reference,amount,currency\nx,\"1,USD\n").contains("not closed"));
         assert_eq!(why(""), "it is empty");
+    }
+
+    /// A gateway that knows of an action with one receipt, and answers like this when it is asked for its bundle.
+    fn gateway(answer: &'static str) -> Client {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let at = format!("http://{}", listener.local_addr().unwrap());
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let (mut stream, mut asked) = (stream.unwrap(), [0; 4096]);
+                let read = stream.read(&mut asked).unwrap();
+                let action = r#"{"receipts":[{"receipt_id":"r"}]}"#;
+                let (status, body) = match String::from_utf8_lossy(&asked[..read]).contains("/bundle") {
+                    true => answer.split_once(' ').unwrap(),
+                    false => ("200", action),
+                };
+                let length = body.len();
+                let head =
+                    format!("HTTP/1.1 {status} X\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n");
+                stream.write_all((head + body).as_bytes()).unwrap();
+            }
+        });
+        Client::new(&at, None).unwrap()
+    }
+
+    #[test]
+    fn only_what_the_gateway_says_is_not_there_is_a_finding_and_no_outage() {
+        let pin = Pin::parse(&format!("sha256:{}", "0".repeat(64))).unwrap();
+        let found = |answer| compared("a", None, &pin, &gateway(answer));
+        let none = r#"404 {"code":"EP_NOT_FOUND","message":"there is no such receipt"}"#;
+        assert_eq!(found(none).unwrap().unwrap(), "action a: its receipt r is not in the log");
+        for outage in [
+            r#"503 {"code":"EP_UNAVAILABLE","message":"wait"}"#,
+            r#"401 {"code":"EP_UNAUTHENTICATED","message":"no"}"#,
+            "404 <html>",
+            "502 <html>",
+        ] {
+            assert!(found(outage).is_err(), "{outage}");
+        }
     }
 
     #[test]

@@ -27,7 +27,7 @@ use crate::mcp::Alike;
 use crate::metrics::Metrics;
 use crate::notices::Destination;
 use crate::outcome::Render;
-use crate::quarantine::Noted;
+use crate::quarantine::AllNoted;
 use crate::remember::unavailable;
 use crate::sessions::Declarations;
 use crate::tenants::{Rules, TenantState};
@@ -73,7 +73,7 @@ pub struct Gateway {
     /// What was withheld without a reason, or is not on record, and stands in the chain since this process began.
     pub(crate) hidden: Mutex<HashSet<Hidden>>,
     /// Which tools stand in the chain as quarantined, as far as this process has seen it.
-    pub(crate) quarantined: Mutex<Noted>,
+    pub(crate) quarantined: Mutex<AllNoted>,
     /// Places for requests that are judged and admitted, and for actions that are proven and settled.
     pub(crate) judging: Semaphore,
     pub(crate) concluding: Semaphore,
@@ -285,6 +285,14 @@ impl Gateway {
             text.insert_str(end, &format!("countersign_{name}{{environment=\"{environment}\"}} {value}\n"));
         }
         Ok(text)
+    }
+
+    /// Counts a request against the rates of whoever sends it, where it does not come to be an action.
+    ///
+    /// # Errors
+    /// `EP_RATE_LIMITED`.
+    pub fn count(&self, caller: &Caller) -> Result<(), Error> {
+        self.limits.before_parsing(caller).inspect_err(|error| self.metrics.error(error.code))
     }
 
     /// The tenant of a caller.

@@ -110,7 +110,7 @@ pub use installation::{Installation, Keyring};
 pub use ledger::{AsideId, Durability, Grip};
 pub use log::{Gap, NOT_LOGGED_YET, Reconciled};
 pub use mandate::{Completion, ResourceEnvelope};
-pub use mcp::{Alike, Called, CalledKind, Delivery, MCP_ARCHETYPES, ToolCall, archetype_of};
+pub use mcp::{Alike, Called, CalledKind, Delivery, MCP_ARCHETYPES, MOST_BODY, ToolCall, archetype_of};
 pub use mcp_tools::{BoundTool, ServerToolsView, ToolState, ToolView};
 pub use notices::Topic;
 pub use outcome::{Details, Kind, Missing, Outcome, ReceiptRef, Render, Reply, WOULD_EXECUTE};

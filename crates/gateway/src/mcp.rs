@@ -22,7 +22,7 @@ use serde_json::{Map, Value, json};
 
 use crate::act::lock;
 use crate::atp::Words;
-use crate::caller::Caller;
+use crate::caller::{Caller, Deed};
 use crate::gateway::Gateway;
 use crate::outcome::{Details, Kind, Outcome, Reply};
 use crate::remember::unavailable;
@@ -141,6 +141,8 @@ impl Gateway {
             let why = "the arguments are longer than 256 KiB";
             return Err(Error::new(Code::BodyTooLarge, why).field("/arguments"));
         }
+        caller.must(Deed::Execute)?;
+        self.count(caller)?;
         let rules = self.tenant(&caller.tenant)?.rules();
         if let Some(tool) = rules.providers.get(&archetype).and_then(|provider| provider.tool())
             && !tool.is_ready(&seat)
@@ -671,8 +673,8 @@ fn body(archetype: &str, call: &ToolCall) -> Vec<u8> {
     Value::Object(body).to_string().into_bytes()
 }
 
-/// As of every action.
-const MOST_BODY: usize = 256 * 1024;
+/// Bytes of the request that an action comes from.
+pub const MOST_BODY: usize = 256 * 1024;
 const SHORTEST: Duration = Duration::from_millis(50);
 const LONGEST: Duration = Duration::from_secs(1);
 /// So long what was delivered is gathered before it is written.

@@ -396,7 +396,7 @@ impl Default for Limits {
             connections: 16_384,
             requests: 32_768,
             streams: 256,
-            body_bytes: 256 * 1024,
+            body_bytes: gateway::MOST_BODY,
             body_timeout: Duration::from_secs(20),
             head_timeout: Duration::from_secs(10),
             unread_timeout: Duration::from_secs(60),

@@ -908,9 +908,12 @@ async fn asked_and_stopped(world: &World, how: &str) -> Value {
         scope => freeze(world, scope).await,
     }
     // As long as its server takes to say that it changed.
-    while how == "changed" && client.names().await.iter().any(|name| name == "ask") {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    let changed = async {
+        while how == "changed" && client.names().await.iter().any(|name| name == "ask") {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(60), changed).await.expect("it changes");
     let state = asked["requestState"].as_str().unwrap();
     let again = json!({"name": "ask", "arguments": {}, "requestState": state, "inputResponses": answers});
     let stopped = client.result("tools/call", again).await;
@@ -949,8 +952,8 @@ async fn what_was_carried_out_while_its_client_was_away_is_told_of_whatever_its_
     let client = world.client("/mcp/shop", NEW).able(json!({"elicitation": {}}));
     let asked = client.call("ask", json!({})).await;
     assert_eq!(asked["resultType"], "input_required", "{asked}");
-    // Its time, and that in which it is remembered that it was asked.
-    tokio::time::sleep(Duration::from_secs(8)).await;
+    // Twice its time, and that in which it is remembered that it was asked.
+    tokio::time::sleep(std::time::Duration::from_secs(12)).await;
     let told = client.call("ask", json!({})).await;
     assert_eq!(told["_meta"]["io.countersign/replayed"], true, "{told}");
     assert_eq!(world.tools.calls().len(), 1, "and it was not done again");
@@ -1087,6 +1090,39 @@ async fn what_is_asked_in_a_session_when_the_server_stops_is_answered() {
     let answer = call.text().await.unwrap();
     assert!(answer.contains("\"result\"") && answer.contains("\"id\":3"), "{answer}");
     stopping.await.unwrap();
+}
+
+#[tokio::test]
+async fn an_id_that_has_no_answer_yet_names_no_other_request() {
+    let world = World::new().await;
+    let client = world.greeted("/mcp/shop", OLD).await;
+    let call = json!({"name": "slow", "arguments": {"steps": 50}});
+    let slow = async { client.result("tools/call", call.clone()).await };
+    let twice = async {
+        testkit::until("it is under way", || !world.tools.calls().is_empty()).await;
+        client.error("ping", json!({})).await
+    };
+    let (done, refused) = tokio::join!(slow, twice);
+    assert_eq!((text(&done), &refused["code"]), ("done", &json!(-32600)), "{refused}");
+    client.result("ping", json!({})).await;
+
+    let (mut lines, mut output) = narrow(&world).await;
+    let params =
+        json!({"protocolVersion": OLD, "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}});
+    let (greet, call) = (client.message(1, "initialize", params), client.message(2, "tools/call", call));
+    let ping = client.message(2, "ping", json!({}));
+    let asking = async { output.write_all(format!("{greet}\n{call}\n{ping}\n").as_bytes()).await.unwrap() };
+    let hearing = async {
+        let mut heard: Vec<Value> = Vec::new();
+        while heard.len() < 3 {
+            let said: Value = serde_json::from_str(&lines.next_line().await.unwrap().unwrap()).unwrap();
+            heard.extend(said.get("id").is_some().then_some(said));
+        }
+        heard
+    };
+    let ((), heard) = tokio::join!(asking, hearing);
+    assert_eq!((&heard[1]["id"], &heard[1]["error"]["code"]), (&json!(2), &json!(-32600)), "{heard:?}");
+    assert_eq!((&heard[2]["id"], text(&heard[2]["result"])), (&json!(2), "done"), "{heard:?}");
 }
 
 #[tokio::test]
@@ -1322,6 +1358,64 @@ async fn a_subscription_outlives_the_greeting_that_comes_to_its_end_after_it() {
     // One takes the place of the other, which is ended then.
     let ended = read("notifications/cancelled").await;
     assert_eq!(ended["params"]["requestId"], first["id"], "{ended}");
+}
+
+/// Waits until its clients have so many sessions at this server.
+async fn sessions(tools: &Tools, most: usize) {
+    let come = async {
+        while tools.open_sessions().await != most {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    };
+    let come = tokio::time::timeout(std::time::Duration::from_secs(60), come).await;
+    assert!(come.is_ok(), "{} and not {most}", tools.open_sessions().await);
+}
+
+#[tokio::test]
+async fn nobody_listens_for_a_session_that_is_over() {
+    let world = World::speaking(&[SESSIONS], PERMIT, |_| {}).await;
+    let client = world.greeted("/mcp/shop", OLD).await;
+    // Its own, and the one over which the tools are listed.
+    sessions(&world.tools, 2).await;
+    assert_eq!(client.request(Method::DELETE).send().await.unwrap().status(), 200);
+    sessions(&world.tools, 1).await;
+    // Longer than a connection that broke rests.
+    tokio::time::sleep(std::time::Duration::from_secs(6)).await;
+    assert_eq!(world.tools.open_sessions().await, 1);
+}
+
+/// A server in a shell that never says that it tells of changes, and keeps which processes are it.
+const MUTE: &str = r#"
+cd "$(dirname "$0")"
+say() { printf '{"jsonrpc":"2.0",%s}\n' "$1"; }
+while read -r line; do
+    id=$(printf '%s' "$line" | sed -n 's/.*"id":\([0-9]*\).*/\1/p')
+    case $line in
+    *'"initialize"'*) say "\"id\":$id,\"error\":{\"code\":-32601,\"message\":\"no\"}" ;;
+    *'"server/discover"'*) say "\"id\":$id,"'"result":{"resultType":"complete","supportedVersions":["2026-07-28"],"capabilities":{"prompts":{"listChanged":true}},"ttlMs":0,"cacheScope":"private"}' ;;
+    *'"subscriptions/listen"'*) echo $$ > listens.new; mv listens.new listens ;;
+    esac
+done
+"#;
+
+#[tokio::test]
+async fn whoever_hangs_up_while_a_stream_is_opened_leaves_no_connection() {
+    let folder = tempfile::tempdir().unwrap();
+    let script = folder.path().join("mute.sh");
+    std::fs::write(&script, MUTE).unwrap();
+    let command = ["/bin/sh", script.to_str().unwrap()].map(str::to_owned).to_vec();
+    let mute = McpServer { command, ..McpServer::default() };
+    let world = World::judged(PERMIT, |mcp| drop(mcp.servers.insert("mute".to_owned(), mute))).await;
+    let client = world.client("/mcp/mute", NEW);
+    let params = json!({"notifications": {"promptsListChanged": true}});
+    let listening = client.post(&client.message(1, "subscriptions/listen", params)).send();
+    let pid = || std::fs::read_to_string(folder.path().join("listens")).ok();
+    tokio::select! {
+        _ = listening => panic!("nobody says that it is listened to"),
+        () = testkit::until("it is to tell of changes", || pid().is_some()) => {}
+    }
+    let process = format!("/proc/{}", pid().unwrap().trim());
+    testkit::until("its process has ended", || !std::path::Path::new(&process).exists()).await;
 }
 
 #[tokio::test]
@@ -1702,6 +1796,53 @@ async fn narrow(world: &World) -> (Lines<BufReader<ReadHalf<DuplexStream>>>, Wri
     (BufReader::new(input).lines(), output)
 }
 
+/// As often as is refused for sure, where one is refused that has asked a few times and asks faster than once a second.
+const OFTEN: usize = 500;
+
+#[tokio::test]
+async fn whatever_a_caller_asks_for_counts_against_its_rates() {
+    let world = World::of(Tools::start(&[SESSIONS]).await.unwrap(), PERMIT, |config| {
+        config.limits.subject = gateway::config::Rate { per_second: 1, burst: 6 };
+    })
+    .await;
+    let client = world.greeted("/mcp/shop", OLD).await;
+    for method in ["ping", "prompts/list"] {
+        let mut refused = None;
+        for _ in 0..OFTEN {
+            let said = client.post(&client.message(7, method, json!({}))).send().await.unwrap();
+            if said.status() != 200 {
+                refused = Some(said);
+                break;
+            }
+        }
+        let refused = refused.unwrap_or_else(|| panic!("{method} is never too often"));
+        assert_eq!(refused.status(), 429, "{method}");
+        assert!(refused.headers().contains_key("retry-after"), "{method}");
+    }
+    for tool in ["echo", "countersign_receipt"] {
+        let mut said = Value::Null;
+        for _ in 0..OFTEN {
+            said = client.call(tool, json!({"text": "a", "transaction_id": "b"})).await;
+            if said["structuredContent"]["code"] == "EP_RATE_LIMITED" {
+                break;
+            }
+        }
+        assert_eq!(said["structuredContent"]["code"], "EP_RATE_LIMITED", "{tool}: {said}");
+    }
+    let (mut lines, mut output) = narrow(&world).await;
+    let ping = client.message(3, "ping", json!({})).to_string() + "\n";
+    let mut said = Value::Null;
+    for _ in 0..OFTEN {
+        output.write_all(ping.as_bytes()).await.unwrap();
+        said = serde_json::from_str(&lines.next_line().await.unwrap().unwrap()).unwrap();
+        if said.get("error").is_some() {
+            break;
+        }
+    }
+    assert_eq!(said["id"], 3, "{said}");
+    assert!(said["error"]["message"].as_str().is_some_and(|said| said.contains("too many")), "{said}");
+}
+
 #[tokio::test]
 async fn over_pipes_each_line_is_whole_whatever_comes_between() {
     let world = World::new().await;
@@ -1891,11 +2032,10 @@ fn words(told: &Value, into: &mut BTreeSet<String>) {
 /// All that an agent can read at a server and of a call of its own that waits.
 async fn told(world: &World, revision: &str) -> (Value, Vec<Value>) {
     let tasks = json!({"extensions": {"io.modelcontextprotocol/tasks": {}}});
-    let client = match revision {
+    let mut client = match revision {
         OLD => world.client("/mcp/shop", revision),
         _ => world.client("/mcp/shop", revision).able(tasks),
     };
-    let mut client = client;
     let greeting = match revision {
         OLD => client.greet().await,
         _ => client.result("server/discover", json!({})).await,
@@ -1934,8 +2074,6 @@ async fn nothing_that_an_agent_is_told_of_a_call_that_waits_lets_it_approve_that
         let (id, told) = told(&world, revision).await;
         let page = format!("{}/approvals/{}", world.served.url, id.as_str().unwrap());
         assert!(told.iter().any(|it| it["structuredContent"]["approval_url"] == *page), "{told:?}");
-        let mut found = BTreeSet::new();
-        told.iter().for_each(|it| words(it, &mut found));
         let approver = world.served.key_of("bob", "approver").await;
         let door = Door::of(&world, &approver).await;
         let mut found = BTreeSet::from([world.key.clone()]);
@@ -1972,8 +2110,6 @@ async fn nothing_that_an_agent_is_told_of_a_call_that_waits_lets_it_approve_that
         // The very same request is a yes in a person's hands.
         let yes = decisions(&door, id.as_str().unwrap()).into_iter().next().unwrap();
         assert!(attempt(&door, yes, Some(&approver)).await.is_success());
-        while world.tools.count("k") == 0 {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        testkit::until("it is carried out", || world.tools.count("k") > 0).await;
     }
 }

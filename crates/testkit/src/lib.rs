@@ -27,6 +27,20 @@ pub mod postgres;
 pub mod records;
 pub mod tools;
 
+/// Waits until this holds.
+///
+/// # Panics
+/// It does not within a minute; `what` says what is waited for.
+pub async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let began = std::time::Instant::now();
+    while !holds() {
+        assert!(began.elapsed() < MOST_PATIENCE, "in vain: {what}");
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+}
+
+const MOST_PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
+
 /// Text that is wanted a little otherwise: a binding, an archetype's file.
 pub trait Swap {
     /// The same with one thing in another's place, wherever it stands.

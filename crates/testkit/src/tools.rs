@@ -210,6 +210,11 @@ impl Tools {
         self.sessions.sessions.write().await.clear();
     }
 
+    /// How many sessions there are.
+    pub async fn open_sessions(&self) -> usize {
+        self.sessions.sessions.read().await.len()
+    }
+
     /// Breaks all connections, and takes no new one.
     pub fn stop(&self) {
         self.task.abort();

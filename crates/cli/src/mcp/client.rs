@@ -24,8 +24,18 @@ pub(super) struct Entry {
 /// How a client reaches a server, in its own words.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Reached {
-    Process { command: String, args: Vec<String>, env: BTreeMap<String, String>, dir: Option<String> },
-    Address { url: String, headers: BTreeMap<String, String> },
+    Process {
+        command: String,
+        args: Vec<String>,
+        env: BTreeMap<String, String>,
+        /// It has more variables, in a file of its own.
+        has_env_file: bool,
+        dir: Option<String>,
+    },
+    Address {
+        url: String,
+        headers: BTreeMap<String, String>,
+    },
 }
 
 /// Where clients keep their servers.
@@ -48,6 +58,9 @@ impl ClientFile {
 
     fn parse(text: &str) -> Result<ClientFile> {
         let (plain, commented) = without_comments(text.trim_start_matches('\u{feff}'));
+        // A server that stands there twice would be looked at by one reader and started by another.
+        action::json::parse(plain.as_bytes())
+            .while_we(|| "the client's configuration is not JSON of one meaning".to_owned())?;
         let document: Value =
             serde_json::from_str(&plain).while_we(|| "the client's configuration is not JSON".to_owned())?;
         let found = |at: &&[&str]| servers_in(&document, at).is_some_and(|servers| !servers.is_empty());
@@ -70,12 +83,30 @@ impl ClientFile {
         servers.into_iter().flatten().map(read).collect()
     }
 
-    /// Has the client reach us in the place of a server.
-    pub(super) fn put(&mut self, name: &str, entry: Value) {
-        let servers = self.at.iter().try_fold(&mut self.document, |value, key| value.get_mut(*key));
-        if let Some(servers) = servers.and_then(Value::as_object_mut) {
-            servers.insert(name.to_owned(), entry);
+    /// Has the client call us in the place of a server. What else its entry says stays as far as it cannot be how the server was
+    /// reached: numbers, switches and lists.
+    pub(super) fn put(&mut self, name: &str, mut entry: Value) {
+        let Some(before) = self.entry(name) else { return };
+        for (name, value) in before.as_object().into_iter().flatten() {
+            let is_other = value.is_number() || value.is_boolean() || value.is_array();
+            if is_other && name != "args" && entry.get(name).is_none() {
+                entry[name] = value.clone();
+            }
         }
+        *before = entry;
+    }
+
+    /// Has the client start us around a server, with all else as it was; the environment is passed on.
+    pub(super) fn wrap(&mut self, name: &str, program: &str, (command, args): (&str, &[String])) {
+        let Some(entry) = self.entry(name) else { return };
+        let ours = ["mcp", "--name", name, "--", command].map(str::to_owned);
+        entry["command"] = program.into();
+        entry["args"] = ours.into_iter().chain(args.iter().cloned()).collect();
+    }
+
+    fn entry(&mut self, name: &str) -> Option<&mut Value> {
+        let servers = self.at.iter().try_fold(&mut self.document, |value, key| value.get_mut(*key));
+        servers?.get_mut(name).filter(|entry| entry.is_object())
     }
 
     /// How this client writes what stands in an environment variable.
@@ -91,21 +122,12 @@ impl ClientFile {
 
 /// The entry by which a client calls us over HTTP.
 pub(super) fn called(url: &str, key: &str) -> Value {
-    json!({ "type": "http", "url": url, "headers": { "Authorization": format!("Bearer {key}") } })
+    json!({ "type": "http", "url": url, "headers": { "Authorization": bearer(key) } })
 }
 
-/// The entry by which a client starts us around what it started before; the environment is passed on.
-pub(super) fn wrapped(program: &str, name: &str, before: &Reached) -> Option<Value> {
-    let Reached::Process { command, args, env, dir } = before else { return None };
-    let ours = ["mcp", "--name", name, "--", command].map(str::to_owned);
-    let mut entry = json!({ "command": program, "args": ours.into_iter().chain(args.iter().cloned()).collect::<Vec<_>>() });
-    if !env.is_empty() {
-        entry["env"] = json!(env);
-    }
-    if let Some(dir) = dir {
-        entry["cwd"] = json!(dir);
-    }
-    Some(entry)
+/// How a client says its key.
+pub(super) fn bearer(key: &str) -> String {
+    format!("Bearer {key}")
 }
 
 fn servers_in<'a>(document: &'a Value, at: &[&str]) -> Option<&'a Map<String, Value>> {
@@ -123,6 +145,7 @@ fn reached(entry: &Value) -> std::result::Result<Reached, String> {
             command: text("command", command)?,
             args: texts("args", members.get("args"))?,
             env: table("env", members.get("env"))?,
+            has_env_file: members.get("envFile").is_some_and(|file| !file.is_null()),
             dir: members.get("cwd").map(|dir| text("cwd", dir)).transpose()?,
         }),
         (None, Some(url)) => Ok(Reached::Address {
@@ -232,6 +255,12 @@ mod tests {
     }
 
     #[test]
+    fn a_name_that_stands_there_twice_has_no_meaning() {
+        let text = r#"{"mcpServers": {"a": {"command": "x"}, "a": {"command": "y"}}}"#;
+        assert!(ClientFile::parse(text).err().unwrap().to_string().contains("of one meaning"));
+    }
+
+    #[test]
     fn servers_stand_where_clients_keep_them() {
         for text in [
             r#"{"mcpServers": {"a": {"url": "https://a.example/mcp"}}}"#,
@@ -267,14 +296,22 @@ mod tests {
     #[test]
     fn the_rest_of_the_file_stays_as_it_was() {
         let mut file = ClientFile::parse(
-            r#"{"z": 1, "mcpServers": {"b": {"command": "x"}, "a": {"command": "y"}}, "a": 2}"#,
+            r#"{"z": 1, "mcpServers": {"b": {"command": "x", "args": ["1"], "env": {"TOKEN": "t"}, "envFile": ".env", "timeout": 60},
+                "a": {"type": "stdio", "command": "y", "args": ["z"], "env": {"N": 1}, "envFile": ".env", "timeout": 60}}, "a": 2}"#,
         )
         .unwrap();
         file.put("b", called("http://127.0.0.1:8787/mcp/b", "${K}"));
+        file.wrap("a", "countersign", ("y", &["z".to_owned()]));
         let written: Value = serde_json::from_str(&file.text()).unwrap();
         let keys: Vec<&str> = written.as_object().unwrap().keys().map(String::as_str).collect();
         assert_eq!(keys, ["z", "mcpServers", "a"]);
-        assert_eq!(written["mcpServers"]["a"], json!({"command": "y"}));
-        assert_eq!(written["mcpServers"]["b"]["headers"]["Authorization"], "Bearer ${K}");
+        let wrapped = json!({
+            "type": "stdio", "command": "countersign", "args": ["mcp", "--name", "a", "--", "y", "z"], "env": {"N": 1},
+            "envFile": ".env", "timeout": 60,
+        });
+        assert_eq!(written["mcpServers"]["a"], wrapped);
+        let mut called = called("http://127.0.0.1:8787/mcp/b", "${K}");
+        called["timeout"] = json!(60);
+        assert_eq!(written["mcpServers"]["b"], called, "and no word of how it was reached");
     }
 }

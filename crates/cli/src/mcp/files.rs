@@ -24,6 +24,8 @@ pub(super) enum Fate {
     Kept,
     /// It differs and was not overwritten.
     Differs,
+    /// It differs and is a link, which may lead anywhere: it was not overwritten.
+    Link,
     /// It was there and is changed.
     Changed,
 }
@@ -87,6 +89,7 @@ impl Files {
             (Fate::Same, _) => "as before",
             (Fate::Kept, _) => "yours, kept",
             (Fate::Differs, _) => "differs, kept; --force overwrites it",
+            (Fate::Link, _) => "is a link, kept; remove it to have it written",
             (Fate::Changed, false) => "changed",
             (Fate::Changed, true) => "to be changed",
         };
@@ -112,6 +115,7 @@ impl Files {
     fn put_as(&mut self, path: &Path, text: &str, otherwise: Fate, mode: u32) -> Result<Fate> {
         let fate = match std::fs::read(path) {
             Ok(there) if there == text.as_bytes() => Fate::Same,
+            Ok(_) if self.force && path.is_symlink() => Fate::Link,
             Ok(_) if self.force => Fate::Changed,
             Ok(_) => otherwise,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Fate::New,
@@ -124,7 +128,7 @@ impl Files {
         Ok(fate)
     }
 
-    /// Whole or not at all: what is there stays until all of it is written. A link stays one.
+    /// Whole or not at all: what is there stays until all of it is written. A link stays one: it is the operator's own.
     fn write(&self, path: &Path, text: &str, mode: u32) -> Result<()> {
         if self.dry_run {
             return Ok(());
@@ -175,6 +179,10 @@ mod tests {
             (put("2", true, false), std::fs::read_to_string(&path).unwrap()),
             (Fate::Changed, "2".to_owned())
         );
+        let link = folder.path().join("link");
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        assert_eq!(Files::new(true, false).put(&link, "3", Fate::Differs).unwrap(), Fate::Link);
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "2", "nothing is written through a link");
         let mut files = Files::new(true, false);
         assert_eq!(files.keep(&path, "3").unwrap(), Fate::Differs, "what is kept is kept");
         let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;

@@ -37,9 +37,9 @@ pub(crate) struct Args {
     /// client calls no address]
     #[arg(long = "as", value_name = "WAY")]
     way: Option<Way>,
-    /// Where agents reach the gateway
-    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8787")]
-    gateway: String,
+    /// Where agents reach the gateway [default: what the configuration says: `public_url`, or where it listens]
+    #[arg(long, value_name = "URL")]
+    gateway: Option<String>,
     /// Change the client's file itself, and keep what it was beside it
     #[arg(long)]
     in_place: bool,
@@ -71,13 +71,18 @@ impl Args {
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let mut client = ClientFile::read(&args.file)?;
-    let mut import = Import { args, left_out: Vec::new(), files: Files::new(args.force, args.dry_run) };
-    let wanted = import.wanted(&client)?;
+    let files = Files::new(args.force, args.dry_run);
     if args.way() == Way::Stdio {
+        let at = args.gateway.clone().unwrap_or_else(|| Config::default().public_url());
+        let mut import = Import { args, at, left_out: Vec::new(), files };
+        let wanted = import.wanted(&client)?;
         import.wrap(&mut client, &wanted)?;
         return import.tell_wrapped();
     }
     let ground = args.place.read()?;
+    let at = args.gateway.as_deref().unwrap_or(&ground.at).trim_end_matches('/').to_owned();
+    let mut import = Import { args, at, left_out: Vec::new(), files };
+    let wanted = import.wanted(&client)?;
     let planned = import.plan(&ground, &wanted);
     let taken = import.take(&ground, planned)?;
     import.change_client(&mut client, &taken)?;
@@ -97,6 +102,8 @@ struct Taken {
 
 struct Import<'a> {
     args: &'a Args,
+    /// Where the gateway is reached.
+    at: String,
     /// Server, tool and why.
     left_out: Vec<[String; 3]>,
     files: Files,
@@ -106,7 +113,8 @@ impl Import<'_> {
     /// The servers that are meant, with how the client reaches them.
     fn wanted(&mut self, client: &ClientFile) -> Result<Vec<(String, Reached)>> {
         let mut wanted = Vec::new();
-        let ours = format!("{}/mcp/", self.args.gateway.trim_end_matches('/'));
+        let ours = format!("{}/mcp/", self.at.trim_end_matches('/'));
+        let key = client::bearer(&client.variable(KEY_VARIABLE, &self.args.file));
         let entries = client.entries();
         if let Some(name) =
             self.args.server.iter().find(|name| entries.iter().all(|entry| entry.name != **name))
@@ -121,7 +129,10 @@ impl Import<'_> {
                 continue;
             }
             match entry.reached {
-                Ok(Reached::Address { url, .. }) if url.starts_with(&ours) => {
+                // Be it by another address of the gateway's than now.
+                Ok(Reached::Address { url, headers })
+                    if url.starts_with(&ours) || headers.get("Authorization") == Some(&key) =>
+                {
                     self.leave(&entry.name, "it goes through the gateway already")
                 }
                 Ok(Reached::Process { command, args, .. }) if is_ours(&command, &args) => {
@@ -243,6 +254,7 @@ impl Import<'_> {
         let text = sheet::written(server, told, None)?;
         match self.files.put(&path, &text, Fate::Differs).map_err(|error| error.to_string())? {
             Fate::Differs => Err(format!("`{}` is there already and is of something else", path.display())),
+            Fate::Link => Err(format!("`{}` is a link, through which nothing is written", path.display())),
             _ => {
                 taken.written += 1;
                 Ok(())
@@ -253,11 +265,10 @@ impl Import<'_> {
     /// The client's file with the gateway in the place of each server.
     fn change_client(&mut self, client: &mut ClientFile, taken: &[Taken]) -> Result<()> {
         let key = client.variable(KEY_VARIABLE, &self.args.file);
-        let at = self.args.gateway.trim_end_matches('/');
         for one in taken {
             client.put(
                 &one.planned.client_name,
-                client::called(&format!("{at}/mcp/{}", one.planned.name), &key),
+                client::called(&format!("{}/mcp/{}", self.at, one.planned.name), &key),
             );
         }
         self.write_client(client, !taken.is_empty())
@@ -269,14 +280,11 @@ impl Import<'_> {
             std::env::current_exe().while_we(|| "cannot find this program's own file".to_owned())?;
         let mut count = 0;
         for (name, reached) in wanted {
-            match client::wrapped(&program.display().to_string(), name, reached) {
-                Some(entry) => {
-                    client.put(name, entry);
-                    count += 1;
-                }
-                None => {
-                    self.leave(name, "it is called at an address, and `--as stdio` wraps what is started")
-                }
+            if let Reached::Process { command, args, .. } = reached {
+                client.wrap(name, &program.display().to_string(), (command, args));
+                count += 1;
+            } else {
+                self.leave(name, "it is called at an address, and `--as stdio` wraps what is started");
             }
         }
         self.write_client(client, count > 0)

@@ -31,6 +31,8 @@ pub(super) struct Ground {
     pub(super) tenant: Tenant,
     /// The tenant's name, where a server's entry has to say it.
     pub(super) named: Option<String>,
+    /// Where the gateway is reached.
+    pub(super) at: String,
 }
 
 impl Place {
@@ -49,7 +51,8 @@ impl Place {
         }
         let tenant =
             Tenant::parse(&name).map_err(|why| Error::new(format!("`{name}` is no tenant")).because(why))?;
-        Ok(Ground { root, config_path, text, tenant, named: (name != first).then_some(name) })
+        let (named, at) = ((name != first).then_some(name), config.public_url());
+        Ok(Ground { root, config_path, text, tenant, named, at })
     }
 
     /// The tenant's folder of the catalogue that is configured.

@@ -66,7 +66,10 @@ impl Planner<'_> {
         let name = self.server_name(client_name)?;
         let before = self.secrets.len();
         let how = match reached {
-            Reached::Process { command, args, env, dir } => {
+            Reached::Process { has_env_file: true, .. } => {
+                Err("its variables lie in an `envFile`, which is not read: write them as `env`".to_owned())
+            }
+            Reached::Process { command, args, env, dir, has_env_file: false } => {
                 self.process(&name, (command, args), env, dir.as_deref())
             }
             Reached::Address { url, headers } => self.address(&name, url, headers),
@@ -377,8 +380,19 @@ mod tests {
             command: "sh".to_owned(),
             args: args.iter().map(owned).collect(),
             env: env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
+            has_env_file: false,
             dir: None,
         }
+    }
+
+    #[test]
+    fn a_server_whose_variables_are_not_read_is_left_out() {
+        let mut reached = process(&[], &[]);
+        if let Reached::Process { has_env_file, .. } = &mut reached {
+            *has_env_file = true;
+        }
+        let why = with(|planner| planner.plan("shop", &reached).err());
+        assert!(why.is_some_and(|why| why.contains("`envFile`")));
     }
 
     fn with<T>(work: impl FnOnce(&mut Planner<'_>) -> T) -> T {

@@ -87,7 +87,15 @@ impl Direct {
         };
         let (mut last, mut pause) = (None, PAUSE);
         loop {
-            while let Some(Ok(event)) = events.next().await {
+            while let Some(event) = events.next().await {
+                let event = match event {
+                    Ok(event) => event,
+                    // It would come once more, as often as it is asked for.
+                    Err(error) if error.to_string().contains(OVERSIZE) => {
+                        return Err(lost(Doubt::NotUnderstood, TOO_LARGE));
+                    }
+                    Err(_) => break,
+                };
                 pause = event.retry.map_or(pause, Duration::from_millis);
                 last = event.id.or(last);
                 let said = event.data.filter(|said| !said.trim().is_empty());
@@ -166,12 +174,20 @@ pub(super) fn fault(error: &StreamableHttpError<reqwest::Error>) -> Fault {
             Fault::NotSent("no connection came about".to_owned())
         }
         StreamableHttpError::SessionExpired => Fault::Ended,
-        StreamableHttpError::ResponseBodyTooLarge { .. } => {
-            lost(Doubt::NotUnderstood, "the answer is larger than allowed")
+        // "Has not been applied" (RFC 9110, 15.5.2), or needs a wider token first.
+        StreamableHttpError::AuthRequired(_) => Fault::Shut(401),
+        StreamableHttpError::InsufficientScope(_) => Fault::Shut(403),
+        StreamableHttpError::UnexpectedServerResponse(said) if said.starts_with(UNCHALLENGED) => {
+            Fault::Shut(401)
         }
-        StreamableHttpError::HttpStatus(_) => {
-            lost(Doubt::Error, "the server answered with an error of its own")
+        StreamableHttpError::UnexpectedServerResponse(said) if said.starts_with(STATUS) => {
+            lost(Doubt::Error, ERROR)
         }
+        StreamableHttpError::HttpStatus(_) => lost(Doubt::Error, ERROR),
+        StreamableHttpError::ResponseBodyTooLarge { .. } => lost(Doubt::NotUnderstood, TOO_LARGE),
+        StreamableHttpError::UnexpectedServerResponse(_)
+        | StreamableHttpError::UnexpectedContentType(_)
+        | StreamableHttpError::Deserialize(_) => lost(Doubt::NotUnderstood, UNREADABLE),
         _ => lost(Doubt::Broken, BROKEN),
     }
 }
@@ -180,6 +196,14 @@ fn lost(how: Doubt, why: &str) -> Fault {
     Fault::Lost(how, why.to_owned())
 }
 
+const ERROR: &str = "the server answered with an error of its own";
+const TOO_LARGE: &str = "the answer is larger than allowed";
+/// How rmcp words a status that is none of a good answer, and has no other form.
+const STATUS: &str = "HTTP ";
+/// A 401 that does not say what is wanted, as it should.
+const UNCHALLENGED: &str = "HTTP 401";
+/// And an event of a stream that is too large, the kind of which is its own.
+const OVERSIZE: &str = "exceeded the maximum size";
 const VERSION: ProtocolVersion = ProtocolVersion::V_2026_07_28;
 const VERSION_TEXT: &str = "2026-07-28";
 const REVISION: HeaderName = HeaderName::from_static("mcp-protocol-version");

@@ -11,7 +11,8 @@ use process_wrap::tokio::{CommandWrap, ProcessGroup};
 use reqwest::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use rmcp::transport::async_rw::AsyncRwTransport;
 use rmcp::transport::streamable_http_client::StreamableHttpClientTransportConfig;
-use rustix::process::{Pid, Resource, Rlimit, prlimit};
+use rustix::io::Errno;
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::process::Command;
 use url::Url;
@@ -190,10 +191,11 @@ impl Process {
             std::io::ErrorKind::PermissionDenied => "its program may not be started".to_owned(),
             _ => "it could not be started".to_owned(),
         })?;
-        self.bound(child.id());
-        let inner = child.inner_mut();
+        let (id, inner) = (child.id(), child.inner_mut());
         let pipes = (inner.stdin().take(), inner.stdout().take(), inner.stderr().take());
         let running = Running(Some(child));
+        // Killed, if it cannot be.
+        self.bound(id)?;
         let (Some(stdin), Some(stdout), Some(stderr)) = pipes else {
             return Err("it could not be spoken to".to_owned());
         };
@@ -205,16 +207,26 @@ impl Process {
         Ok((AsyncRwTransport::new(stdout, stdin).with_max_line_length(most_bytes), running))
     }
 
-    /// What it may use up.
-    fn bound(&self, id: Option<u32>) {
+    /// What it may use up: no more than it is given, nor than we may ourselves. What it starts before that has our own bounds; a
+    /// shell that sets them first would be a program more to trust.
+    fn bound(&self, id: Option<u32>) -> Result<(), String> {
         let pid = id.and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
-        let Some(pid) = pid else { return };
-        let most = |value| Rlimit { current: Some(value), maximum: Some(value) };
-        let _ = prlimit(Some(pid), Resource::Nofile, most(self.most_files));
-        let _ = prlimit(Some(pid), Resource::Core, most(0));
-        if let Some(bytes) = self.most_memory {
-            let _ = prlimit(Some(pid), Resource::As, most(bytes));
+        let Some(pid) = pid else { return Ok(()) };
+        let memory = self.most_memory.map(|bytes| (Resource::As, bytes));
+        for (resource, value) in
+            [(Resource::Nofile, self.most_files), (Resource::Core, 0)].into_iter().chain(memory)
+        {
+            let most = Some(getrlimit(resource).maximum.map_or(value, |own| own.min(value)));
+            match prlimit(Some(pid), resource, Rlimit { current: most, maximum: most }) {
+                // It has ended already.
+                Ok(_) | Err(Errno::SRCH) => {}
+                Err(error) => {
+                    tracing::warn!(?resource, %error, "an MCP server's process cannot be bounded");
+                    return Err("it could not be bounded".to_owned());
+                }
+            }
         }
+        Ok(())
     }
 }
 
@@ -224,8 +236,9 @@ impl Address {
     /// A link without a session keeps its connections, and still nothing that is written once too often is taken for the answer
     /// to another request, which is what one exchange for each connection is for: an answer names its request, ids do not come
     /// twice on a link, and one that is to no open request is dropped. Then the request whose place it took has no answer and is
-    /// in doubt, as is one that is answered by a bare status. In a session a bare 404 says more, that the request was not looked
-    /// at; it names none, so there every connection is for one exchange.
+    /// in doubt, as is one that is answered by a bare status. In a session a bare 404 says more, that the session is over, with
+    /// all that its server kept; it names no request, and must not be another's, so there every connection is for one exchange.
+    /// A status that says that we are not let in ends the link, so that none is left of one request to be read as that of another.
     pub(super) fn client(
         &self,
         most_bytes: usize,

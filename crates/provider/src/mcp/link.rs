@@ -40,8 +40,8 @@ pub(super) struct Link {
     used: Mutex<Instant>,
     busy: AtomicUsize,
     heard: AtomicUsize,
-    /// The server ended its session, or does not answer any more.
-    ended: AtomicBool,
+    /// The server ended its session, does not let us in, or does not answer any more.
+    is_gone: AtomicBool,
     /// The last request was not answered in time.
     is_silent: AtomicBool,
     /// Is it at an address? A process and its session end together.
@@ -104,6 +104,8 @@ pub(super) enum Fault {
     Refused(ErrorData),
     /// The server knows nothing of the session any more. It will say so of every request in it.
     Ended,
+    /// Whoever stands before the server did not let us in, by this status: it was not looked at.
+    Shut(u16),
     /// Nothing left us.
     NotSent(String),
     /// It may have left, and there is no answer.
@@ -168,7 +170,7 @@ impl Link {
             used: Mutex::new(Instant::now()),
             busy: AtomicUsize::new(0),
             heard: AtomicUsize::new(0),
-            ended: AtomicBool::new(false),
+            is_gone: AtomicBool::new(false),
             is_silent: AtomicBool::new(false),
             is_called: matches!(launch, Launch::Address(_)),
             is_of_session,
@@ -223,9 +225,9 @@ impl Link {
     }
 
     pub(super) fn is_open(&self) -> bool {
-        let ended = self.ended.load(Ordering::Relaxed);
+        let is_gone = self.is_gone.load(Ordering::Relaxed);
         let is_dead = lock(&self.process).as_mut().is_some_and(Running::is_over);
-        !ended && !is_dead && !self.service.is_closed() && !self.service.peer().is_transport_closed()
+        !is_gone && !is_dead && !self.service.is_closed() && !self.service.peer().is_transport_closed()
     }
 
     /// Whether the server still knows of it, and says so in time. One that ended the session says so of the first request
@@ -239,7 +241,7 @@ impl Link {
         let is_known = matches!(answer, Ok(_) | Err(Fault::Refused(_)));
         self.is_silent.fetch_and(!is_known, Ordering::Relaxed);
         // Nor does it do for the next.
-        self.ended.fetch_or(!is_known, Ordering::Relaxed);
+        self.is_gone.fetch_or(!is_known, Ordering::Relaxed);
         is_known
     }
 
@@ -364,9 +366,9 @@ impl Link {
             Err(Fault::Refused(error)) => {
                 Err(self.without_secrets(error).map_or_else(unreadable, Fault::Refused))
             }
-            Err(Fault::Ended) => {
-                self.ended.store(true, Ordering::Relaxed);
-                Err(Fault::Ended)
+            Err(fault @ (Fault::Ended | Fault::Shut(_))) => {
+                self.is_gone.store(true, Ordering::Relaxed);
+                Err(fault)
             }
             // A process that is gone takes its pipes along.
             Err(Fault::Lost(Doubt::Broken, why)) if !self.is_called => Err(Fault::Lost(Doubt::Ended, why)),

@@ -12,7 +12,7 @@ use super::lock;
 use super::relay::MOST_QUESTIONS;
 
 /// What a server asks has a place until it took the answer. When all places are taken, what else it asks is dropped: reading on
-/// is the only way to hear what it answers. What it withdraws is never answered; who withdraws that much is not heard any more.
+/// is the only way to hear what it answers. What it withdraws is never answered; who does nothing else is not heard any more.
 pub(super) struct Paced<T> {
     inner: T,
     asked: Arc<Mutex<Asked>>,
@@ -21,7 +21,7 @@ pub(super) struct Paced<T> {
 #[derive(Default)]
 struct Asked {
     open: HashSet<RequestId>,
-    /// So often since the connection was made.
+    /// So often since it last took an answer.
     withdrawn: usize,
 }
 
@@ -34,6 +34,13 @@ impl Asked {
 
     fn withdraw(&mut self, id: &RequestId) {
         self.withdrawn += usize::from(self.open.remove(id));
+    }
+
+    /// It took the answer. Whoever does that may withdraw what takes too long for as long as it likes.
+    fn answered(&mut self, id: &RequestId) {
+        if self.open.remove(id) {
+            self.withdrawn = 0;
+        }
     }
 }
 
@@ -60,7 +67,7 @@ impl<T: Transport<RoleClient>> Transport<RoleClient> for Paced<T> {
         async move {
             let sent = sending.await;
             if let Some(id) = answers {
-                lock(&asked).open.remove(&id);
+                lock(&asked).answered(&id);
             }
             sent
         }
@@ -147,6 +154,12 @@ mod tests {
         JsonRpcMessage::request(ServerRequest::PingRequest(PingRequest::default()), id(number))
     }
 
+    fn withdrawn(number: usize) -> RxJsonRpcMessage<RoleClient> {
+        let params = CancelledNotificationParam::new(Some(id(number)), None);
+        let withdrawn = rmcp::model::CancelledNotification::new(params);
+        JsonRpcMessage::notification(ServerNotification::CancelledNotification(withdrawn))
+    }
+
     /// How many requests are handed on of all that was said by now.
     async fn handed_on(paced: &mut Paced<Deaf>) -> usize {
         let mut requests = 0;
@@ -202,15 +215,27 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn who_takes_answers_in_between_may_withdraw_as_often_as_it_likes() {
+        let (say, says) = mpsc::unbounded_channel();
+        let mut paced = Paced::new(Deaf { says, takes: Arc::new(Semaphore::new(9)) });
+        for turn in 0..3 {
+            for number in 1..MOST_WITHDRAWN {
+                say.send(ping(number)).unwrap();
+                say.send(withdrawn(number)).unwrap();
+            }
+            say.send(ping(0)).unwrap();
+            assert_eq!(handed_on(&mut paced).await, MOST_WITHDRAWN, "turn {turn}");
+            paced.send(JsonRpcMessage::response(ClientResult::empty(()), id(0))).await.unwrap();
+        }
+    }
+
+    #[tokio::test]
     async fn who_withdraws_without_end_is_not_heard_any_more() {
         let (say, says) = mpsc::unbounded_channel();
         let mut paced = Paced::new(Deaf { says, takes: Arc::new(Semaphore::new(0)) });
         for number in 0..2 * MOST_WITHDRAWN {
             say.send(ping(number)).unwrap();
-            let params = CancelledNotificationParam::new(Some(id(number)), None);
-            let withdrawn = rmcp::model::CancelledNotification::new(params);
-            say.send(JsonRpcMessage::notification(ServerNotification::CancelledNotification(withdrawn)))
-                .unwrap();
+            say.send(withdrawn(number)).unwrap();
         }
         assert_eq!(handed_on(&mut paced).await, MOST_WITHDRAWN + 1);
     }

@@ -60,6 +60,12 @@ pub trait Party: Send + Sync + 'static {
 
     /// Tells it something; never waits. A progress token in it is the client's own.
     fn tell(&self, notification: ServerNotification, of: Option<&RequestId>);
+
+    /// Whether it has left for good (see [`super::Servers::leave`]), be it just now: no connection is kept for it any more. Who
+    /// comes back with each request never has.
+    fn is_gone(&self) -> bool {
+        false
+    }
 }
 
 /// What ties a request of ours to the client's own.

@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 use action::Tenant;
 use futures_util::{StreamExt, stream};
 use rmcp::model::{
-    CallToolRequestParams, ClientNotification, ClientRequest, ErrorCode, ErrorData, GetMeta,
-    GetPromptRequestParams, InputRequiredResult, InputResponses, ListToolsRequest, PaginatedRequestParams,
-    ReadResourceRequestParams, RequestMetaObject, ServerPeerInfo, ServerResult, SubscribeRequest,
-    SubscribeRequestParams, SubscriptionFilter,
+    ClientNotification, ClientRequest, ErrorCode, ErrorData, GetMeta, GetPromptRequestParams,
+    InputRequiredResult, InputResponses, ListToolsRequest, PaginatedRequestParams, ReadResourceRequestParams,
+    RequestMetaObject, ServerPeerInfo, ServerResult, SubscribeRequest, SubscribeRequestParams,
+    SubscriptionFilter,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit, oneshot};
 use tokio::task::JoinHandle;
@@ -24,7 +24,7 @@ use super::link::{Fault, GRACE, Greeting, Heard, Link, Unopened, Use};
 use super::listed::SeenTool;
 use super::party::{Nobody, Party, PartyId, Tie};
 use super::relay::{MOST_QUESTIONS, Relay, bearable, declined, without};
-use super::{LONGEST_SERVER_NAME, is_server_name, lock};
+use super::{LONGEST_SERVER_NAME, is_server_name, lock, tool};
 use crate::Outside;
 
 /// One server that the operator names.
@@ -67,6 +67,15 @@ impl Failed {
         let pause = (began.elapsed() * 3).clamp(shortest, LONGEST_PAUSE);
         Failed { until: Instant::now() + pause, why: why.to_owned() }
     }
+}
+
+/// Whose place a new connection may have.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Room {
+    /// One that is made, if need be by giving up a connection that is idle.
+    Made,
+    /// One that is free.
+    Free,
 }
 
 /// Who has how many of the connections, those that are being made included.
@@ -332,8 +341,7 @@ impl Server {
                     return Ok(tools);
                 }
                 Ok(_) | Err(Fault::Refused(_)) => return Err(self.unreachable(UNLISTED)),
-                Err(Fault::Ended) => return Err(self.unreachable(ENDED)),
-                Err(Fault::NotSent(why) | Fault::Lost(_, why)) => return Err(self.unreachable(&why)),
+                Err(fault) => return Err(self.unreachable(&why(fault))),
             };
             bytes += serde_json::to_string(&page.tools).map_or(0, |page| page.len());
             if bytes > self.declared.most_bytes {
@@ -410,10 +418,7 @@ impl Server {
                 }
                 Ok(result) => return Ok(result),
                 Err(Fault::Refused(error)) => return Err(error),
-                Err(Fault::Ended) => return Err(unreachable(self.unreachable(ENDED))),
-                Err(Fault::NotSent(why) | Fault::Lost(_, why)) => {
-                    return Err(unreachable(self.unreachable(&why)));
-                }
+                Err(fault) => return Err(unreachable(self.unreachable(&why(fault)))),
             }
         }
         Err(ErrorData::internal_error("the server asked too often", None))
@@ -449,8 +454,30 @@ impl Server {
         party: &Arc<dyn Party>,
         filter: SubscriptionFilter,
     ) -> Result<Listening, ErrorData> {
+        self.listen_in(Room::Made, party, filter).await
+    }
+
+    /// The same for a party that did so before and had to make room for others: it has a place that is free, and nobody else's.
+    /// Otherwise those who only listen would take each other's places without end.
+    ///
+    /// # Errors
+    /// Those of [`Server::listen`], and no place is free.
+    pub async fn listen_again(
+        self: &Arc<Server>,
+        party: &Arc<dyn Party>,
+        filter: SubscriptionFilter,
+    ) -> Result<Listening, ErrorData> {
+        self.listen_in(Room::Free, party, filter).await
+    }
+
+    async fn listen_in(
+        self: &Arc<Server>,
+        room: Room,
+        party: &Arc<dyn Party>,
+        filter: SubscriptionFilter,
+    ) -> Result<Listening, ErrorData> {
         let internal = |why: &str| ErrorData::internal_error(why.to_owned(), None);
-        let link = self.link(party).await.map_err(|error| internal(&error.to_string()))?;
+        let link = self.link_in(room, party).await.map_err(|error| internal(&error.to_string()))?;
         let about = link.0.about().ok_or_else(|| internal(DEAF))?;
         let filter = filter.supported_by(&about.capabilities);
         if !link.0.asks_by_answers() {
@@ -495,6 +522,10 @@ impl Server {
 
     /// A link for this party: one that it has, unless that one is taken and must not be shared, or a new one.
     pub(super) async fn link(self: &Arc<Server>, party: &Arc<dyn Party>) -> Result<Use, Unreachable> {
+        self.link_in(Room::Made, party).await
+    }
+
+    async fn link_in(self: &Arc<Server>, room: Room, party: &Arc<dyn Party>) -> Result<Use, Unreachable> {
         let (owner, until) = (&party.client().owner, Instant::now() + self.bearable());
         let mut place = None;
         // What is asked without a client is asked over one connection, however many wait for it.
@@ -513,8 +544,9 @@ impl Server {
             self.not_before(lock(&self.failed).as_ref())?;
             // What is done without a client needs no place: it must not wait for clients.
             if place.is_none() && !owner.is_nobody() {
-                match self.place(owner)? {
+                match self.place(owner, room)? {
                     Ok(free) => place = Some(free),
+                    Err(_) if room == Room::Free => return Err(self.unreachable(FULL)),
                     Err(share) => {
                         // With a turn in hand nobody waits for a place: others may need none.
                         drop(turn);
@@ -540,7 +572,13 @@ impl Server {
         };
         *lock(&self.about) = link.introduction();
         let used = Use::of(&link);
-        lock(&self.links).entry(party.client().id.clone()).or_default().push(link);
+        {
+            let mut links = lock(&self.links);
+            // Who left meanwhile will not leave once more.
+            if !party.is_gone() {
+                links.entry(party.client().id.clone()).or_default().push(link);
+            }
+        }
         self.sweeping.call_once(|| drop(tokio::spawn(sweep(Arc::downgrade(self)))));
         Ok(used)
     }
@@ -626,12 +664,15 @@ impl Server {
 
     /// A place for one more link, if need be that of the one which was not used for the longest time; or else the right to wait
     /// for one.
-    fn place(&self, owner: &PartyId) -> Result<Result<Place, Share>, Unreachable> {
-        let share = self.share(owner)?;
+    fn place(&self, owner: &PartyId, room: Room) -> Result<Result<Place, Share>, Unreachable> {
+        let share = self.share(owner, room)?;
         let free = || Arc::clone(&self.places).try_acquire_owned();
-        let permit = free().or_else(|_| {
-            self.drop_the_oldest(None);
-            free()
+        let permit = free().or_else(|none| match room {
+            Room::Made => {
+                self.drop_the_oldest(None);
+                free()
+            }
+            Room::Free => Err(none),
         });
         Ok(match permit {
             Ok(permit) => Ok(Place { _permit: permit, share }),
@@ -647,7 +688,7 @@ impl Server {
         until: Instant,
     ) -> Result<Option<Place>, Unreachable> {
         let mut permit = std::pin::pin!(Arc::clone(&self.places).acquire_owned());
-        let full = || self.unreachable("as many connections as are allowed are in use");
+        let full = || self.unreachable(FULL);
         loop {
             tokio::select! {
                 biased;
@@ -669,7 +710,7 @@ impl Server {
 
     /// One has half of what the others leave at most, so that no few of them have all. For the next, one that is idle is given up:
     /// its own, or else another's.
-    fn share(&self, owner: &PartyId) -> Result<Share, Unreachable> {
+    fn share(&self, owner: &PartyId, room: Room) -> Result<Share, Unreachable> {
         let take = || {
             let mut taken = lock(&self.taken);
             let own = taken.get(owner).copied().unwrap_or_default();
@@ -684,7 +725,9 @@ impl Server {
             if let Some(share) = take() {
                 return Ok(share);
             }
-            if !self.drop_the_oldest(Some(owner)) && !self.drop_the_oldest(None) {
+            let made =
+                room == Room::Made && (self.drop_the_oldest(Some(owner)) || self.drop_the_oldest(None));
+            if !made {
                 return Err(self.unreachable("its caller has as many connections in use as one may have"));
             }
         }
@@ -762,8 +805,21 @@ pub(super) async fn answered(
     }
 }
 
+/// Why there is no result, in words of our own.
+fn why(fault: Fault) -> String {
+    match fault {
+        Fault::Refused(_) => "it answers with an error".to_owned(),
+        Fault::Ended => "it ended the session".to_owned(),
+        Fault::Shut(status) => format!("it does not take what we are to be known by ({status})"),
+        Fault::NotSent(why) | Fault::Lost(_, why) => why,
+    }
+}
+
 /// The same request with what its server asked for.
 fn continue_with(request: &mut ClientRequest, answers: InputResponses, state: Option<String>) {
+    if let ClientRequest::CallToolRequest(request) = request {
+        return tool::continue_with(&mut request.params, answers, state);
+    }
     let answers = Some(answers).filter(|answers| !answers.is_empty());
     match request {
         ClientRequest::GetPromptRequest(request) => {
@@ -772,10 +828,6 @@ fn continue_with(request: &mut ClientRequest, answers: InputResponses, state: Op
         }
         ClientRequest::ReadResourceRequest(request) => {
             let ReadResourceRequestParams { input_responses, request_state, .. } = &mut request.params;
-            (*input_responses, *request_state) = (answers, state);
-        }
-        ClientRequest::CallToolRequest(request) => {
-            let CallToolRequestParams { input_responses, request_state, .. } = &mut request.params;
             (*input_responses, *request_state) = (answers, state);
         }
         _ => {}
@@ -806,9 +858,9 @@ async fn sweep(server: Weak<Server>) {
     }
 }
 
-const ENDED: &str = "it ended the session";
 const UNLISTED: &str = "it lists no tools";
 const DEAF: &str = "the server does not tell of changes";
+const FULL: &str = "as many connections as are allowed are in use";
 const CLOSING: &str = "the gateway is about to end";
 
 /// So often a server may ask in the midst of one request.
@@ -869,7 +921,7 @@ mod tests {
         let server = server(8);
         let takes = |who: &str| {
             let owner = PartyId(who.into());
-            std::iter::from_fn(|| server.share(&owner).ok()).collect::<Vec<_>>()
+            std::iter::from_fn(|| server.share(&owner, Room::Made).ok()).collect::<Vec<_>>()
         };
         let (ann, bob, eve) = (takes("ann"), takes("bob"), takes("eve"));
         assert_eq!([ann.len(), bob.len(), eve.len()], [4, 2, 1], "and there is one left for somebody else");

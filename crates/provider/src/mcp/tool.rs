@@ -38,7 +38,7 @@ use tokio::time::timeout;
 use super::Servers;
 use super::link::{Fault, GRACE, IDEMPOTENCY_KEY, TRANSACTION, Use};
 use super::listed::SeenTool;
-use super::party::{Leave, Seat, Seats, Tie};
+use super::party::{Leave, Party, Seat, Seats, Tie};
 use super::server::{MOST_ROUNDS, Server, answered, nobody};
 use crate::binding::{identity, read_capabilities};
 use crate::reader::{Mistake, Node, Table};
@@ -213,8 +213,13 @@ impl Tool {
         let arguments = call.constraints.as_object().cloned().unwrap_or_default();
         let asked = Asked { name: &self.tool, pinned: &self.pinned, arguments, on_error: self.on_error };
         match self.ask_in_time(call, seat.as_ref(), asked).await {
-            // Whatever came of it, nothing is changed by it.
-            Reply::Lost { why, .. } if self.read_only => Reply::NotSent { why },
+            // Whatever came of it, nothing is changed by it: it may be asked again.
+            Reply::Lost { how, why } if self.read_only => {
+                let (server, tool, action) = (self.server.name(), &self.tool, call.action_id);
+                tracing::warn!(server, tool, %action, why, "what only reads was not answered");
+                let code = Some(how.as_str().to_owned());
+                Reply::Refused(Refusal { code, transient: true, ..Refusal::default() })
+            }
             reply => reply,
         }
     }
@@ -223,18 +228,26 @@ impl Tool {
     async fn ask_in_time(&self, call: &Call, seat: Option<&Arc<Seat>>, asked: Asked<'_>) -> Reply {
         let left = AtomicBool::new(false);
         let of_client = seat.map(|seat| seat.tie.clone()).unwrap_or_default();
-        let given_up = of_client.cancelled.child_token();
+        let (by_client, given_up) = (of_client.cancelled.clone(), of_client.cancelled.child_token());
         let leave = Some(self.leave(call.action_id, seat.cloned(), &asked));
         let tie = Tie { cancelled: given_up.clone(), leave, ..of_client };
         let mut asking = pin!(self.ask(call, seat.map(|seat| &**seat), asked, (&tie, &left)));
-        if let Ok(reply) = timeout(self.server.patience(), &mut asking).await {
-            return reply;
-        }
-        given_up.cancel();
-        match timeout(2 * GRACE, asking).await {
-            Ok(reply) if reply.doubt().is_none() => reply,
-            _ if left.load(Ordering::Relaxed) => lost(Doubt::NoAnswer, "it took too long"),
-            _ => Reply::NotSent { why: "its server took too long before anything could be sent".to_owned() },
+        let reply = match timeout(self.server.patience(), &mut asking).await {
+            Ok(reply) => reply,
+            Err(_) => {
+                given_up.cancel();
+                let at_last = timeout(2 * GRACE, asking).await.ok().filter(|reply| reply.doubt().is_none());
+                match (at_last, left.load(Ordering::Relaxed)) {
+                    (Some(reply), true) => reply,
+                    (None, true) => lost(Doubt::NoAnswer, "it took too long"),
+                    (_, false) => not_sent("its server took too long before anything could be sent"),
+                }
+            }
+        };
+        match reply {
+            // Nor is it sent later: whoever gave it up has been told that it is not.
+            Reply::NotSent { .. } if by_client.is_cancelled() => stopped(),
+            reply => reply,
         }
     }
 
@@ -246,30 +259,13 @@ impl Tool {
         asked: Asked<'_>,
         (tie, left): (&Tie, &AtomicBool),
     ) -> Reply {
-        let (began, not_sent) = (Instant::now(), |why: String| Reply::NotSent { why });
-        // Exactly what it says now: between two looks at what is known it may come to say something else.
-        let tools = match self.server.tools().await {
-            Ok(tools) => tools,
-            Err(error) => return not_sent(error.to_string()),
-        };
-        if let Some(quarantine) = held_back(&tools, asked.name, asked.pinned) {
-            return not_sent(format!("the tool is quarantined: {}", quarantine.as_str()));
-        }
-        let promotes = tools.iter().any(|seen| seen.tool.name == asked.name && seen.promotes);
         let party = seat.map_or_else(nobody, |seat| Arc::clone(&seat.party));
-        let link = match seat.and_then(Seat::take_link).filter(|link| link.0.is_open()) {
-            Some(link) => link,
-            None => match self.server.known_link(&party).await {
-                Ok(link) => link,
-                Err(error) => return not_sent(error.to_string()),
-            },
+        let Ready { link, promotes, answers_in_form } = match self.ready(seat, &party, &asked).await {
+            Ok(ready) => ready,
+            Err(why) => return Reply::NotSent { why },
         };
-        // What was admitted is admitted for now: a mandate may have been withdrawn while a server took its time to start.
-        if began.elapsed() > LONGEST_START {
-            return not_sent("its server took too long to start".to_owned());
-        }
         if tie.cancelled.is_cancelled() {
-            return not_sent("its caller gave it up before it was sent".to_owned());
+            return not_sent("its caller gave it up before it was sent");
         }
         let meta = meta_of(call, seat);
         let mut params = CallToolRequestParams::new(asked.name.to_owned()).with_arguments(asked.arguments);
@@ -285,16 +281,28 @@ impl Tool {
                     let state = input.request_state.clone();
                     match answered(&party, input, tie).await {
                         // What was admitted was admitted for then; who answers takes their time.
-                        Ok(_) if !tie.may_go_on().await => {
-                            return Reply::Refused(Refusal { word: Word::Ours, ..Refusal::default() });
-                        }
+                        Ok(_) if !tie.may_go_on().await => return stopped(),
                         Ok(answers) => continue_with(&mut params, answers, state),
                         // It said itself that it has not done it, and it will not be told to.
                         Err(_) => return refused("input_required", Value::Null),
                     }
                 }
                 Ok(_) => return lost(Doubt::NotUnderstood, "the answer is no result of a tool"),
-                Err(Fault::Refused(error)) => return self.declined(seat, error),
+                Err(Fault::Refused(error)) => {
+                    let doubted = answers_in_form || asked.on_error == OnError::Doubt;
+                    return self.declined(seat, error, doubted);
+                }
+                Err(Fault::Shut(status)) => {
+                    let (server, tool) = (self.server.name(), asked.name);
+                    tracing::warn!(
+                        server,
+                        tool,
+                        status,
+                        "an MCP server does not take what we are to be known by"
+                    );
+                    let code = Some(status.to_string());
+                    return Reply::Refused(Refusal { status: Some(status), code, ..Refusal::default() });
+                }
                 // It may have acted all the same, and forgotten the session then.
                 Err(Fault::Ended) => return lost(Doubt::Ended, "the session was over"),
                 Err(Fault::NotSent(why)) if round == 0 => return Reply::NotSent { why },
@@ -303,6 +311,32 @@ impl Tool {
             }
         }
         refused("asked_too_often", Value::Null)
+    }
+
+    /// A connection over which the tool may be called, as it is accepted; or why nothing can be sent.
+    async fn ready(
+        &self,
+        seat: Option<&Seat>,
+        party: &Arc<dyn Party>,
+        asked: &Asked<'_>,
+    ) -> Result<Ready, String> {
+        let began = Instant::now();
+        // Exactly what it says now: between two looks at what is known it may come to say something else.
+        let tools = self.server.tools().await.map_err(|error| error.to_string())?;
+        if let Some(quarantine) = held_back(&tools, asked.name, asked.pinned) {
+            return Err(format!("the tool is quarantined: {}", quarantine.as_str()));
+        }
+        let seen = tools.iter().find(|seen| seen.tool.name == asked.name);
+        let link = match seat.and_then(Seat::take_link).filter(|link| link.0.is_open()) {
+            Some(link) => link,
+            None => self.server.known_link(party).await.map_err(|error| error.to_string())?,
+        };
+        // What was admitted is admitted for now: a mandate may have been withdrawn while a server took its time to start.
+        if began.elapsed() > LONGEST_START {
+            return Err("its server took too long to start".to_owned());
+        }
+        let promotes = seen.is_some_and(|seen| seen.promotes);
+        Ok(Ready { link, promotes, answers_in_form: seen.is_some_and(|seen| seen.output.is_some()) })
     }
 
     /// Asked before what a client answers is passed on: whether the call may still be gone on with.
@@ -375,8 +409,10 @@ impl Tool {
         (text.len() <= MOST_REFERENCE).then_some(text)
     }
 
-    /// An error of the protocol: those that say that the request was none had no effect.
-    fn declined(&self, seat: Option<&Seat>, error: ErrorData) -> Reply {
+    /// An error of the protocol: those that say that the request was none had no effect. Wrong parameters say that only where
+    /// no doubt is in order: servers hold their own answer against the form that they declare once the effect is there, and
+    /// what does not fit they call wrong parameters, too.
+    fn declined(&self, seat: Option<&Seat>, error: ErrorData, doubted: bool) -> Reply {
         let for_the_client = [URL_ELICITATION_REQUIRED, ErrorCode::MISSING_REQUIRED_CLIENT_CAPABILITY];
         if let Some(seat) = seat.filter(|_| for_the_client.contains(&error.code)) {
             seat.put_error(error.clone());
@@ -391,7 +427,8 @@ impl Tool {
             ErrorCode::HEADER_MISMATCH,
             URL_ELICITATION_REQUIRED,
         ];
-        if !self.read_only && !none.contains(&error.code) {
+        let says_nothing = doubted && error.code == ErrorCode::INVALID_PARAMS;
+        if !self.read_only && (says_nothing || !none.contains(&error.code)) {
             return lost(Doubt::Error, "the server answered with an error of its own");
         }
         let answer = json!({ "error": { "code": error.code.0, "untrusted_text": error.message } });
@@ -399,9 +436,7 @@ impl Tool {
     }
 
     async fn take_back(&self, call: &Call, done: Done<'_>) -> Reply {
-        let Some(undo) = &self.rollback else {
-            return Reply::NotSent { why: "nothing takes this back".to_owned() };
-        };
+        let Some(undo) = &self.rollback else { return not_sent("nothing takes this back") };
         if let Err(error) = self.server.tools().await {
             return Reply::NotSent { why: error.to_string() };
         }
@@ -445,6 +480,15 @@ fn held_back(tools: &[SeenTool], name: &str, pinned: &str) -> Option<Quarantine>
         None => Some(Quarantine::Gone),
         Some(seen) => (seen.digest != pinned).then_some(Quarantine::Changed),
     }
+}
+
+/// What a call is sent over.
+struct Ready {
+    link: Use,
+    /// Whether some of its arguments have to stand in the head, too.
+    promotes: bool,
+    /// Whether the server declares a form for what the tool answers.
+    answers_in_form: bool,
 }
 
 /// What is asked of a server.
@@ -510,13 +554,27 @@ fn meta_of(call: &Call, seat: Option<&Seat>) -> RequestMetaObject {
     meta
 }
 
-fn continue_with(params: &mut CallToolRequestParams, answers: InputResponses, state: Option<String>) {
+/// The same call with what its server asked for.
+pub(super) fn continue_with(
+    params: &mut CallToolRequestParams,
+    answers: InputResponses,
+    state: Option<String>,
+) {
     params.input_responses = Some(answers).filter(|answers| !answers.is_empty());
     params.request_state = state;
 }
 
 fn lost(how: Doubt, why: &str) -> Reply {
     Reply::Lost { how, why: why.to_owned() }
+}
+
+fn not_sent(why: &str) -> Reply {
+    Reply::NotSent { why: why.to_owned() }
+}
+
+/// By us, before its server had begun.
+fn stopped() -> Reply {
+    Reply::Refused(Refusal { word: Word::Ours, ..Refusal::default() })
 }
 
 fn refused(code: &str, answer: Value) -> Reply {

@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use action::{ActionId, Catalogue, Tenant};
-use execution::{Call, Doubt, Reply};
+use execution::{Call, Doubt, Refusal, Reply, Word};
+use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use provider::egress::{Egress, Rules};
 use provider::mcp::{
@@ -60,6 +61,8 @@ enum Way {
     Renames,
     /// Of a stream that answers a `tools/call` only the first part comes.
     Breaks,
+    /// This answers every `tools/call`, with the id of the request in the place of `ID`; then nothing more is said.
+    Says(&'static str),
 }
 
 struct Between {
@@ -99,10 +102,12 @@ async fn meddle(mut near: TcpStream, mut far: TcpStream, way: Way) {
             _ if !is_call => answer.clone(),
             Way::Repeats => [std::mem::take(&mut last), answer.clone()].concat(),
             Way::Renames => renamed(&answer),
+            Way::Says(said) => said.replace("ID", &id_of(&asked)).into_bytes(),
             Way::Plain | Way::Breaks => answer.clone(),
         };
         last = if is_call { answer } else { Vec::new() };
-        if near.write_all(&said).await.is_err() || (is_call && way == Way::Breaks) {
+        let is_last = is_call && matches!(way, Way::Breaks | Way::Says(_));
+        if near.write_all(&said).await.is_err() || is_last {
             return;
         }
         if !is_whole {
@@ -114,11 +119,15 @@ async fn meddle(mut near: TcpStream, mut far: TcpStream, way: Way) {
 
 /// The same with the id of the next request, which has as many digits.
 fn renamed(answer: &[u8]) -> Vec<u8> {
-    let text = String::from_utf8_lossy(answer).into_owned();
-    let (before, id) = text.split_once("\"id\":").unwrap();
-    let digits = id.find(|it: char| !it.is_ascii_digit()).unwrap();
-    let next = id[..digits].parse::<u64>().unwrap() + 1;
-    format!("{before}\"id\":{next}{}", &id[digits..]).into_bytes()
+    let (text, id) = (String::from_utf8_lossy(answer).into_owned(), id_of(answer));
+    let next = id.parse::<u64>().unwrap() + 1;
+    text.replacen(&format!("\"id\":{id}"), &format!("\"id\":{next}"), 1).into_bytes()
+}
+
+fn id_of(message: &[u8]) -> String {
+    let text = String::from_utf8_lossy(message).into_owned();
+    let (_, id) = text.split_once("\"id\":").unwrap();
+    id.chars().take_while(char::is_ascii_digit).collect()
 }
 
 /// One of HTTP/1 that says how long it is, or as much as is there of one that does not.
@@ -504,10 +513,12 @@ async fn what_a_process_was_given_in_confidence_reaches_no_client() {
 }
 
 #[tokio::test]
-async fn a_failing_tool_had_no_effect_unless_its_operator_doubts_it() {
+async fn a_tool_only_says_that_it_failed_unless_it_only_reads_or_its_operator_doubts_it() {
     let world = World::new(&[SESSIONS]).await;
-    let reply = world.reply("fail", "").await;
-    assert!(matches!(&reply, Reply::Refused(it) if it.answer["isError"] == json!(true)), "{reply:?}");
+    for (more, word) in [("", Word::OnlySaid), ("read_only = true", Word::Provider)] {
+        let refused = refusal(world.reply("fail", more).await);
+        assert_eq!((&refused.answer["isError"], refused.word), (&json!(true), word), "{more}");
+    }
     assert!(matches!(world.reply("fail", "on_error = \"doubt\"").await, Reply::Lost { .. }));
 }
 
@@ -515,7 +526,103 @@ async fn a_failing_tool_had_no_effect_unless_its_operator_doubts_it() {
 async fn what_is_not_answered_is_in_doubt_unless_it_changes_nothing() {
     let world = World::new(&[SESSIONS]).await;
     assert!(matches!(world.reply("hang", "").await, Reply::Lost { .. }));
-    assert!(matches!(world.reply("hang", "read_only = true").await, Reply::NotSent { .. }));
+    let refused = refusal(world.reply("hang", "read_only = true").await);
+    assert_eq!(
+        (refused.code.as_deref(), refused.transient),
+        (Some("no_answer_in_time"), true),
+        "{refused:?}"
+    );
+}
+
+#[tokio::test]
+async fn wrong_parameters_are_no_refusal_where_the_answer_may_be_what_is_wrong() {
+    const WRONG: &str = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n\
+                         {\"jsonrpc\":\"2.0\",\"id\":ID,\"error\":{\"code\":-32602,\"message\":\"Invalid structured content\"}}";
+    for (declares, more, doubted) in [
+        (false, "", None),
+        (true, "", Some(Doubt::Error)),
+        (false, "on_error = \"doubt\"", Some(Doubt::Error)),
+        (true, "read_only = true", None),
+    ] {
+        for revision in [SESSIONS, STATELESS] {
+            let (world, _between) = World::behind(&[revision], Way::Says(WRONG)).await;
+            if declares {
+                world.tools.declare("count", json!({ "type": "object" }));
+            }
+            let reply = world.reply("count", more).await;
+            assert_eq!(reply.doubt(), doubted, "{declares} {more}: {reply:?}");
+            if doubted.is_none() {
+                assert_eq!(refusal(reply).code.as_deref(), Some("-32602"));
+            }
+            assert_eq!(world.tools.count("k"), 1, "its server had done it");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_undo_that_was_done_and_is_told_in_no_form_is_in_doubt() {
+    const WRONG: &str = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n\
+                         {\"jsonrpc\":\"2.0\",\"id\":ID,\"error\":{\"code\":-32602,\"message\":\"no structured content\"}}";
+    let (world, _between) = World::behind(&[STATELESS], Way::Says(WRONG)).await;
+    world.tools.declare("uncount", json!({ "type": "object" }));
+    let rollback = format!(
+        "[binding.rollback]\ntool = \"uncount\"\npinned = \"{}\"\nwithin_seconds = 60\narguments = {{ key = \"k\" }}",
+        world.pinned("uncount")
+    );
+    let (call, provider) = world.try_bind("count", &rollback, "reversible = true").unwrap();
+    let reply = provider.undo(&call, Done::default(), NOW_MS).await;
+    assert_eq!(reply.doubt(), Some(Doubt::Error), "{reply:?}");
+}
+
+/// What a server answers that is no message, as far as it is told apart.
+const NO_MESSAGES: [(&str, Result<u16, Doubt>); 6] = [
+    ("HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Bearer\r\nContent-Length: 0\r\n\r\n", Ok(401)),
+    ("HTTP/1.1 401 Unauthorized\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\nno", Ok(401)),
+    (
+        "HTTP/1.1 403 Forbidden\r\nWWW-Authenticate: Bearer error=\"insufficient_scope\"\r\nContent-Length: 0\r\n\r\n",
+        Ok(403),
+    ),
+    ("HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n", Err(Doubt::Error)),
+    ("HTTP/1.1 410 Gone\r\nContent-Type: text/plain\r\nContent-Length: 4\r\n\r\ngone", Err(Doubt::Error)),
+    (
+        "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 6\r\n\r\n<html>",
+        Err(Doubt::NotUnderstood),
+    ),
+];
+
+#[tokio::test]
+async fn whoever_is_not_let_in_has_done_nothing_and_what_is_no_message_is_no_broken_connection() {
+    for (said, is) in NO_MESSAGES {
+        for revision in [SESSIONS, STATELESS] {
+            let (world, _between) = World::behind(&[revision], Way::Says(said)).await;
+            let reply = world.reply("count", "").await;
+            match is {
+                Ok(status) => assert_eq!(refusal(reply).status, Some(status), "{said}"),
+                Err(doubt) => assert_eq!(reply.doubt(), Some(doubt), "{said}: {reply:?}"),
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_event_that_is_too_large_is_asked_for_once() {
+    let head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n";
+    let large = format!("{head}id: 7\ndata:\n\ndata: \"{}\"\n\n", "x".repeat(2 * MOST_BYTES));
+    let (world, between) = World::behind(&[STATELESS], Way::Says(large.leak())).await;
+    world.server().tools().await.unwrap();
+    let reply = world.reply("count", "").await;
+    assert_eq!(reply.doubt(), Some(Doubt::NotUnderstood), "{reply:?}");
+    let asked = between.connections.load(Ordering::Relaxed);
+    // Twice the rest before a stream is taken up again.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(between.connections.load(Ordering::Relaxed), asked, "and never again");
+}
+
+fn refusal(reply: Reply) -> Refusal {
+    match reply {
+        Reply::Refused(refusal) => refusal,
+        other => panic!("{other:?}"),
+    }
 }
 
 #[tokio::test]
@@ -543,8 +650,9 @@ async fn an_answer_that_is_too_large_is_none_and_the_next_call_is_answered() {
 async fn a_server_that_is_gone_was_sent_nothing() {
     let world = World::new(&[SESSIONS]).await;
     let (call, provider) = world.bind("count", "");
+    let at = world.tools.url().strip_prefix("http://").unwrap().strip_suffix("/mcp").unwrap().to_owned();
     world.tools.stop();
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    testkit::until("nobody listens any more", || std::net::TcpStream::connect(&at).is_err()).await;
     let reply = provider.call(&call, NOW_MS).await;
     assert!(matches!(reply, Reply::NotSent { .. }), "{reply:?}");
 }
@@ -661,16 +769,14 @@ async fn a_client_that_gives_up_leaves_a_doubt_and_the_server_is_told() {
     let _taken =
         world.servers.seats().take(call.action_id, Seat::new(Agent::new("ann", true), None, tie, None));
     let (reply, ()) = tokio::join!(provider.call(&call, NOW_MS), async {
-        while world.tools.calls().is_empty() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        testkit::until("it is called", || !world.tools.calls().is_empty()).await;
         cancelled.cancel();
     });
     assert!(matches!(&reply, Reply::Lost { why, .. } if why.contains("gave it up")), "{reply:?}");
 }
 
 #[tokio::test]
-async fn what_its_client_gave_up_before_it_left_is_not_sent() {
+async fn what_its_client_gave_up_before_it_left_is_sent_at_no_time() {
     for (name, revisions) in REVISIONS {
         let world = World::new(revisions).await;
         let (call, provider) = world.bind("count", "");
@@ -678,8 +784,12 @@ async fn what_its_client_gave_up_before_it_left_is_not_sent() {
         tie.cancelled.cancel();
         let seat = Seat::new(Agent::new("ann", true), None, tie, None);
         let _taken = world.servers.seats().take(call.action_id, seat);
-        let reply = provider.call(&call, NOW_MS).await;
-        assert!(matches!(&reply, Reply::NotSent { why } if why.contains("gave it up")), "{name}: {reply:?}");
+        let refused = refusal(provider.call(&call, NOW_MS).await);
+        assert_eq!(
+            (refused.word, refused.transient),
+            (Word::Ours, false),
+            "{name}: what is not sent may be later"
+        );
         assert_eq!(world.tools.calls().len(), 0, "{name}");
     }
 }
@@ -693,11 +803,7 @@ async fn a_client_that_gives_up_while_it_is_asked_is_not_waited_for_and_nothing_
     let _taken = world.servers.seats().take(call.action_id, Seat::new(thinker, None, tie, None));
     let reply = tokio::time::timeout(Duration::from_secs(10), provider.call(&call, NOW_MS)).await;
     let reply = reply.expect("it is given up at once, and not when the time for an answer is over");
-    let refusal = |reply: &Reply| match reply {
-        Reply::Refused(refusal) => refusal.code.clone(),
-        _ => None,
-    };
-    assert_eq!(refusal(&reply).as_deref(), Some("input_required"), "{reply:?}");
+    assert_eq!(refusal(reply).code.as_deref(), Some("input_required"));
     assert_eq!(world.tools.calls().len(), 1, "nobody declined, so its server is told nothing");
 }
 
@@ -771,6 +877,27 @@ async fn whoever_only_listens_makes_room_for_whoever_calls() {
 }
 
 #[tokio::test]
+async fn whoever_listens_once_more_takes_nobodys_place() {
+    for (name, revisions) in REVISIONS {
+        let world = World::declared(revisions, |it| Declared { most_links: 2, ..it }).await;
+        let (server, changes) = (world.server(), SubscriptionFilter::builder().tools_list_changed().build());
+        let parties = ["ann", "bob", "eve"].map(|client| Agent::new(client, false) as Arc<dyn Party>);
+        let mut listening = Vec::new();
+        for party in &parties {
+            listening.push(server.listen(party, changes.clone()).await.unwrap());
+        }
+        let error = server.listen_again(&parties[0], changes.clone()).await.err().unwrap();
+        assert!(error.message.contains("as many connections"), "{name}: {error:?}");
+        for still in &mut listening[1..] {
+            assert!(still.over().now_or_never().is_none(), "{name}: they are heard");
+        }
+        world.servers.leave(&parties[2].client().id);
+        server.listen_again(&parties[0], changes).await.unwrap();
+        assert!(listening[1].over().now_or_never().is_none(), "{name}: there was room");
+    }
+}
+
+#[tokio::test]
 async fn a_server_that_lost_the_session_may_have_acted_in_it() {
     for more in ["", "[binding.capabilities]\nrepeat_safe = true\n"] {
         a_lost_session_is_doubt(more).await;
@@ -793,7 +920,8 @@ async fn a_lost_session_is_doubt(more: &str) {
 
 #[tokio::test]
 async fn nobody_has_more_than_half_of_the_connections() {
-    let world = World::declared(&[SESSIONS], |it| Declared { most_links: 4, ..it }).await;
+    let slow = |it: Declared| Declared { most_links: 4, timeout: Duration::from_secs(3), ..it };
+    let world = World::declared(&[SESSIONS], slow).await;
     let hang = |who: &'static str, n: u8| {
         let (mut call, provider) = world.bind("hang", "");
         call.action_id = ActionId::new(7, [n; 10]);
@@ -805,7 +933,7 @@ async fn nobody_has_more_than_half_of_the_connections() {
         }
     };
     let (first, second, third) = tokio::join!(hang("ann", 1), hang("ann", 2), async {
-        tokio::time::sleep(Duration::from_millis(200)).await;
+        testkit::until("both are under way", || world.tools.calls().len() == 2).await;
         let third = hang("ann", 3).await;
         (third, hang("bob", 4).await)
     });

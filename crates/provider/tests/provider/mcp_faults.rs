@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -127,6 +128,7 @@ struct Agent {
     client: Client,
     after: Duration,
     heard: Mutex<Vec<Value>>,
+    has_left: AtomicBool,
 }
 
 impl Agent {
@@ -140,7 +142,7 @@ impl Agent {
         capabilities.elicitation = Some(ElicitationCapability::default());
         let info = Implementation::new("ann", "1");
         let client = Client { owner: id.clone(), id, has_session, info, capabilities };
-        Arc::new(Agent { client, after, heard: Mutex::default() })
+        Arc::new(Agent { client, after, heard: Mutex::default(), has_left: AtomicBool::new(false) })
     }
 
     fn party(has_session: bool) -> Arc<dyn Party> {
@@ -173,6 +175,10 @@ impl Party for Agent {
 
     fn tell(&self, notification: ServerNotification, _: Option<&RequestId>) {
         self.heard.lock().unwrap().push(serde_json::to_value(&notification).unwrap());
+    }
+
+    fn is_gone(&self) -> bool {
+        self.has_left.load(Ordering::Relaxed)
     }
 }
 
@@ -213,9 +219,7 @@ async fn hangs(
     let (before, server) = (tools.calls().len(), servers.get(&Tenant::default(), "shop").unwrap());
     let party: Arc<dyn Party> = Agent::named(who, false, Duration::ZERO);
     let call = tokio::spawn(async move { server.pass(&party, call_of("hang"), Tie::default()).await });
-    while tools.calls().len() == before && !call.is_finished() {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    testkit::until("it is under way", || tools.calls().len() > before || call.is_finished()).await;
     call
 }
 
@@ -283,9 +287,7 @@ async fn a_secret_is_struck_from_what_is_listened_to() {
     let party: Arc<dyn Party> = agent.clone();
     let filter = SubscriptionFilter::builder().resource_subscriptions(["book:s3cr3t".to_owned()]).build();
     let _listening = raw.server().listen(&party, filter).await.unwrap();
-    while agent.heard().len() < 4 {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    testkit::until("it is told", || agent.heard().len() >= 4).await;
     assert!(agent.heard().contains("book:[secret]"), "{}", agent.heard());
 }
 
@@ -363,9 +365,12 @@ async fn a_server_that_takes_its_time_to_say_that_it_tells_of_changes_is_asked_a
     // Only now it says so, over the same connection.
     let nobody: Arc<dyn Party> = Agent::named("nobody", true, Duration::ZERO);
     server.pass(&nobody, ListPromptsRequest::default().into(), Tie::default()).await.unwrap();
-    while server.tools().await.unwrap()[0].tool.name != "other" {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    let anew = async {
+        while server.tools().await.unwrap()[0].tool.name != "other" {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(NEVER, anew).await.expect("it ends");
     assert_eq!(raw.times("subscriptions/listen"), 1);
 }
 
@@ -463,6 +468,27 @@ async fn a_connection_that_is_in_use_keeps_its_place_though_its_client_has_left(
 }
 
 #[tokio::test]
+async fn no_connection_is_kept_for_whoever_left_while_it_was_made() {
+    let raw = Raw::start("");
+    let (server, agent) = (raw.server(), Agent::new(true, Duration::ZERO));
+    let party: Arc<dyn Party> = agent.clone();
+    for starts in [1, 1] {
+        server.pass(&party, call(), Tie::default()).await.unwrap();
+        assert_eq!(raw.starts(), starts, "as long as it is there, it has one");
+    }
+    raw.servers.leave(&agent.client.id);
+    agent.has_left.store(true, Ordering::Relaxed);
+    for starts in [2, 3] {
+        assert_eq!(
+            text(server.pass(&party, call(), Tie::default()).await),
+            "done",
+            "what it wants yet is done"
+        );
+        assert_eq!(raw.starts(), starts);
+    }
+}
+
+#[tokio::test]
 async fn many_calls_at_once_get_no_more_than_half_of_the_connections() {
     let (tools, servers) = counting(tools::SESSIONS, 6).await;
     let server = servers.get(&Tenant::default(), "shop").unwrap();
@@ -493,9 +519,7 @@ async fn a_call_that_is_given_up_does_not_wait_for_its_question() {
     let tie = Tie::default();
     let given_up = tie.cancelled.clone();
     let asked = async {
-        while agent.heard.lock().unwrap().is_empty() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        testkit::until("it is asked", || !agent.heard.lock().unwrap().is_empty()).await;
         given_up.cancel();
     };
     let (passed, ()) = tokio::join!(timeout(NEVER, server.pass(&party, call_of("ask"), tie)), asked);
@@ -535,6 +559,16 @@ async fn a_process_that_takes_more_memory_than_it_may_dies_and_others_live_on() 
     assert_eq!(text(other.server().pass(&party, call(), Tie::default()).await), "done");
     assert_eq!(text(greedy.server().pass(&party, call(), Tie::default()).await), "done");
     assert_eq!((greedy.starts(), other.starts()), (2, 1), "the one was started again, the other never ended");
+}
+
+#[tokio::test]
+async fn a_process_that_may_have_more_than_we_may_has_as_much_as_we() {
+    let cases = r#"tools/call) answer "\"content\":[{\"type\":\"text\",\"text\":\"$(ulimit -H -n) $(ulimit -c)\"}]" ;;"#;
+    let raw = Raw::with(cases, None, bounded(None, u64::MAX));
+    let ours = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
+    let ours = ours.map_or_else(|| "unlimited".to_owned(), |most| most.to_string());
+    let said = text(raw.server().pass(&Agent::party(true), call(), Tie::default()).await);
+    assert_eq!(said, format!("{ours} 0"));
 }
 
 #[tokio::test]

@@ -364,7 +364,7 @@ struct Attempt<'a> {
     ended_at: Option<&'a str>,
     /// `confirmed`: it had its effect, be it late. `provider_refused`, `not_sent`, `send_window_missed`, `absent`, `resolved_by_person`
     /// or another reason: it had none (of `resolved_by_person`, see the state). `says_failed`: a tool says so of itself, and nobody has
-    /// looked. Null while it is open.
+    /// looked. `stopped`: it was given up or stopped before its provider had begun. Null while it is open.
     result: Option<&'a str>,
     /// The provider's own code: foreign text.
     provider_code: Option<&'a str>,

@@ -3,8 +3,10 @@
 //! In a session of 2025-11-25 a stream may go on where another one broke off (`Last-Event-ID`). What the broken one had still to
 //! bring is left to the session then, and delivered by whichever stream brings it.
 
-use std::collections::VecDeque;
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, VecDeque};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
 
@@ -27,6 +29,46 @@ pub(super) struct Slot {
     session: Option<(Arc<Left>, bool)>,
     /// Who is at the other end of the connection; over pipes nobody knows.
     peer: Option<Peer>,
+    /// Of a request in a session, until it is answered.
+    open: Mutex<Option<Open>>,
+}
+
+/// The requests of a session that have no answer yet.
+#[derive(Default)]
+pub(super) struct Asked {
+    next: AtomicU64,
+    open: Mutex<HashMap<RequestId, u64>>,
+}
+
+/// One of them. An answer goes to whoever asked last by its id, and the one who asked before would wait for ever: so an id is
+/// taken until the answer is on its way, or nobody handles the request any more.
+pub(super) struct Open {
+    asked: Arc<Asked>,
+    id: RequestId,
+    number: u64,
+}
+
+impl Asked {
+    /// Nothing, if one of this id has no answer yet.
+    pub(super) fn begin(self: &Arc<Asked>, id: RequestId) -> Option<Open> {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        match lock(&self.open).entry(id.clone()) {
+            Entry::Occupied(_) => None,
+            Entry::Vacant(free) => {
+                free.insert(number);
+                Some(Open { asked: Arc::clone(self), id, number })
+            }
+        }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        let mut open = lock(&self.asked.open);
+        if open.get(&self.id) == Some(&self.number) {
+            open.remove(&self.id);
+        }
+    }
 }
 
 #[derive(Default)]
@@ -54,20 +96,30 @@ impl Owed {
     }
 }
 
-/// As much of a message as tells whether it is a result, and of which request.
+/// As much of a message as tells whether it answers a request, and which.
 #[derive(Deserialize)]
-struct Result<'a> {
+struct Answer<'a> {
     id: RequestId,
     #[serde(borrow)]
-    #[expect(dead_code, reason = "that it is there says enough")]
-    result: &'a RawValue,
+    result: Option<&'a RawValue>,
+    #[serde(borrow)]
+    error: Option<&'a RawValue>,
 }
 
-/// Of which requests there are results in a piece of an answer: a message, or events of a stream.
-fn results(bytes: &[u8]) -> Vec<RequestId> {
+/// Which requests are answered in a piece of an answer: a message, or events of a stream. First those that have a result, then
+/// those that have an error.
+fn answers(bytes: &[u8]) -> (Vec<RequestId>, Vec<RequestId>) {
     let lines = bytes.split(|byte| *byte == b'\n').map(|line| line.strip_prefix(b"data:").unwrap_or(line));
-    let results = lines.filter(|line| !line.is_empty()).map(serde_json::from_slice::<Result<'_>>);
-    results.flatten().map(|result| result.id).collect()
+    let said = lines.filter(|line| !line.is_empty()).map(serde_json::from_slice::<Answer<'_>>);
+    let (mut results, mut errors) = (Vec::new(), Vec::new());
+    for answer in said.flatten() {
+        match (answer.result, answer.error) {
+            (Some(_), _) => results.push(answer.id),
+            (None, Some(_)) => errors.push(answer.id),
+            (None, None) => {}
+        }
+    }
+    (results, errors)
 }
 
 impl Left {
@@ -101,6 +153,11 @@ impl Slot {
         Slot { peer, ..self }
     }
 
+    /// That of this one.
+    pub(super) fn of_request(self, open: Open) -> Slot {
+        Slot { open: Mutex::new(Some(open)), ..self }
+    }
+
     pub(super) fn owe(&self, owed: Owed) {
         let mut way = lock(&self.way);
         match &self.session {
@@ -113,10 +170,13 @@ impl Slot {
     pub(super) fn see(&self, bytes: &[u8]) {
         let mut way = lock(&self.way);
         let goes_on = matches!(self.session, Some((_, true)));
-        if way.owed.is_empty() && !goes_on {
+        let mut open = lock(&self.open);
+        if way.owed.is_empty() && !goes_on && open.is_none() {
             return;
         }
-        let results = results(bytes);
+        let (results, errors) = answers(bytes);
+        // From now on its id may be used again: its answer is out before anything else is.
+        drop(open.take_if(|open| results.contains(&open.id) || errors.contains(&open.id)));
         if let Some((left, true)) = &self.session {
             way.owed.extend(left.take(&results));
         }
@@ -194,14 +254,18 @@ impl<B: Body<Data = Bytes> + Unpin> Stream for Watched<B> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
 
     #[test]
     fn only_a_result_is_an_answer_whatever_else_names_its_request() {
         let result = br#"{"jsonrpc":"2.0","id":7,"result":{"content":[]}}"#;
         let event = [b"id: 3\ndata: ".as_slice(), result, b"\n\n"].concat();
+        let results = |bytes: &[u8]| answers(bytes).0;
         assert_eq!(results(result), [RequestId::Number(7)]);
         assert_eq!(results(&event), [RequestId::Number(7)]);
+        let error = br#"{"jsonrpc":"2.0","id":7,"error":{"code":-32603,"message":"result"}}"#;
+        assert_eq!(answers(error).1, [RequestId::Number(7)]);
         for other in [
             br#"{"jsonrpc":"2.0","method":"notifications/message","params":{"id":7,"result":{}}}"#.as_slice(),
             br#"{"jsonrpc":"2.0","id":7,"method":"ping"}"#,
@@ -212,5 +276,21 @@ mod tests {
         ] {
             assert_eq!(results(other), []);
         }
+    }
+
+    #[test]
+    fn an_id_is_taken_until_its_answer_is_on_its_way() {
+        let (asked, id) = (Arc::<Asked>::default(), RequestId::Number(7));
+        let slot = Slot::default().of_request(asked.begin(id.clone()).unwrap());
+        slot.see(br#"{"jsonrpc":"2.0","id":8,"result":{}}"#);
+        slot.see(br#"{"jsonrpc":"2.0","id":7,"method":"ping"}"#);
+        assert!(asked.begin(id.clone()).is_none());
+        slot.see(br#"{"jsonrpc":"2.0","id":7,"error":{"code":-32603,"message":"no"}}"#);
+        let next = asked.begin(id.clone());
+        assert!(next.is_some(), "it is answered");
+        drop(slot);
+        assert!(asked.begin(id.clone()).is_none(), "and so is the next");
+        drop(next);
+        assert!(asked.begin(id).is_some(), "nobody handles it any more");
     }
 }

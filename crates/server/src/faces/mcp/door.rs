@@ -22,6 +22,7 @@ use serde_json::Value;
 use super::delivery::{Slot, Watched};
 use super::direct::Call;
 use super::face::{Face, owner};
+use super::inquiry::unknown;
 use super::listen::{Opened, must_be_bearable};
 use super::scope::Scope;
 use super::sessions::{Bounds, Own, Owner};
@@ -49,13 +50,20 @@ async fn enter(mut request: Request, only: Option<&str>) -> Result<Response, Err
         Ok(read) => read,
         Err(unreadable) => return Ok(unreadable),
     };
+    // A call is counted as the action that it is.
+    if message.is_request() && message.method() != CALL {
+        visitor.scope.gateway.count(&visitor.caller)?;
+    }
     if let Err(error) = message.filter().as_ref().map_or(Ok(()), must_be_bearable) {
         return Ok(reply::json(StatusCode::OK, &JsonRpcError::new(message.id(), error)));
     }
+    let Some(slot) = slot_of(&visitor.mcp, &request, &message) else {
+        return Ok(reply::json(StatusCode::OK, &JsonRpcError::new(message.id(), asked_already())));
+    };
     let visit = Visit {
         caller: Arc::clone(&visitor.caller),
         request_id: request.id().into(),
-        slot: Arc::new(slot_of(&visitor.mcp, &request)),
+        slot: Arc::new(slot),
         opened: visitor.prepare(&message).await?,
     };
     // What lasts until somebody ends it is ended when we stop, and when its caller is not known any more; whatever else was
@@ -235,20 +243,30 @@ fn session_of(headers: &HeaderMap) -> Option<&str> {
     text("mcp-session-id").filter(|_| !is_newer)
 }
 
-/// Where it is seen to that what is said to a request is known to be delivered.
-fn slot_of(mcp: &Mcp, request: &Request) -> Slot {
+/// Where it is seen to that what is said to a request is known to be delivered. Nothing, where one of the same id has no answer in
+/// its session yet.
+fn slot_of(mcp: &Mcp, request: &Request, message: &Message) -> Option<Slot> {
     let headers = &request.head.headers;
     let goes_on = request.head.method == Method::GET && headers.contains_key("last-event-id");
-    let slot =
-        session_of(headers).map_or_else(Slot::default, |id| Slot::of_session(mcp.sessions.left(id), goes_on));
-    slot.to(request.head.extensions.get().cloned())
+    let peer = request.head.extensions.get().cloned();
+    let Some(session) = session_of(headers) else { return Some(Slot::default().to(peer)) };
+    let slot = Slot::of_session(mcp.sessions.left(session), goes_on).to(peer);
+    match message.id().filter(|_| message.is_request()) {
+        Some(id) => Some(slot.of_request(mcp.sessions.begin(session, id)?)),
+        None => Some(slot),
+    }
+}
+
+/// Its answer would go to the one who asked last, and the other would wait for ever.
+pub(super) fn asked_already() -> ErrorData {
+    ErrorData::invalid_request("a request of this id has no answer yet", None)
 }
 
 /// Sees to it that the server's tools are known, which headers of the call are held against. A tool of ours is no server's.
 async fn know_tools(scope: &Scope, message: &Message) {
     let name = message.name().filter(|name| !own::is_own_tool(name));
     if let Some((server, _)) = name.and_then(|name| scope.inward(name)) {
-        let _ = tokio::time::timeout(BEARABLE, server.tools()).await;
+        let _ = tokio::time::timeout(LISTED_IN, server.tools()).await;
     }
 }
 
@@ -273,6 +291,11 @@ impl Message {
         self.0["method"].as_str().unwrap_or_default()
     }
 
+    /// Whether it wants an answer.
+    pub(super) fn is_request(&self) -> bool {
+        !self.method().is_empty() && self.id().is_some()
+    }
+
     pub(super) fn id(&self) -> Option<RequestId> {
         serde_json::from_value(self.0["id"].clone()).ok()
     }
@@ -287,7 +310,7 @@ impl Message {
 
     pub(super) fn client(&self) -> Implementation {
         let meta = self.0["params"]["_meta"].as_object().cloned().unwrap_or_default();
-        RequestMetaObject::from(meta).client_info().unwrap_or_else(|| Implementation::new("unknown", "0"))
+        RequestMetaObject::from(meta).client_info().unwrap_or_else(unknown)
     }
 }
 
@@ -302,4 +325,5 @@ pub(super) const CALL: &str = "tools/call";
 pub(super) const LISTEN: &str = "subscriptions/listen";
 /// Bytes of a message.
 pub(super) const MOST_BYTES: usize = 4 * 1024 * 1024;
-const BEARABLE: Duration = Duration::from_secs(10);
+/// How long a call waits to have its head held against its server's list.
+const LISTED_IN: Duration = Duration::from_secs(10);

@@ -20,6 +20,7 @@ use rmcp::service::{RequestContext, RoleServer, SubscriptionContext, Subscriptio
 use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 use super::face::{Face, owner};
 use super::inquiry::Inquiry;
@@ -45,9 +46,15 @@ pub(super) struct Opened {
     _party: Arc<dyn Party>,
     /// One for each server; see [`keep_listening`].
     _listening: JoinSet<()>,
-    id: PartyId,
-    gateway: Arc<Gateway>,
+    _links: Links,
     _place: Place,
+}
+
+/// The connections that servers have to a listener. They go with it, also those that are being made.
+struct Links {
+    gateway: Arc<Gateway>,
+    id: PartyId,
+    over: CancellationToken,
 }
 
 /// Who listens to how many streams.
@@ -84,8 +91,9 @@ impl Drop for Place {
     }
 }
 
-impl Drop for Opened {
+impl Drop for Links {
     fn drop(&mut self) {
+        self.over.cancel();
         self.gateway.mcp().leave(&self.id);
     }
 }
@@ -94,6 +102,7 @@ impl Drop for Opened {
 struct Listener {
     client: Client,
     mail: Mail,
+    over: CancellationToken,
 }
 
 impl Party for Listener {
@@ -112,6 +121,10 @@ impl Party for Listener {
 
     fn tell(&self, notification: ServerNotification, _: Option<&RequestId>) {
         self.mail.tell(notification);
+    }
+
+    fn is_gone(&self) -> bool {
+        self.over.is_cancelled()
     }
 }
 
@@ -134,14 +147,17 @@ impl Opened {
         mcp.shown.look(scope).await;
         let (mail, heard) = Mail::with_the_answer();
         let id = PartyId(format!("listener:{}", uuid::Uuid::now_v7()).into());
+        let over = CancellationToken::new();
+        // From now on: its client may hang up while servers take their time.
+        let links = Links { gateway: Arc::clone(&scope.gateway), id: id.clone(), over: over.clone() };
         let client = Client {
-            id: id.clone(),
+            id,
             owner: PartyId(owner),
             has_session: false,
             info,
             capabilities: ClientCapabilities::default(),
         };
-        let party: Arc<dyn Party> = Arc::new(Listener { client, mail });
+        let party: Arc<dyn Party> = Arc::new(Listener { client, mail, over });
         let (servers, uris) = (scope.servers(), filter.resource_subscriptions.clone().unwrap_or_default());
         let asked: Vec<&str> = uris.iter().map(|uri| &**uri).collect();
         let holders = mcp.whereabouts.of_each((scope, caller), &party, &asked).await;
@@ -166,8 +182,7 @@ impl Opened {
             heard: Mutex::new(heard),
             _party: party,
             _listening: listening,
-            id,
-            gateway: Arc::clone(&scope.gateway),
+            _links: links,
             _place: place,
         })
     }
@@ -181,7 +196,7 @@ struct Listens {
 }
 
 /// Listens to a server, as far as it tells of changes, until this is dropped: anew when it does not tell any more, and as soon as
-/// it is there. `stands` hears of the first time; when nobody waits for that any more, the party is told that things may have
+/// it is there. Anew only in a place that is free: whoever made room for others is not to take it back. `stands` hears of the first time; when nobody waits for that any more, the party is told that things may have
 /// changed.
 async fn keep_listening(
     Listens { server, party, filter }: Listens,
@@ -198,7 +213,7 @@ async fn keep_listening(
             if filter == SubscriptionFilter::new() {
                 return;
             }
-            if let Some(mut listening) = listen(&server, &party, filter).await {
+            if let Some(mut listening) = listen(&server, &party, filter, stands.is_none()).await {
                 if stands.take().is_none_or(|stands| stands.send(()).is_err()) {
                     news_of(&about.capabilities).into_iter().for_each(|it| party.tell(it, None));
                 }
@@ -237,8 +252,15 @@ async fn listen(
     server: &Arc<Server>,
     party: &Arc<dyn Party>,
     filter: SubscriptionFilter,
+    again: bool,
 ) -> Option<Listening> {
-    match timeout(BEARABLE, server.listen(party, filter)).await {
+    let listening = async {
+        match again {
+            true => server.listen_again(party, filter).await,
+            false => server.listen(party, filter).await,
+        }
+    };
+    match timeout(SAID_IN, listening).await {
         Ok(Ok(listening)) => Some(listening),
         Ok(Err(_)) | Err(_) => {
             tracing::info!(server = server.name(), "an MCP server does not tell of changes");
@@ -364,7 +386,7 @@ impl Wanted {
     ) -> Result<(), ErrorData> {
         let stands = self.listen(session, server, gateway);
         let failed = || ErrorData::internal_error("the server does not tell of changes", None);
-        timeout(BEARABLE, stands).await.ok().and_then(Result::ok).ok_or_else(failed)
+        timeout(SAID_IN, stands).await.ok().and_then(Result::ok).ok_or_else(failed)
     }
 
     fn listen(
@@ -380,7 +402,11 @@ impl Wanted {
         let (tell, stands) = oneshot::channel();
         self.listening = JoinSet::new();
         let who = (Arc::clone(gateway), Caller::clone(&session.caller));
-        self.listening.spawn(keep_listening(listens, who, tell));
+        let listening = keep_listening(listens, who, tell);
+        let until = session.over.clone();
+        self.listening.spawn(async move {
+            let _: Option<()> = until.run_until_cancelled_owned(listening).await;
+        });
         stands
     }
 }
@@ -397,4 +423,5 @@ const MOST_FOLLOWED: usize = 1000;
 /// Between two times that a server is listened to.
 const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(120);
-const BEARABLE: Duration = Duration::from_secs(20);
+/// So long a server may take to say that it tells of changes.
+const SAID_IN: Duration = Duration::from_secs(20);

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use gateway::{Caller, Code, Error, Gateway};
 use rmcp::model::{CallToolRequestParams, CallToolResult, ContentBlock, ErrorData, Tool, ToolAnnotations};
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::told;
@@ -51,6 +52,9 @@ pub(super) async fn call(
     caller: &Caller,
     asked: &CallToolRequestParams,
 ) -> Result<CallToolResult, ErrorData> {
+    if let Err(error) = gateway.count(caller) {
+        return Ok(told::refusal(&error, false));
+    }
     let arguments = asked.arguments.as_ref();
     let id = arguments.and_then(|arguments| arguments.get("transaction_id")?.as_str());
     let id = id.ok_or_else(|| ErrorData::invalid_params("transaction_id has to be a text", None))?;
@@ -67,13 +71,12 @@ async fn status(gateway: &Arc<Gateway>, caller: &Caller, id: &str) -> Result<Cal
     let called = gateway.called(caller, id).await?;
     let mut said = told::brief(&called);
     let mut content = vec![ContentBlock::text(told::sentence(&called))];
-    let answer: Option<CallToolResult> =
-        called.answer.clone().and_then(|answer| serde_json::from_value(answer).ok());
+    let answer = called.answer.map(told::foreign).unwrap_or_default();
     content.push(ContentBlock::text(said.to_string()));
-    if let (Some(answer), Some(members)) = (answer, said.as_object_mut()) {
+    if let (Ok(read), Some(members)) = (CallToolResult::deserialize(&answer), said.as_object_mut()) {
         // Foreign, as any result of its tool is.
-        members.insert("answer".to_owned(), called.answer.unwrap_or_default());
-        content.extend(answer.content);
+        members.insert("answer".to_owned(), answer);
+        content.extend(read.content);
     }
     let mut result = CallToolResult::success(content);
     result.structured_content = Some(said);

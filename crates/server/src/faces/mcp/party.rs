@@ -36,6 +36,8 @@ pub(super) struct Session {
     calls: Arc<Calls>,
     /// What it wants to hear of, by server: while one is slow to say that it tells, the others are listened to.
     wanted: Mutex<HashMap<String, Arc<tokio::sync::Mutex<Wanted>>>>,
+    /// It is over. Whoever listens for it has it, and must not keep it.
+    pub(super) over: CancellationToken,
 }
 
 /// A session in its place; with it go the connections that servers have to it.
@@ -52,6 +54,7 @@ impl Seated {
 
 impl Drop for Seated {
     fn drop(&mut self) {
+        self.session.over.cancel();
         self.gateway.mcp().leave(&self.session.client.id);
     }
 }
@@ -78,6 +81,7 @@ impl Session {
             level: Mutex::default(),
             calls: Arc::default(),
             wanted: Mutex::default(),
+            over: CancellationToken::new(),
         }
     }
 
@@ -195,6 +199,10 @@ impl Party for Session {
             self.mail.tell(notification);
         }
     }
+
+    fn is_gone(&self) -> bool {
+        self.over.is_cancelled()
+    }
 }
 
 /// A client of 2026-07-28, of which each request may come from another process.
@@ -213,18 +221,10 @@ impl Stateless {
         input: Duration,
     ) -> Stateless {
         let parts = json!([owner, info, capabilities]).to_string();
-        let name = format!("stateless:{:x}", Hex(&Sha256::digest(parts)));
+        let name = format!("stateless:{}", hex::encode(Sha256::digest(parts)));
         let (id, owner) = (PartyId(name.into()), PartyId(owner.into()));
         let client = Client { id, owner, has_session: false, info, capabilities };
         Stateless { client, desk: Arc::clone(desk), input }
-    }
-}
-
-struct Hex<'a>(&'a [u8]);
-
-impl std::fmt::LowerHex for Hex<'_> {
-    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(out, "{byte:02x}"))
     }
 }
 

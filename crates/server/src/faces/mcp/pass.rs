@@ -167,7 +167,8 @@ impl Face {
         *lock(&session.level) = Some(asked.level);
         asked.meta = None;
         let servers = self.scope.servers();
-        let all = servers.iter().map(|server| timeout(BEARABLE, self.set_level(server, &asked, context)));
+        let all =
+            servers.iter().map(|server| timeout(LEVEL_TAKEN_IN, self.set_level(server, &asked, context)));
         let told = join_all(all).await;
         match (self.scope.only(), told.into_iter().next()) {
             (Some(_), Some(told)) => told.unwrap_or_else(|_| {
@@ -283,4 +284,4 @@ fn no_prompt() -> ErrorData {
 }
 
 /// How long a client waits for servers to say that they took a level.
-const BEARABLE: Duration = Duration::from_secs(10);
+const LEVEL_TAKEN_IN: Duration = Duration::from_secs(10);

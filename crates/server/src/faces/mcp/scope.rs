@@ -87,7 +87,7 @@ impl Scope {
     /// So long this server is waited for.
     pub(super) fn patience_with(&self, server: &Server) -> Duration {
         match self.only {
-            Some(_) => BEARABLE,
+            Some(_) => ALONE_IN,
             // Who has let others wait is not waited for anew.
             None => self.patience().saturating_sub(server.owes_for()).max(SHORTEST),
         }
@@ -324,7 +324,8 @@ pub(super) fn no_resource(uri: &str) -> ErrorData {
 const MOST_KNOWN: usize = 10_000;
 const LONGEST_URI: usize = 2048;
 const MOST_PAGES: usize = 20;
-const BEARABLE: Duration = Duration::from_secs(20);
+/// So long a server is waited for at its own address.
+const ALONE_IN: Duration = Duration::from_secs(20);
 /// What is known already is there by then.
 const SHORTEST: Duration = Duration::from_millis(100);
 

@@ -11,7 +11,7 @@ use futures_util::Stream;
 use futures_util::StreamExt;
 use gateway::config::Mcp as Settings;
 use gateway::{Code, Error};
-use rmcp::model::{ClientJsonRpcMessage, ServerJsonRpcMessage};
+use rmcp::model::{ClientJsonRpcMessage, RequestId, ServerJsonRpcMessage};
 use rmcp::transport::streamable_http_server::session::ServerSseMessage;
 use rmcp::transport::streamable_http_server::session::local::{
     LocalSessionManager, LocalSessionManagerError, SessionConfig,
@@ -19,7 +19,7 @@ use rmcp::transport::streamable_http_server::session::local::{
 use rmcp::transport::streamable_http_server::{SessionId, SessionManager};
 use tokio_util::sync::CancellationToken;
 
-use super::delivery::Left;
+use super::delivery::{Asked, Left, Open};
 use super::lock;
 
 /// All of them.
@@ -36,6 +36,7 @@ struct Known {
     heard: Instant,
     open: Arc<AtomicUsize>,
     left: Arc<Left>,
+    asked: Arc<Asked>,
 }
 
 /// Whose a session is.
@@ -92,6 +93,12 @@ impl Sessions {
         lock(&self.known).get(id).map(|known| Arc::clone(&known.left)).unwrap_or_default()
     }
 
+    /// A request in it; nothing, if one of its id has no answer yet.
+    pub(super) fn begin(&self, id: &str, request: RequestId) -> Option<Open> {
+        let asked = lock(&self.known).get(id).map(|known| Arc::clone(&known.asked)).unwrap_or_default();
+        asked.begin(request)
+    }
+
     /// Whether this owner may have one more, in the place of another if need be.
     ///
     /// # Errors
@@ -107,8 +114,7 @@ impl Sessions {
             let (mut known, now) = (lock(&self.known), Instant::now());
             let gone = who_makes_room(&known, owner, bounds, now)?;
             gone.iter().for_each(|gone| drop(known.remove(gone)));
-            let new = Known { owner: owner.clone(), heard: now, open: Arc::default(), left: Arc::default() };
-            known.insert(Arc::clone(id), new);
+            known.insert(Arc::clone(id), Known::new(owner.clone(), now));
             gone
         };
         gone.into_iter().for_each(|gone| self.close_later(gone));
@@ -200,6 +206,10 @@ fn who_makes_room(
 }
 
 impl Known {
+    fn new(owner: Owner, heard: Instant) -> Known {
+        Known { owner, heard, open: Arc::default(), left: Arc::default(), asked: Arc::default() }
+    }
+
     fn is_idle(&self) -> bool {
         self.open.load(Ordering::Relaxed) == 0
     }
@@ -377,14 +387,10 @@ mod tests {
         let (idle, _transport) = ann.create_session().await.unwrap();
         let (open, _transport) = ann.create_session().await.unwrap();
         let hold = sessions.hold(&open, &ann.owner).unwrap();
-        while sessions.is_of(&idle, &ann.owner) {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        testkit::until("it is over", || !sessions.is_of(&idle, &ann.owner)).await;
         assert!(sessions.is_of(&open, &ann.owner), "it has a stream");
         drop(hold);
-        while sessions.is_of(&open, &ann.owner) {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        testkit::until("it is over", || !sessions.is_of(&open, &ann.owner)).await;
     }
 
     #[tokio::test]
@@ -434,10 +440,7 @@ mod tests {
         let known = [("oldest", "b"), ("older", "a"), ("new", "a")].into_iter().zip(0..).map(
             |((id, tenant), age): (_, u32)| {
                 let owner = owner(tenant, "somebody");
-                (
-                    SessionId::from(id),
-                    Known { owner, heard: began + SETTLED * age, open: Arc::default(), left: Arc::default() },
-                )
+                (SessionId::from(id), Known::new(owner, began + SETTLED * age))
             },
         );
         let mut known: HashMap<SessionId, Known> = known.collect();

@@ -1,6 +1,7 @@
 //! One client over a pair of pipes, in the place of the server that it used to start itself: a message a line.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::io;
 use std::sync::Arc;
 
@@ -17,7 +18,7 @@ use tokio::task::JoinHandle;
 
 use super::Mcp;
 use super::delivery::Slot;
-use super::door::{LISTEN, MOST_BYTES, Message};
+use super::door::{CALL, LISTEN, MOST_BYTES, Message, asked_already};
 use super::face::Face;
 use super::listen::{Opened, must_be_bearable};
 use super::scope::Scope;
@@ -157,8 +158,15 @@ impl<R, W: AsyncWrite + Send + Unpin + 'static> Lines<R, W> {
         let seen = Message::read(line).map_err(no_message)?;
         let unknown = |_| no_message(ErrorData::invalid_request("this is no message of JSON-RPC", None));
         let mut message: ClientJsonRpcMessage = serde_json::from_slice(line).map_err(unknown)?;
+        if seen.is_request() && seen.method() != CALL {
+            let counted = self.scope.gateway.count(&self.caller);
+            let refused = |error: Error| ErrorData::invalid_request(error.message, None);
+            counted.map_err(|error| Box::new(JsonRpcError::new(seen.id(), refused(error))))?;
+        }
         let Some(filter) = seen.filter().filter(|_| seen.method() == LISTEN) else {
-            message.insert_extension(visit(&self.caller, self.owing.asked(&message)));
+            let twice = || Box::new(JsonRpcError::new(seen.id(), asked_already()));
+            let slot = self.owing.asked(&message).ok_or_else(twice)?;
+            message.insert_extension(visit(&self.caller, slot));
             return Ok(Some(message));
         };
         must_be_bearable(&filter).map_err(|error| Box::new(JsonRpcError::new(seen.id(), error)))?;
@@ -201,12 +209,14 @@ fn id_of(message: &ClientJsonRpcMessage) -> Option<RequestId> {
 struct Owing(HashMap<RequestId, Arc<Slot>>);
 
 impl Owing {
-    fn asked(&mut self, message: &ClientJsonRpcMessage) -> Arc<Slot> {
+    /// Nothing, where a request of the same id has no answer yet.
+    fn asked(&mut self, message: &ClientJsonRpcMessage) -> Option<Arc<Slot>> {
         let slot = Arc::new(Slot::default());
         match message {
-            ClientJsonRpcMessage::Request(request) => {
-                self.0.insert(request.id.clone(), Arc::clone(&slot));
-            }
+            ClientJsonRpcMessage::Request(request) => match self.0.entry(request.id.clone()) {
+                Entry::Occupied(_) => return None,
+                Entry::Vacant(free) => drop(free.insert(Arc::clone(&slot))),
+            },
             // Whoever gives a request up has no answer to it.
             ClientJsonRpcMessage::Notification(told) => {
                 if let ClientNotification::CancelledNotification(cancelled) = &told.notification
@@ -217,7 +227,7 @@ impl Owing {
             }
             ClientJsonRpcMessage::Response(_) | ClientJsonRpcMessage::Error(_) => {}
         }
-        slot
+        Some(slot)
     }
 
     fn answered(&mut self, message: &ServerJsonRpcMessage) -> Option<Arc<Slot>> {
@@ -293,8 +303,9 @@ mod tests {
             serde_json::from_value::<ServerJsonRpcMessage>(pong).unwrap()
         };
         let mut owing = Owing::default();
-        let (first, second) = (owing.asked(&ping(1)), owing.asked(&ping(2)));
+        let (first, second) = (owing.asked(&ping(1)).unwrap(), owing.asked(&ping(2)).unwrap());
         assert!(!Arc::ptr_eq(&first, &second));
+        assert!(owing.asked(&ping(2)).is_none(), "it has no answer yet");
         let cancelled =
             json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 1}});
         owing.asked(&asked(cancelled));

@@ -10,7 +10,7 @@ use crate::fault;
 
 /// What became of a call, of which its server may declare what form the answer has.
 pub(super) fn outcome(called: &Called, output: Option<&Output>) -> CallToolResult {
-    let answer = called.answer.clone().and_then(|answer| serde_json::from_value(answer).ok()).map(foreign);
+    let answer = called.answer.clone().map(foreign).and_then(|answer| serde_json::from_value(answer).ok());
     let mut result: CallToolResult = match answer {
         Some(answer) if called.waits().is_some() => unsettled(called, answer, output.is_some()),
         Some(answer) if output.is_some_and(|output| is_otherwise(output, &answer)) => unheld(answer),
@@ -23,12 +23,35 @@ pub(super) fn outcome(called: &Called, output: Option<&Output>) -> CallToolResul
     result
 }
 
-/// What a server answered, without what it has no business to say: the names are ours.
-fn foreign(mut answer: CallToolResult) -> CallToolResult {
-    if let Some(meta) = &mut answer.meta {
-        meta.0.retain(|name, _| !name.starts_with(OURS));
+/// What a server answered, without what it has no business to say: the names in `_meta` are ours. What is structured is left as
+/// it is: there we say nothing beside a server.
+pub(super) fn foreign(mut answer: Value) -> Value {
+    for (name, said) in answer.as_object_mut().into_iter().flatten() {
+        match &**name {
+            "_meta" => without_ours(said),
+            "content" => strike(said),
+            _ => {}
+        }
     }
     answer
+}
+
+/// In whatever `_meta`.
+fn strike(said: &mut Value) {
+    match said {
+        Value::Array(items) => items.iter_mut().for_each(strike),
+        Value::Object(members) => members.iter_mut().for_each(|(name, member)| match &**name {
+            "_meta" => without_ours(member),
+            _ => strike(member),
+        }),
+        _ => {}
+    }
+}
+
+fn without_ours(meta: &mut Value) {
+    if let Some(members) = meta.as_object_mut() {
+        members.retain(|name, _| !name.starts_with(OURS));
+    }
 }
 
 /// Why a request became no action.
@@ -190,8 +213,8 @@ fn advice(code: Option<Code>, kind: Option<CalledKind>, reasons: &[&str]) -> &'s
                 operator has to accept it first.";
     }
     if code == Some(ProviderFailed) && reasons.contains(&"stopped") {
-        return "What this call was let through by is not in force any more, so it was stopped before its server began; nothing happened. \
-                Tell the person you work for.";
+        return "It was given up, or what let it through is not in force any more or cannot be looked at, so it was stopped \
+                before its server began; nothing happened. Tell the person you work for.";
     }
     if reasons.contains(&"no_mandate") {
         return "This call takes a mandate and came with none: ask the person you work for one.";
@@ -315,9 +338,16 @@ mod tests {
     #[test]
     fn no_server_speaks_in_our_name() {
         let meta = json!({"io.countersign/replayed": true, "io.countersign/outcome": {"kind": "held"}, "shop/till": 3});
-        let answer = json!({"content": [], "_meta": meta});
-        let told = outcome(&executed(Some(answer)), None);
-        assert_eq!(serde_json::to_value(told.meta).unwrap(), json!({"shop/till": 3}));
+        let resource = json!({"uri": "a:b", "text": "x", "_meta": meta});
+        let content = json!([{"type": "resource", "resource": resource, "_meta": meta}]);
+        let own = json!({"_meta": meta});
+        let answer = json!({"content": content, "structuredContent": own, "_meta": meta});
+        let told = serde_json::to_value(outcome(&executed(Some(answer)), None)).unwrap();
+        let block = &told["content"][0];
+        for meta in [&told["_meta"], &block["_meta"], &block["resource"]["_meta"]] {
+            assert_eq!(*meta, json!({"shop/till": 3}), "{told}");
+        }
+        assert_eq!(told["structuredContent"], own, "it is the server's, and held against its schema");
     }
 
     /// A call, and what its server answered.
