@@ -775,6 +775,7 @@ async fn empty(db: &Db, action: ActionId) -> Done<()> {
     write(db, sql, &[&id]).await?;
     let sql = "UPDATE approval SET record = ''::bytea, approver = entry::text WHERE action = $1";
     write(db, sql, &[&id]).await?;
+    write(db, "DELETE FROM aside WHERE action = $1", &[&id]).await?;
     log::forget_nonces(db, &[action]).await
 }
 
