@@ -107,7 +107,7 @@ pub use execution::{Doubt, SAYS_FAILED};
 pub use gateway::{Gateway, listed};
 pub use grants::{GrantAsk, GrantRefusal, GrantView};
 pub use installation::{Installation, Keyring};
-pub use ledger::{AsideId, Durability, Grip};
+pub use ledger::{AsideId, Durability, Grip, TakenUp};
 pub use log::{Gap, NOT_LOGGED_YET, Reconciled};
 pub use mandate::{Completion, ResourceEnvelope};
 pub use mcp::{Alike, Called, CalledKind, Delivery, MCP_ARCHETYPES, MOST_BODY, ToolCall, archetype_of};

@@ -153,9 +153,9 @@ impl Gateway {
             tool.prepare(&seat).await;
         }
         let (gateway, asks) = (Arc::clone(self), caller.clone());
-        seat.ask_leave_of(move |id| {
+        seat.ask_leave_of(move |id, attempt| {
             let (gateway, asks) = (Arc::clone(&gateway), asks.clone());
-            Box::pin(async move { gateway.may_go_on(&asks, id).await.unwrap_or_default() })
+            Box::pin(async move { gateway.may_go_on(&asks, id, attempt).await.unwrap_or_default() })
         });
         let key = self.tool_key(caller, &rules, &archetype, &call).await?;
         let delivery = key.made.map(|(alike, times)| Delivery {
@@ -328,14 +328,21 @@ impl Gateway {
     }
 
     /// Whether an action that waited for its client's answer may still be sent: what it was admitted under is in force, and nobody
-    /// has stopped it meanwhile.
-    async fn may_go_on(&self, caller: &Caller, id: ActionId) -> Result<bool, Error> {
+    /// has stopped it meanwhile, or taken it over.
+    async fn may_go_on(&self, caller: &Caller, id: ActionId, attempt: u32) -> Result<bool, Error> {
         let stored = self.visible(caller, &id.to_string()).await?;
+        // Whoever took it over, or a person, has told of it by now, and the same call may be another action.
+        if stored.state != State::Sent {
+            return Ok(false);
+        }
         let rules = self.tenant(&caller.tenant)?.rules();
         let Some(provider) = rules.providers.get(&*stored.archetype).map(|provider| provider.name()) else {
             return Ok(false);
         };
         let row = IntentRow::of(&stored)?;
+        if row.call.as_ref().is_none_or(|call| call.attempt != attempt) {
+            return Ok(false);
+        }
         // By other rules it might be forbidden, or wait for people: it was admitted by those of then.
         if !row.is_judged_by(&rules) || !self.is_in_session(&stored, &row).await? {
             return Ok(false);
@@ -577,7 +584,8 @@ impl Called {
         reasons.filter_map(Value::as_str).any(|reason| words.contains(&reason))
     }
 
-    fn is_over(&self) -> bool {
+    /// Whether nothing more is to be waited for.
+    pub fn is_over(&self) -> bool {
         self.waits().is_none()
     }
 }

@@ -1,14 +1,15 @@
 //! Requests that wait for their clients, where every gateway of the store finds them: what `ledger` lays down is sealed here.
 //!
 //! What is asked, answered and told may be what a person typed, and lies in a store that many may read. So each piece is sealed
-//! under a key that is made of the tenant's, bound to whose request it belongs to, in which round, and as what. Whoever may write
-//! into the store can have it not open, or not be there; nobody can have it be another's.
+//! under a key of its request that is made of the tenant's, bound to whose request it belongs to, in which round, and as what.
+//! Whoever may write into the store can have it not open, or not be there; nobody can have it be another's. Of who asks for what
+//! only an HMAC lies there: arguments may be few enough to be guessed from a digest.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use action::ActionId;
-use aws_lc_rs::hkdf::{HKDF_SHA256, Salt};
+use action::{ActionId, HmacKey};
+use aws_lc_rs::hkdf::{HKDF_SHA256, Prk, Salt};
 use ledger::{Aside, AsideId, Grip, TakenUp};
 use zeroize::Zeroizing;
 
@@ -59,20 +60,33 @@ pub struct Shelved {
 /// Keys made of a tenant's: alike at all gateways of a store, and for nothing else.
 pub(crate) struct ShelfKeys {
     state: Zeroizing<[u8; 32]>,
-    pieces: Seal,
+    bound: HmacKey,
+    made_of: Prk,
 }
 
 impl ShelfKeys {
     pub(crate) fn of(tenant: &[u8; 32]) -> Result<ShelfKeys, String> {
-        let derive = |label: &[u8]| {
-            let mut key = Zeroizing::new([0; 32]);
-            let labels = [label];
-            let derived = Salt::new(HKDF_SHA256, SALT).extract(tenant);
-            let derived = derived.expand(&labels, HKDF_SHA256).and_then(|made| made.fill(&mut *key));
-            derived.map(|()| key).map_err(|_| "no key could be made of a tenant's".to_owned())
-        };
-        Ok(ShelfKeys { state: derive(b"request state")?, pieces: Seal::new(&*derive(b"pieces")?)? })
+        let made_of = Salt::new(HKDF_SHA256, SALT).extract(tenant);
+        let state = key_of(&made_of, &[b"request state"])?;
+        let bound = HmacKey::new(&*key_of(&made_of, &[b"bound"])?);
+        Ok(ShelfKeys { state, bound, made_of })
     }
+
+    /// What lies in the store of who asks for what.
+    fn laid(&self, bound: &[u8; 32]) -> [u8; 32] {
+        self.bound.sign(bound)
+    }
+
+    /// A key for each request: none seals so many pieces that two of them might have the same nonce.
+    fn pieces_of(&self, id: &AsideId) -> Result<Seal, String> {
+        Seal::new(&*key_of(&self.made_of, &[b"pieces", id])?)
+    }
+}
+
+fn key_of(made_of: &Prk, labels: &[&[u8]]) -> Result<Zeroizing<[u8; 32]>, String> {
+    let mut key = Zeroizing::new([0; 32]);
+    let made = made_of.expand(labels, HKDF_SHA256).and_then(|made| made.fill(&mut *key));
+    made.map(|()| key).map_err(|_| "no key could be made of a tenant's".to_owned())
 }
 
 impl Gateway {
@@ -91,10 +105,9 @@ impl Gateway {
         action: ActionId,
         bound: [u8; 32],
     ) -> Result<Option<AsideId>, Error> {
-        match self.ledger.shelf() {
-            Some(shelf) => shelf.open_of(&caller.tenant, action, bound).await.map_err(unavailable),
-            None => Ok(None),
-        }
+        let Some(shelf) = self.ledger.shelf() else { return Ok(None) };
+        let bound = self.tenant(&caller.tenant)?.shelf.laid(&bound);
+        shelf.open_of(&caller.tenant, action, bound).await.map_err(unavailable)
     }
 }
 
@@ -114,7 +127,8 @@ impl Shelf {
         self.gateway.ledger.shelf().is_some()
     }
 
-    /// Puts something aside that is under way here, for so long.
+    /// Puts something aside that is under way here, for so long. Once more in the same round it changes nothing of what another
+    /// gateway has taken up.
     ///
     /// # Errors
     /// The store's, as of all that follow.
@@ -126,7 +140,7 @@ impl Shelf {
         kept: Duration,
     ) -> Result<(), Error> {
         let questions = self.seal(name, (QUESTIONS, round), questions)?;
-        let AsideName { id, bound } = name;
+        let (id, bound) = (name.id, self.tenant.shelf.laid(&name.bound));
         let tenant = self.tenant.tenant.clone();
         let aside = Aside { id, tenant, action, bound, round, questions, kept };
         self.store()?.put_aside(aside).await.map_err(unavailable)
@@ -140,6 +154,14 @@ impl Shelf {
         let said = self.seal(name, (SAID, round), said)?;
         let tenant = &self.tenant.tenant;
         self.store()?.take_up(tenant, name.id, round, said).await.map_err(unavailable)
+    }
+
+    /// Keeps a round from other gateways that is had in hand here, as often as one likes, unless another has taken it up.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn keep(&self, name: AsideName, round: u32) -> Result<Grip, Error> {
+        self.store()?.keep(&self.tenant.tenant, name.id, round).await.map_err(unavailable)
     }
 
     /// How something stands, for somebody who knows the questions of this round and so many words of it.
@@ -182,12 +204,12 @@ impl Shelf {
         self.store()?.tell(name.id, words).await.map_err(unavailable)
     }
 
-    /// The client does not want any more what was taken up here.
+    /// The client does not want any more what was taken up here in this round.
     ///
     /// # Errors
     /// The store's.
-    pub async fn give_up(&self, name: AsideName) -> Result<(), Error> {
-        self.store()?.give_up(&self.tenant.tenant, name.id).await.map_err(unavailable)
+    pub async fn give_up(&self, name: AsideName, round: u32) -> Result<(), Error> {
+        self.store()?.give_up(&self.tenant.tenant, name.id, round).await.map_err(unavailable)
     }
 
     /// Lays down what came of it, for so long.
@@ -208,7 +230,7 @@ impl Shelf {
         taken.map(|sealed| self.open(name, (RESULT, 0), &sealed)).transpose()
     }
 
-    /// Takes it away, whatever became of it.
+    /// Takes it away, whatever became of it, if this gateway holds it or the one that did is gone.
     ///
     /// # Errors
     /// The store's.
@@ -227,7 +249,8 @@ impl Shelf {
     }
 
     fn seal(&self, name: AsideName, piece: (&str, u32), bytes: &[u8]) -> Result<Vec<u8>, Error> {
-        let sealed = self.tenant.shelf.pieces.seal(&meant_as(name, piece), bytes);
+        let pieces = self.tenant.shelf.pieces_of(&name.id);
+        let sealed = pieces.and_then(|pieces| pieces.seal(&meant_as(&name.bound, piece), bytes));
         sealed.map_err(|_| internal("what is put aside could not be sealed"))
     }
 
@@ -237,13 +260,13 @@ impl Shelf {
     }
 
     fn opened(&self, name: AsideName, piece: (&str, u32), sealed: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
-        self.tenant.shelf.pieces.open(&meant_as(name, piece), sealed)
+        self.tenant.shelf.pieces_of(&name.id).ok()?.open(&meant_as(&name.bound, piece), sealed)
     }
 }
 
-/// What a piece is, so that it is nothing else.
-fn meant_as(AsideName { id, bound }: AsideName, (column, round): (&str, u32)) -> Vec<u8> {
-    [&id[..], &bound, &round.to_be_bytes(), column.as_bytes()].concat()
+/// What a piece of a request is, so that it is nothing else.
+fn meant_as(bound: &[u8; 32], (column, round): (&str, u32)) -> Vec<u8> {
+    [&bound[..], &round.to_be_bytes(), column.as_bytes()].concat()
 }
 
 const SALT: &[u8] = b"countersign/shelf/1";
@@ -264,8 +287,11 @@ mod tests {
         assert_eq!(here.state, there.state);
         assert_ne!(here.state, other.state);
         let name = AsideName { id: [1; 16], bound: [2; 32] };
-        let sealed = here.pieces.seal(&meant_as(name, (SAID, 3)), b"a secret").unwrap();
-        let open = |keys: &ShelfKeys, name, piece| keys.pieces.open(&meant_as(name, piece), &sealed);
+        let pieces = here.pieces_of(&name.id).unwrap();
+        let sealed = pieces.seal(&meant_as(&name.bound, (SAID, 3)), b"a secret").unwrap();
+        let open = |keys: &ShelfKeys, name: AsideName, piece| {
+            keys.pieces_of(&name.id).unwrap().open(&meant_as(&name.bound, piece), &sealed)
+        };
         assert_eq!(open(&there, name, (SAID, 3)).unwrap().as_slice(), b"a secret");
         assert!(open(&other, name, (SAID, 3)).is_none());
         for (name, piece) in [
@@ -276,5 +302,14 @@ mod tests {
         ] {
             assert!(open(&there, name, piece).is_none());
         }
+    }
+
+    #[test]
+    fn what_lies_there_of_who_asks_for_what_is_found_by_gateways_of_its_tenant_and_tells_nothing() {
+        let [here, there] = [ShelfKeys::of(&[7; 32]).unwrap(), ShelfKeys::of(&[7; 32]).unwrap()];
+        let bound = [2; 32];
+        assert_eq!(here.laid(&bound), there.laid(&bound));
+        assert_ne!(here.laid(&bound), bound);
+        assert_ne!(here.laid(&bound), ShelfKeys::of(&[8; 32]).unwrap().laid(&bound));
     }
 }

@@ -17,7 +17,7 @@ use action::{ActionId, Tenant};
 
 use crate::Answer;
 
-/// Names what was put aside: drawn at random, and never twice.
+/// Names what was put aside, never twice. Nobody guesses one: most of it is drawn at random.
 pub type AsideId = [u8; 16];
 
 /// A request that waits for its client, or does so once more.
@@ -29,7 +29,7 @@ pub struct Aside {
     pub tenant: Tenant,
     /// The action that it is a call of, once it is one.
     pub action: Option<ActionId>,
-    /// Digest of who asks for what.
+    /// Stands for who asks for what, and tells nothing of it.
     pub bound: [u8; 32],
     /// Rises each time that it is put aside.
     pub round: u32,
@@ -63,6 +63,8 @@ pub struct Shelved {
 pub enum Grip {
     /// It is taken up.
     Taken,
+    /// It does not lie there in this round yet.
+    Early,
     /// Somebody else has taken this round up, or it is over.
     Late,
     /// There is nothing of the kind.
@@ -85,11 +87,14 @@ pub struct TakenUp {
 /// Where gateways on one store lay down what waits for clients. A store of one process has none.
 pub trait Shelf: Send + Sync {
     /// Puts something aside that this process holds: from now on any process may take it up. Its next round takes the place of
-    /// the last one.
+    /// the last one. Once more in the same round it changes nothing of what another process has taken up.
     fn put_aside(&self, aside: Aside) -> Answer<'_, ()>;
 
-    /// Takes a round up, with what the client says. Whoever holds it may do so again, if no other process has.
+    /// Takes a round up, with what the client says.
     fn take_up<'a>(&'a self, tenant: &'a Tenant, id: AsideId, round: u32, said: Vec<u8>) -> Answer<'a, Grip>;
+
+    /// Keeps a round from other processes that this one has in hand; as often as it likes, unless another has taken it up.
+    fn keep<'a>(&'a self, tenant: &'a Tenant, id: AsideId, round: u32) -> Answer<'a, Grip>;
 
     /// How something stands, for somebody who knows the questions of this round and so many words of it.
     fn shelved<'a>(
@@ -100,7 +105,7 @@ pub trait Shelf: Send + Sync {
         words: u32,
     ) -> Answer<'a, Option<Shelved>>;
 
-    /// What is open of this action, is held by another process, and was asked for in just this way.
+    /// What is open of this action, is held by another process that is there, and was asked for in just this way.
     fn open_of<'a>(
         &'a self,
         tenant: &'a Tenant,
@@ -114,15 +119,15 @@ pub trait Shelf: Send + Sync {
     /// Tells the client of what was taken up, in order.
     fn tell(&self, id: AsideId, words: Vec<Vec<u8>>) -> Answer<'_, ()>;
 
-    /// The client does not want what was taken up any more.
-    fn give_up<'a>(&'a self, tenant: &'a Tenant, id: AsideId) -> Answer<'a, ()>;
+    /// The client does not want any more what this process took up in this round.
+    fn give_up<'a>(&'a self, tenant: &'a Tenant, id: AsideId, round: u32) -> Answer<'a, ()>;
 
     /// Lays down what came of it, sealed, for so long.
     fn conclude(&self, id: AsideId, result: Vec<u8>, kept: Duration) -> Answer<'_, ()>;
 
-    /// Takes away what came of it; nothing, if there is no result, or not any more.
+    /// Takes away what came of it; nothing, if there is no result, not any more, or its time is over.
     fn take<'a>(&'a self, tenant: &'a Tenant, id: AsideId) -> Answer<'a, Option<Vec<u8>>>;
 
-    /// Takes it away, whatever became of it.
+    /// Takes it away, whatever became of it, if this process holds it or whoever did is gone.
     fn discard<'a>(&'a self, tenant: &'a Tenant, id: AsideId) -> Answer<'a, ()>;
 }

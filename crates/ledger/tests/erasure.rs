@@ -13,8 +13,8 @@ use std::sync::{Arc, Mutex, mpsc};
 use action::{ActionId, Tenant};
 use common::*;
 use ledger::{
-    Admitted, Basis, Broken, By, Erasure, Error, FailPoints, Finding, Ledger, Obstacle, Options, Order,
-    Reply, Search, Settlement, Sqlite, State,
+    Admitted, Aside, Basis, Broken, By, Erasure, Error, FailPoints, Finding, Ledger, Obstacle, Options,
+    Order, Reply, Search, Settlement, Sqlite, State,
 };
 use rusqlite::Connection;
 
@@ -47,7 +47,20 @@ fn what_was_asked_answered_and_said_goes_and_the_rest_stays() {
         let id = done(ledger, "k-1");
         let before = wait(ledger.action(&tenant, id)).unwrap().unwrap();
         assert_eq!(wait(ledger.erased(&tenant, id)).unwrap(), None);
+        if let Some(shelf) = ledger.shelf() {
+            let (tenant, questions, kept) = (tenant.clone(), Vec::new(), std::time::Duration::from_secs(60));
+            let (action, bound) = (Some(id), [1; 32]);
+            wait(shelf.put_aside(Aside { id: [1; 16], tenant, action, bound, round: 1, questions, kept }))
+                .unwrap();
+            wait(shelf.conclude([1; 16], b"result".to_vec(), kept)).unwrap();
+        }
         let entry = wait(ledger.erase(erasure(id))).unwrap();
+        if let Some(shelf) = ledger.shelf() {
+            assert!(
+                wait(shelf.shelved(&tenant, [1; 16], 0, 0)).unwrap().is_none(),
+                "and what waits for its client"
+            );
+        }
         let after = wait(ledger.action(&tenant, id)).unwrap().unwrap();
         assert!(after.payload.is_empty() && after.reply.as_ref().unwrap().body.is_empty());
         assert_eq!((after.state, after.key), (State::Executed, before.key));

@@ -34,6 +34,10 @@ fn take_up(shelf: &dyn Shelf, id: AsideId, round: u32) -> Grip {
     wait(shelf.take_up(&Tenant::default(), id, round, b"said".to_vec())).unwrap()
 }
 
+fn keep(shelf: &dyn Shelf, id: AsideId, round: u32) -> Grip {
+    wait(shelf.keep(&Tenant::default(), id, round)).unwrap()
+}
+
 fn shelved(shelf: &dyn Shelf, id: AsideId, round: u32, words: u32) -> Option<Shelved> {
     wait(shelf.shelved(&Tenant::default(), id, round, words)).unwrap()
 }
@@ -61,7 +65,7 @@ fn a_round_is_taken_up_once_whoever_wants_to() {
     }
     // Nor is a round that is not there, and nothing of another tenant.
     wait(holder.put_aside(aside(20, 1))).unwrap();
-    assert_eq!(take_up(near, [20; 16], 2), Grip::Late);
+    assert_eq!(take_up(near, [20; 16], 2), Grip::Early);
     let other = Tenant::parse("other").unwrap();
     assert_eq!(wait(near.take_up(&other, [20; 16], 1, Vec::new())).unwrap(), Grip::Gone);
     assert!(wait(near.shelved(&other, [20; 16], 0, 0)).unwrap().is_none());
@@ -75,10 +79,46 @@ fn a_round_is_taken_up_once_whoever_wants_to() {
 fn whoever_holds_it_may_take_it_up_again_unless_another_has() {
     let Some(([holder, other], _)) = processes::<2>() else { return };
     wait(holder.put_aside(aside(1, 1))).unwrap();
-    assert_eq!((take_up(&holder, [1; 16], 1), take_up(&holder, [1; 16], 1)), (Grip::Taken, Grip::Taken));
+    assert_eq!((keep(&holder, [1; 16], 1), keep(&holder, [1; 16], 1)), (Grip::Taken, Grip::Taken));
     assert_eq!(take_up(&other, [1; 16], 1), Grip::Late);
+    assert_eq!((keep(&holder, [1; 16], 2), keep(&holder, [2; 16], 1)), (Grip::Early, Grip::Gone));
     wait(holder.put_aside(aside(1, 2))).unwrap();
-    assert_eq!((take_up(&other, [1; 16], 2), take_up(&holder, [1; 16], 2)), (Grip::Taken, Grip::Late));
+    assert_eq!((take_up(&other, [1; 16], 2), keep(&holder, [1; 16], 2)), (Grip::Taken, Grip::Late));
+}
+
+#[test]
+fn what_is_put_aside_twice_is_open_once() {
+    let Some(([holder, other], _)) = processes::<2>() else { return };
+    let id = [1; 16];
+    wait(holder.put_aside(aside(1, 1))).unwrap();
+    assert_eq!(take_up(&other, id, 1), Grip::Taken);
+    wait(holder.put_aside(aside(1, 1))).unwrap();
+    assert_eq!(take_up(&other, id, 1), Grip::Late, "whoever has it keeps it");
+    assert_eq!(wait(holder.taken_up(vec![])).unwrap()[0].said.as_deref(), Some(&b"said"[..]));
+    wait(holder.put_aside(aside(1, 2))).unwrap();
+    wait(holder.put_aside(aside(1, 1))).unwrap();
+    assert_eq!(shelved(&other, id, 0, 0).unwrap().round, 2, "what comes late takes no later round away");
+    // Whoever holds it does not lay down what it has in hand: what lies there of that is not so any more.
+    assert_eq!(keep(&holder, id, 2), Grip::Taken);
+    wait(holder.put_aside(aside(1, 2))).unwrap();
+    assert_eq!(take_up(&other, id, 2), Grip::Taken);
+}
+
+#[test]
+fn only_whoever_took_a_round_up_gives_it_up() {
+    let Some(([holder, near, far], _)) = processes::<3>() else { return };
+    let (id, tenant) = ([1; 16], Tenant::default());
+    let is_given_up = || wait(holder.taken_up(vec![])).unwrap()[0].is_given_up;
+    wait(holder.put_aside(aside(1, 1))).unwrap();
+    assert_eq!(take_up(&near, id, 1), Grip::Taken);
+    wait(holder.put_aside(aside(1, 2))).unwrap();
+    assert_eq!(take_up(&far, id, 2), Grip::Taken);
+    for (process, round) in [(&near, 1), (&near, 2), (&far, 1)] {
+        wait(process.give_up(&tenant, id, round)).unwrap();
+        assert!(!is_given_up());
+    }
+    wait(far.give_up(&tenant, id, 2)).unwrap();
+    assert!(is_given_up());
 }
 
 #[test]
@@ -98,7 +138,7 @@ fn holder_and_taker_hear_of_each_other_and_the_result_is_taken_once() {
     assert_eq!(heard[0].said.as_deref(), Some(&b"said"[..]));
     assert!(wait(taker.taken_up(vec![])).unwrap().is_empty(), "it is not the taker's to go on with");
     assert_eq!(wait(holder.taken_up(vec![id])).unwrap()[0].said, None, "it is known");
-    wait(taker.give_up(&tenant, id)).unwrap();
+    wait(taker.give_up(&tenant, id, 1)).unwrap();
     assert!(wait(holder.taken_up(vec![id])).unwrap()[0].is_given_up);
 
     wait(holder.tell(id, vec![b"one".to_vec(), b"two".to_vec()])).unwrap();
@@ -116,7 +156,7 @@ fn holder_and_taker_hear_of_each_other_and_the_result_is_taken_once() {
     wait(holder.conclude(id, b"result".to_vec(), KEPT)).unwrap();
     assert!(shelved(&taker, id, 2, 0).unwrap().is_over);
     assert!(wait(holder.taken_up(vec![])).unwrap().is_empty());
-    assert_eq!(take_up(&holder, id, 2), Grip::Late);
+    assert_eq!(keep(&holder, id, 2), Grip::Late);
     assert_eq!(wait(taker.take(&tenant, id)).unwrap(), Some(b"result".to_vec()));
     assert_eq!(wait(holder.take(&tenant, id)).unwrap(), None);
     assert!(shelved(&taker, id, 2, 0).is_none());
@@ -136,6 +176,8 @@ fn what_waits_of_an_action_is_found_by_others_as_it_was_asked_for_while_it_is_op
     assert_eq!(wait(other.open_of(&Tenant::parse("other").unwrap(), action, bound)).unwrap(), None);
     assert_eq!(take_up(&other, [1; 16], 1), Grip::Taken);
     assert_eq!(open(&other, bound), None, "somebody is at it");
+    wait(other.discard(&tenant, [1; 16])).unwrap();
+    assert!(shelved(&other, [1; 16], 0, 0).is_some(), "it is not the other's to take away");
     wait(holder.discard(&tenant, [1; 16])).unwrap();
     assert!(shelved(&other, [1; 16], 0, 0).is_none());
 }
@@ -146,8 +188,14 @@ fn what_somebody_held_who_is_gone_is_known_to_be_orphaned() {
     wait(holder.put_aside(aside(1, 1))).unwrap();
     wait(holder.put_aside(aside(2, 1))).unwrap();
     assert!(!shelved(&other, [1; 16], 0, 0).unwrap().is_orphaned);
+    let aside = aside(3, 1);
+    let (tenant, action, bound) = (aside.tenant.clone(), aside.action.unwrap(), aside.bound);
+    wait(holder.put_aside(aside)).unwrap();
     drop(holder);
     assert!(shelved(&other, [1; 16], 0, 0).unwrap().is_orphaned);
+    assert_eq!(wait(other.open_of(&tenant, action, bound)).unwrap(), None, "nobody goes on with it");
+    wait(other.discard(&tenant, [3; 16])).unwrap();
+    assert!(shelved(&other, [3; 16], 0, 0).is_none());
     sql(&url, "DELETE FROM replica WHERE ended");
     assert!(shelved(&other, [2; 16], 0, 0).unwrap().is_orphaned, "also where nobody knows of it any more");
 }
@@ -160,6 +208,7 @@ fn what_nobody_came_back_for_is_forgotten_once_its_time_is_over() {
     wait(holder.put_aside(brief(1))).unwrap();
     wait(other.put_aside(brief(2))).unwrap();
     wait(other.conclude([2; 16], b"result".to_vec(), Duration::ZERO)).unwrap();
+    assert_eq!(wait(other.take(&Tenant::default(), [2; 16])).unwrap(), None, "its time is over");
     wait(other.put_aside(brief(3))).unwrap();
     wait(holder.put_aside(aside(4, 1))).unwrap();
     drop(holder);

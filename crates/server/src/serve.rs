@@ -125,7 +125,8 @@ impl Running {
         self.address
     }
 
-    /// Takes no more connections, lets what was asked be answered, and waits for that no longer than `grace`.
+    /// Takes no more connections, lets what was asked be answered, here or by another gateway, and waits for that no longer than
+    /// `grace`.
     pub async fn stop(self, grace: Duration) {
         self.stop.send_replace(Some(grace));
         let _ = self.task.await;
@@ -218,8 +219,10 @@ async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, site: Arc<Site>
     };
     drop(listener);
     mcp.close();
-    if tokio::time::timeout(grace, places.acquire_many(all)).await.is_err() {
-        tracing::warn!("stopped with connections still open");
+    // What is done for a client at another gateway is heard there, and has no connection here.
+    let ended = async { tokio::join!(places.acquire_many(all), mcp.finish()) };
+    if tokio::time::timeout(grace, ended).await.is_err() {
+        tracing::warn!("stopped with connections still open, or before all was answered");
     }
 }
 

@@ -2,13 +2,14 @@
 //!
 //! It listens at `http://127.0.0.1:PORT/mcp`, speaks the revisions that it is opened with, and has the tools `echo`, `count`,
 //! `uncount`, `fail`, `hang`, `slow`, `ask`, `enrol`, `visit`, `huge` and `reveal`. What it says of a tool can be changed while it
-//! runs. Beside them it has the prompt `greet`, which asks for whom if that is `?`, three books and a template of shelves as resources, completions of whatever is begun, and the
-//! method `shop/open` of its own. Whoever calls it with `Authorization` is told so in its greeting.
+//! runs. Beside them it has the prompt `greet`, which asks for whom if that is `?`, three books and a template of shelves as
+//! resources, completions of whatever is begun, and the method `shop/open` of its own. Whoever calls it with `Authorization` is told so in its greeting.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::Ipv4Addr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -31,7 +32,7 @@ use rmcp::transport::streamable_http_server::{StreamableHttpServerConfig, Stream
 use rmcp::{ErrorData, RoleServer, ServerHandler};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
-use tokio::sync::broadcast;
+use tokio::sync::{OwnedRwLockWriteGuard, RwLock, broadcast};
 use tokio::task::JoinHandle;
 
 /// A running server; stopped when dropped.
@@ -52,7 +53,15 @@ struct Shop {
     changed: broadcast::Sender<Change>,
     /// Tells its resources from those of others.
     port: u16,
+    /// Who is to be enrolled goes through here.
+    gate: Arc<RwLock<()>>,
+    /// So many came to the gate.
+    came: AtomicUsize,
 }
+
+/// Nobody is enrolled as long as this lives.
+#[derive(Debug)]
+pub struct Shut(#[expect(dead_code, reason = "it is only held")] OwnedRwLockWriteGuard<()>);
 
 /// What whoever listens is told of.
 #[derive(Clone, Debug)]
@@ -115,6 +124,8 @@ impl Tools {
             books: Mutex::default(),
             changed: broadcast::channel(16).0,
             port: listener.local_addr()?.port(),
+            gate: Arc::default(),
+            came: AtomicUsize::new(0),
         });
         let url = format!("http://{}/mcp", listener.local_addr()?);
         let config = StreamableHttpServerConfig::default().with_json_response(true);
@@ -136,6 +147,16 @@ impl Tools {
     /// How often `count` was called for this key, or somebody enrolled under it, less what `uncount` took back.
     pub fn count(&self, key: &str) -> u64 {
         self.shop.books().counts.get(key).copied().unwrap_or_default()
+    }
+
+    /// Has whoever answered all questions of `enrol` wait from now on.
+    pub async fn shut(&self) -> Shut {
+        Shut(Arc::clone(&self.shop.gate).write_owned().await)
+    }
+
+    /// How many have answered all questions of `enrol` so far.
+    pub fn came(&self) -> usize {
+        self.shop.came.load(Ordering::Relaxed)
     }
 
     /// Every call that it took, in order: the tool and its arguments.
@@ -404,6 +425,8 @@ impl Counter {
             let Some(name) = answer.as_ref().and_then(name) else { return nobody() };
             enrolled.push(name);
         }
+        self.0.came.fetch_add(1, Ordering::Relaxed);
+        drop(self.0.gate.read().await);
         tell(context, 1, Some("enrolled")).await;
         CallToolResult::structured(json!({ "count": self.move_count(key, 1), "names": enrolled })).into()
     }

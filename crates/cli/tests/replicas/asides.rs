@@ -89,14 +89,33 @@ impl Market {
     }
 
     async fn until_the_shelf_is_empty(&self) {
-        for _ in 0..600 {
-            if self.shelf("-").0 == 0 {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-        panic!("what is over lies on the shelf");
+        until("the shelf is empty", async || self.shelf("-").0 == 0).await;
     }
+
+    /// Whether a gateway has what lies there in hand for a client of another.
+    fn is_taken_up(&self) -> bool {
+        let sql = "SELECT count(*) FROM production.aside WHERE taker IS NOT NULL";
+        self.street.cluster.sql("postgres", sql).unwrap().trim() != "0"
+    }
+
+    /// Has the store refuse rounds from this one on, or none any more.
+    fn refuse(&self, from: Option<u32>) {
+        let sql = match from {
+            Some(round) => format!("ADD CONSTRAINT refuse CHECK (round < {round}) NOT VALID"),
+            None => "DROP CONSTRAINT refuse".to_owned(),
+        };
+        self.street.cluster.sql("postgres", &format!("ALTER TABLE production.aside {sql}")).unwrap();
+    }
+}
+
+async fn until(what: &str, is_so: impl AsyncFn() -> bool) {
+    for _ in 0..600 {
+        if is_so().await {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("it does not come to pass that {what}");
 }
 
 fn archetype(server: &str, pinned: &str) -> String {
@@ -348,20 +367,122 @@ async fn what_is_no_call_is_answered_at_any_gateway_too_and_anew_if_whoever_aske
 async fn a_call_whose_gateway_died_is_told_of_at_the_others() {
     let Some(mut market) = Market::new(Asks::InBetween).await else { return };
     let (agents, store) = (market.agents(), market.street.store().await);
-    let call = enrol("orphan", 1);
+    let (call, unheard) = (enrol("orphan", 1), enrol("unheard", 1));
     let asked = agents[0].asked(&call).await;
+    agents[0].asked(&unheard).await;
     market.street.kill(0);
     // Its client's patience is longer than it takes to find out that a gateway is gone.
-    let told = agents[1].call(&answered(&call, &asked, "ann")).await;
+    let again = answered(&call, &asked, "ann");
+    let (told, told_too) = tokio::join!(agents[1].call(&again), agents[2].call(&unheard));
+    for told in [&told, &told_too] {
+        let kind = &told["result"]["structuredContent"]["kind"];
+        assert_eq!(
+            (kind, &told["result"]["isError"]),
+            (&json!("pending_settlement"), &json!(true)),
+            "{told}"
+        );
+    }
     let body = &told["result"]["structuredContent"];
-    assert_eq!(
-        (&body["kind"], &told["result"]["isError"]),
-        (&json!("pending_settlement"), &json!(true)),
-        "{told}"
-    );
     let again = market.agents()[0].call(&answered(&call, &asked, "ann")).await;
     assert_eq!(again["result"]["structuredContent"]["transaction_id"], body["transaction_id"], "{again}");
     let [action] = market.actions(&*store, "orphan").await.try_into().unwrap();
     assert_eq!((action.state, market.tools.count("orphan")), (State::InDoubt, 0));
+    market.until_the_shelf_is_empty().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_that_ends_in_good_order_first_answers_what_is_waited_for_at_others() {
+    let Some(mut market) = Market::new(Asks::InBetween).await else { return };
+    let (agents, store) = (market.agents(), market.street.store().await);
+    let (call, prompt) = (enrol("stopping", 1), json!({"name": "greet", "arguments": {"name": "?"}}));
+    let asked = agents[0].asked(&call).await;
+    agents[0].ask("prompts/get", prompt).await;
+    let shut = market.tools.shut().await;
+    let (agent, again) = (agents[1].clone(), answered(&call, &asked, "ann"));
+    let answering = tokio::spawn(async move { agent.call(&again).await });
+    until("its server has the answer", async || market.tools.came() == 1).await;
+    let gateway = market.street.gateway(0);
+    gateway.signal("-TERM");
+    let port = gateway.port();
+    until("it takes no connections any more", async || {
+        tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_err()
+    })
+    .await;
+    // Long enough for whoever would not wait.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    drop(shut);
+    let done = answering.await.unwrap();
+    assert_eq!(done["result"]["structuredContent"], json!({"count": 1, "names": ["ann"]}), "{done}");
+    market.street.gateway(0).stop();
+    market.happened_once(&*store, "stopping").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_store_does_not_take_is_laid_down_once_it_does() {
+    let Some(mut market) = Market::new(Asks::InBetween).await else { return };
+    let (agents, store) = (market.agents(), market.street.store().await);
+    let call = enrol("later", 2);
+    market.refuse(Some(1));
+    let asked = agents[0].asked(&call).await;
+    assert_eq!(market.shelf("-").0, 0);
+    market.refuse(None);
+    until("the first question lies there", async || market.shelf("-").0 == 1).await;
+    market.refuse(Some(2));
+    let (agent, again) = (agents[1].clone(), answered(&call, &asked, "ann"));
+    let answering = tokio::spawn(async move { agent.call(&again).await });
+    until("it is taken up", async || market.is_taken_up()).await;
+    // Long enough for whoever would try only once.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    market.refuse(None);
+    let next = answering.await.unwrap();
+    assert_eq!(next["result"]["resultType"], "input_required", "{next}");
+    let done = agents[2].call(&answered(&call, &next["result"], "bob")).await;
+    let names = json!(["ann", "bob"]);
+    assert_eq!(done["result"]["structuredContent"], json!({"count": 1, "names": names}), "{done}");
+    market.happened_once(&*store, "later").await;
+    market.until_the_shelf_is_empty().await;
+
+    // Nor does a client that stays where it is have to wait for that.
+    let here = enrol("here", 1);
+    market.refuse(Some(1));
+    let asked = agents[0].asked(&here).await;
+    let done = agents[0].call(&answered(&here, &asked, "ann")).await;
+    assert_eq!(done["result"]["structuredContent"]["count"], 1, "{done}");
+    market.happened_once(&*store, "here").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_others_took_for_orphaned_is_not_gone_on_with_by_whoever_held_it() {
+    let Some(mut market) = Market::new(Asks::ByAnswers).await else { return };
+    let (agents, store) = (market.agents(), market.street.store().await);
+    let (call, unmoved) = (enrol("resolved", 1), enrol("unmoved", 1));
+    let asked = agents[0].asked(&call).await;
+    let asked_too = agents[0].asked(&unmoved).await;
+    market.street.gateway(0).signal("-STOP");
+    let told = agents[1].call(&answered(&call, &asked, "ann")).await;
+    let body = &told["result"]["structuredContent"];
+    assert_eq!(body["kind"], "pending_settlement", "{told}");
+    // A person says that it had no effect, so that the same call is a new one.
+    let approver = market.street.house.voice("default", "approver");
+    let approver = &market.street.everywhere(&approver)[1];
+    let path = format!("/v1/actions/{}/resolve", body["transaction_id"].as_str().unwrap());
+    let resolved = approver.post(&path, &json!({"as": "failed", "comment": "nobody is enrolled"})).await;
+    assert!(resolved.status < 300, "{}", resolved.text());
+    let told = agents[1].call(&call).await;
+    assert_eq!(told["result"]["structuredContent"]["kind"], "failed", "its outcome is told first: {told}");
+    let anew = agents[1].asked(&call).await;
+    let done = agents[1].call(&answered(&call, &anew, "ann")).await;
+    assert_eq!(done["result"]["structuredContent"]["count"], 1, "{done}");
+
+    market.street.gateway(0).signal("-CONT");
+    market.street.house.until_logged("others took it for gone").await;
+    let late = agents[0].call(&answered(&call, &asked, "ann")).await;
+    assert_eq!(late["result"]["structuredContent"]["transaction_id"], body["transaction_id"], "{late}");
+    assert_eq!(market.tools.count("resolved"), 1, "{late}");
+    // Nor what nobody came back for meanwhile, and others took over all the same.
+    let late = agents[0].call(&answered(&unmoved, &asked_too, "ann")).await;
+    assert_eq!(late["result"]["isError"], true, "{late}");
+    let [action] = market.actions(&*store, "unmoved").await.try_into().unwrap();
+    assert_eq!((action.state, market.tools.count("unmoved")), (State::InDoubt, 0), "{late}");
     market.until_the_shelf_is_empty().await;
 }

@@ -69,7 +69,6 @@ pub(super) async fn all(pool: Pool) {
     let done = async {
         let db = pool.get().await?;
         partitions(&db, None).await?;
-        shelf::clear(&db).await?;
         // Nobody who locked them so long ago is at it any more.
         let sql = "DELETE FROM guard WHERE at < (extract(epoch FROM clock_timestamp()) * 1000)::bigint - $1::bigint";
         write(&db, sql, &[&DAY_MS]).await
@@ -77,6 +76,15 @@ pub(super) async fn all(pool: Pool) {
     let done: Done<u64> = done.await;
     if let Err(failure) = done {
         tracing::warn!(why = %failure, "what the database needs now and then was not done");
+    }
+}
+
+/// What is done more often: results that nobody takes are large.
+pub(super) async fn clear(pool: Pool) {
+    let cleared = async { shelf::clear(&pool.get().await?).await };
+    let cleared: Done<u64> = cleared.await;
+    if let Err(failure) = cleared {
+        tracing::warn!(why = %failure, "what nobody comes back for was not cleared away");
     }
 }
 

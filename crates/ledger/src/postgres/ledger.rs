@@ -774,7 +774,8 @@ async fn empty(db: &Db, action: ActionId) -> Done<()> {
                WHERE action = $1";
     write(db, sql, &[&id]).await?;
     let sql = "UPDATE approval SET record = ''::bytea, approver = entry::text WHERE action = $1";
-    write(db, sql, &[&id]).await.map(drop)
+    write(db, sql, &[&id]).await?;
+    write(db, "DELETE FROM aside WHERE action = $1", &[&id]).await.map(drop)
 }
 
 /// Deletes old actions that nobody waits for, with everything that became of them. `apart`: those that the same transaction is

@@ -16,12 +16,15 @@ impl Shelf for Postgres {
         let holder = self.shared.number();
         self.look(move |db| async move {
             let Aside { id, tenant, action, bound, round, questions, kept } = aside;
-            // Words of the round before may not have been heard yet: they are cleared when this one is taken up.
+            // Words of the round before may not have been heard yet: they are cleared when this one is taken up. A round that
+            // lies there already is only set free of its holder, who would not lay down what it has in hand.
             let sql = "INSERT INTO aside (id, tenant, action, bound, holder, round, questions, told, until)
                        VALUES ($1, $2, $3, $4, $5, $6, $7, '{}', clock_timestamp() + $8 * interval '1 second')
                        ON CONFLICT (id) DO UPDATE SET action = excluded.action, holder = excluded.holder,
                        round = excluded.round, questions = excluded.questions, taker = NULL, said = NULL,
-                       given_up = FALSE, until = excluded.until";
+                       given_up = FALSE, until = excluded.until
+                       WHERE aside.round < excluded.round
+                       OR (aside.round = excluded.round AND aside.taker = aside.holder)";
             let action = action.as_ref().map(|action| &action.as_bytes()[..]);
             let (id, bound, seconds) = (&id[..], &bound[..], kept.as_secs_f64());
             let values: Values<'_> =
@@ -33,17 +36,27 @@ impl Shelf for Postgres {
     fn take_up<'a>(&'a self, tenant: &'a Tenant, id: AsideId, round: u32, said: Vec<u8>) -> Answer<'a, Grip> {
         let (tenant, taker) = (tenant.clone(), self.shared.number());
         self.look(move |db| async move {
-            // Of those in one process whoever holds it sees to it that there is one at a time.
             let sql = "UPDATE aside SET taker = $4, said = $5, given_up = FALSE, told = '{}'
-                       WHERE id = $1 AND tenant = $2 AND round = $3 AND result IS NULL
-                       AND (taker IS NULL OR (taker = $4 AND holder = $4))";
-            let (id, tenant) = (&id[..], tenant.as_str());
-            if write(&db, sql, &[&id, &tenant, &whole(round), &taker, &said]).await? == 1 {
-                return Ok(Grip::Taken);
+                       WHERE id = $1 AND tenant = $2 AND round = $3 AND result IS NULL AND taker IS NULL";
+            let values: Values<'_> = &[&&id[..], &tenant.as_str(), &whole(round), &taker, &said];
+            match write(&db, sql, values).await? {
+                1 => Ok(Grip::Taken),
+                _ => not_taken(&db, &tenant, id, round).await,
             }
-            let sql = "SELECT 1 FROM aside WHERE id = $1 AND tenant = $2";
-            let is_there = one(&db, sql, &[&id, &tenant]).await?.is_some();
-            Ok(if is_there { Grip::Late } else { Grip::Gone })
+        })
+    }
+
+    fn keep<'a>(&'a self, tenant: &'a Tenant, id: AsideId, round: u32) -> Answer<'a, Grip> {
+        let tenant = tenant.clone();
+        self.look(move |db| async move {
+            // Under the number that its holder has there: it may have another one by now.
+            let sql = "UPDATE aside SET taker = holder, said = NULL, given_up = FALSE, told = '{}'
+                       WHERE id = $1 AND tenant = $2 AND round = $3 AND result IS NULL
+                       AND (taker IS NULL OR taker = holder)";
+            match write(&db, sql, &[&&id[..], &tenant.as_str(), &whole(round)]).await? {
+                1 => Ok(Grip::Taken),
+                _ => not_taken(&db, &tenant, id, round).await,
+            }
         })
     }
 
@@ -72,8 +85,10 @@ impl Shelf for Postgres {
     ) -> Answer<'a, Option<AsideId>> {
         let (tenant, own) = (tenant.clone(), self.shared.number());
         self.look(move |db| async move {
-            let sql = "SELECT id FROM aside WHERE action = $1 AND tenant = $2 AND bound = $3 AND holder <> $4
-                       AND taker IS NULL AND result IS NULL";
+            let sql =
+                "SELECT id FROM aside a WHERE action = $1 AND tenant = $2 AND bound = $3 AND holder <> $4
+                       AND taker IS NULL AND result IS NULL
+                       AND EXISTS (SELECT 1 FROM replica r WHERE r.number = a.holder AND NOT r.ended)";
             let values: Values<'_> = &[&&action.as_bytes()[..], &tenant.as_str(), &&bound[..], &own];
             one(&db, sql, values).await?.map(|row| bytes(&row, 0)).transpose()
         })
@@ -96,11 +111,12 @@ impl Shelf for Postgres {
         })
     }
 
-    fn give_up<'a>(&'a self, tenant: &'a Tenant, id: AsideId) -> Answer<'a, ()> {
-        let tenant = tenant.clone();
+    fn give_up<'a>(&'a self, tenant: &'a Tenant, id: AsideId, round: u32) -> Answer<'a, ()> {
+        let (tenant, taker) = (tenant.clone(), self.shared.number());
         self.look(move |db| async move {
-            let sql = "UPDATE aside SET given_up = TRUE WHERE id = $1 AND tenant = $2 AND taker IS NOT NULL";
-            write(&db, sql, &[&&id[..], &tenant.as_str()]).await.map(drop)
+            // By now its client may be at yet another process, with the next round.
+            let sql = "UPDATE aside SET given_up = TRUE WHERE id = $1 AND tenant = $2 AND round = $3 AND taker = $4";
+            write(&db, sql, &[&&id[..], &tenant.as_str(), &whole(round), &taker]).await.map(drop)
         })
     }
 
@@ -115,18 +131,31 @@ impl Shelf for Postgres {
         let tenant = tenant.clone();
         self.look(move |db| async move {
             let sql =
-                "DELETE FROM aside WHERE id = $1 AND tenant = $2 AND result IS NOT NULL RETURNING result";
+                "DELETE FROM aside WHERE id = $1 AND tenant = $2 AND result IS NOT NULL AND until >= now()
+                       RETURNING result";
             one(&db, sql, &[&&id[..], &tenant.as_str()]).await?.map(|row| get(&row, 0)).transpose()
         })
     }
 
     fn discard<'a>(&'a self, tenant: &'a Tenant, id: AsideId) -> Answer<'a, ()> {
-        let tenant = tenant.clone();
+        let (tenant, own) = (tenant.clone(), self.shared.number());
         self.look(move |db| async move {
-            let sql = "DELETE FROM aside WHERE id = $1 AND tenant = $2";
-            write(&db, sql, &[&&id[..], &tenant.as_str()]).await.map(drop)
+            let sql = "DELETE FROM aside a WHERE id = $1 AND tenant = $2 AND (holder = $3
+                       OR NOT EXISTS (SELECT 1 FROM replica r WHERE r.number = a.holder AND NOT r.ended))";
+            write(&db, sql, &[&&id[..], &tenant.as_str(), &own]).await.map(drop)
         })
     }
+}
+
+/// Why a round was not taken up.
+async fn not_taken(db: &Db, tenant: &Tenant, id: AsideId, round: u32) -> Done<Grip> {
+    let sql = "SELECT round FROM aside WHERE id = $1 AND tenant = $2";
+    let row = one(db, sql, &[&&id[..], &tenant.as_str()]).await?;
+    Ok(match row.map(|row| count(&row, 0)).transpose()? {
+        Some(lies) if lies < round => Grip::Early,
+        Some(_) => Grip::Late,
+        None => Grip::Gone,
+    })
 }
 
 fn shelved(row: &Row) -> Done<Shelved> {
@@ -148,8 +177,8 @@ fn taken_up(row: &Row) -> Done<TakenUp> {
 /// Forgets what nobody comes back for any more: results that were not taken, what somebody held who is gone, and what somebody
 /// could not take away when it was over.
 pub(super) async fn clear(db: &Db) -> Result<u64, Failure> {
-    let sql = "DELETE FROM aside a WHERE a.until < clock_timestamp() AND (a.result IS NOT NULL
+    let sql = "DELETE FROM aside a WHERE a.until < now() AND (a.result IS NOT NULL
                OR NOT EXISTS (SELECT 1 FROM replica r WHERE r.number = a.holder AND NOT r.ended)
-               OR a.until < clock_timestamp() - interval '1 day')";
+               OR a.until < now() - interval '1 day')";
     write(db, sql, &[]).await
 }

@@ -94,8 +94,10 @@ fn told<T>(result: Result<T, Error>) -> Done<Result<T, Error>> {
 const BEAT: Duration = Duration::from_millis(250);
 /// Signs of life between two looks at who is silent.
 const LOOK: u32 = 8;
+/// The same between two times at which what was put aside is forgotten that nobody comes back for: a minute.
+const CLEARING: u32 = 4 * 60;
 /// The same between two times at which chores are done: an hour.
-const CHORES: u32 = 4 * 3600;
+const CHORES: u32 = 60 * CLEARING;
 /// No transaction takes longer; after that its connection is given up.
 const DEADLINE: Duration = Duration::from_secs(15);
 /// How often a transaction is tried in whose way somebody else was.
@@ -166,6 +168,9 @@ impl Writer {
                 _ = beat.tick() => {
                     beats = beats.wrapping_add(1);
                     self.beat(beats.is_multiple_of(LOOK)).await;
+                    if beats.is_multiple_of(CLEARING) {
+                        tokio::spawn(chores::clear(self.shared.pool.clone()));
+                    }
                     if beats.is_multiple_of(CHORES) {
                         tokio::spawn(chores::all(self.shared.pool.clone()));
                     }

@@ -127,8 +127,8 @@ pub struct Seat {
 
 type Then = Box<dyn FnOnce() + Send>;
 
-/// Whether an action that is under way may still be gone on with.
-type OfAction = Box<dyn Fn(ActionId) -> BoxFuture<'static, bool> + Send + Sync>;
+/// Whether this attempt of an action that is under way may still be gone on with.
+type OfAction = Box<dyn Fn(ActionId, u32) -> BoxFuture<'static, bool> + Send + Sync>;
 
 impl Seat {
     /// A place for what comes of one `tools/call` with this `_meta`.
@@ -158,14 +158,17 @@ impl Seat {
         *lock(&self.when_abandoned) = Some(Box::new(then));
     }
 
-    /// What is asked before its call is gone on with, once its client has answered a question.
-    pub fn ask_leave_of(&self, leave: impl Fn(ActionId) -> BoxFuture<'static, bool> + Send + Sync + 'static) {
+    /// What is asked before an attempt of its call is gone on with, once its client has answered a question.
+    pub fn ask_leave_of(
+        &self,
+        leave: impl Fn(ActionId, u32) -> BoxFuture<'static, bool> + Send + Sync + 'static,
+    ) {
         let _ = self.leave.set(Box::new(leave));
     }
 
-    pub(super) async fn may_go_on(&self, action: ActionId) -> bool {
+    pub(super) async fn may_go_on(&self, action: ActionId, attempt: u32) -> bool {
         match self.leave.get() {
-            Some(leave) => leave(action).await,
+            Some(leave) => leave(action, attempt).await,
             None => true,
         }
     }

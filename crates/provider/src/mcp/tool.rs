@@ -25,7 +25,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use action::{ActionId, Archetype, Tenant};
+use action::{Archetype, Tenant};
 use execution::{Call, Confirmation, Doubt, Refusal, Reply, Word};
 use futures_util::future::BoxFuture;
 use rmcp::model::{
@@ -229,7 +229,7 @@ impl Tool {
         let left = AtomicBool::new(false);
         let of_client = seat.map(|seat| seat.tie.clone()).unwrap_or_default();
         let (by_client, given_up) = (of_client.cancelled.clone(), of_client.cancelled.child_token());
-        let leave = Some(self.leave(call.action_id, seat.cloned(), &asked));
+        let leave = Some(self.leave(call, seat.cloned(), &asked));
         let tie = Tie { cancelled: given_up.clone(), leave, ..of_client };
         let mut asking = pin!(self.ask(call, seat.map(|seat| &**seat), asked, (&tie, &left)));
         let reply = match timeout(self.server.patience(), &mut asking).await {
@@ -340,7 +340,8 @@ impl Tool {
     }
 
     /// Asked before what a client answers is passed on: whether the call may still be gone on with.
-    fn leave(&self, action: ActionId, seat: Option<Arc<Seat>>, asked: &Asked<'_>) -> Leave {
+    fn leave(&self, call: &Call, seat: Option<Arc<Seat>>, asked: &Asked<'_>) -> Leave {
+        let (action, attempt) = (call.action_id, call.attempt);
         let (server, name, pinned) =
             (Arc::clone(&self.server), asked.name.to_owned(), asked.pinned.to_owned());
         Arc::new(move || {
@@ -351,7 +352,7 @@ impl Tool {
                 let is_held_back = listed.map_or(true, |tools| held_back(&tools, &name, &pinned).is_some());
                 match seat {
                     _ if is_held_back => false,
-                    Some(seat) => seat.may_go_on(action).await,
+                    Some(seat) => seat.may_go_on(action, attempt).await,
                     None => true,
                 }
             })

@@ -290,7 +290,7 @@ CREATE TABLE aside (
     id BYTEA PRIMARY KEY,
     tenant TEXT NOT NULL,
     action BYTEA,                   -- that it is a call of
-    bound BYTEA NOT NULL,           -- digest of who asks for what
+    bound BYTEA NOT NULL,           -- an HMAC of who asks for what
     holder BIGINT NOT NULL,         -- the replica that has it under way
     round INTEGER NOT NULL,         -- rises with each question
     questions BYTEA NOT NULL,       -- sealed, and so are the next ones
@@ -303,6 +303,7 @@ CREATE TABLE aside (
 ) WITH (fillfactor = 50);
 CREATE INDEX aside_holder ON aside (holder);
 CREATE INDEX aside_action ON aside (action) WHERE action IS NOT NULL;
+CREATE INDEX aside_until ON aside (until);
 
 -- Governed sessions. A row changes only in the commit of the entry that says so.
 CREATE TABLE session (

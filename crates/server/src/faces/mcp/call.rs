@@ -7,7 +7,7 @@ use std::time::Duration;
 use action::IdempotencyKey;
 use futures_util::future::BoxFuture;
 use gateway::upstream::{Output, Party, Seat, Server, Tie};
-use gateway::{Called, CalledKind, Code, Error, Kind, ToolCall};
+use gateway::{Called, CalledKind, Caller, Code, Error, Gateway, Kind, ToolCall};
 use rmcp::model::{
     CallToolRequestParams, CallToolResponse, CallToolResult, CreateTaskResult, ErrorData, MetaObject,
     ProgressNotification, ProgressNotificationParam, ServerResult,
@@ -55,7 +55,9 @@ impl Face {
         ]);
         let errand = self.errand(inquiry, &what, (asked.input_responses, asked.request_state))?;
         let is_joined = self.scope.gateway.is_joined(&visit.caller, &call);
-        let recall = self.recall(inquiry, Arc::clone(&server), tool);
+        // Who comes back with a state may have had the outcome before; who makes the call waits for it.
+        let delivers = errand.state.is_none();
+        let recall = self.recall(inquiry, (Arc::clone(&server), tool), delivers);
         let errand = Errand { seat: Some(Arc::default()), recall: Some(recall), is_joined, ..errand };
         let bound = Some(errand.bound).filter(|_| is_joined && self.session().is_none());
         let call = ToolCall { bound, ..call };
@@ -73,17 +75,26 @@ impl Face {
         Ok(response)
     }
 
-    /// How what came of an action is told once more. Nothing is delivered by it: the next same call is told of it, too.
-    fn recall(&self, inquiry: &Inquiry, server: Arc<Server>, tool: String) -> Recall {
+    /// How what came of an action is told once more. Unless it is delivered by that, the next same call is told of it, too.
+    fn recall(&self, inquiry: &Inquiry, (server, tool): (Arc<Server>, String), delivers: bool) -> Recall {
         let (gateway, caller) = (Arc::clone(&self.scope.gateway), Arc::clone(&inquiry.visit.caller));
-        let wait = self.wait(inquiry);
+        let (wants_task, wait) = (wants_task(inquiry), self.wait(inquiry));
         Box::new(move |id| {
             Box::pin(async move {
-                let output = output_of(&server, &tool).await;
-                match gateway.called_within(&caller, &id.to_string(), wait).await {
-                    Ok(called) => Ok(answered(Called { replayed: true, ..called }, output.as_deref())),
-                    Err(error) => Ok(plain(told::refusal(&error, output.is_some()))),
+                let (output, id) = (output_of(&server, &tool).await, id.to_string());
+                let called = match gateway.called_within(&caller, &id, wait).await {
+                    Ok(called) => called,
+                    Err(error) => return Ok(plain(told::refusal(&error, output.is_some()))),
+                };
+                if wants_task && is_to_be_waited_for(&called) {
+                    return as_task(&gateway, &caller, &id, &called).await;
                 }
+                let delivery = match delivers && called.is_over() {
+                    // What cannot be looked for now is delivered the next time.
+                    true => gateway.delivery(&caller, &id).await.ok().flatten(),
+                    false => None,
+                };
+                Ok(answered(Called { replayed: true, delivery, ..called }, output.as_deref()))
             })
         })
     }
@@ -136,15 +147,12 @@ impl Face {
                     }
                     return Err(error);
                 }
-                // What its server said in doubt is told at once, and so is what it asks at another gateway.
-                let is_told =
-                    called.waits().is_none() || called.answer.is_some() || called.waits_at.is_some();
-                if let (true, false, Some(id)) = (wants_task, is_told, called.action_id) {
-                    let task = task_of(&gateway, &caller, &id.to_string(), &called).await?;
-                    let result = ServerResult::CreateTaskResult(CreateTaskResult::new(task));
-                    return Ok(Answered::of(result));
+                match called.action_id {
+                    Some(id) if wants_task && is_to_be_waited_for(&called) => {
+                        as_task(&gateway, &caller, &id.to_string(), &called).await
+                    }
+                    _ => Ok(answered(called, output.as_deref())),
                 }
-                Ok(answered(called, output.as_deref()))
             })
         })
         .await
@@ -191,7 +199,24 @@ impl Waiting {
 fn answered(called: Called, output: Option<&Output>) -> Answered {
     let result = ServerResult::CallToolResult(told::outcome(&called, output));
     let came_to_nothing = called.kind == NO_EFFECT;
-    Answered { result, owed: called.delivery, came_to_nothing, waits_at: called.waits_at }
+    let waits_at = called.waits_at.zip(called.action_id);
+    Answered { result, owed: called.delivery, came_to_nothing, waits_at }
+}
+
+/// Whether there is nothing to be told yet. What its server said in doubt is told at once, and so is what it asks at another
+/// gateway.
+fn is_to_be_waited_for(called: &Called) -> bool {
+    !called.is_over() && called.answer.is_none() && called.waits_at.is_none()
+}
+
+async fn as_task(
+    gateway: &Arc<Gateway>,
+    caller: &Caller,
+    id: &str,
+    called: &Called,
+) -> Result<Answered, ErrorData> {
+    let task = task_of(gateway, caller, id, called).await?;
+    Ok(Answered::of(ServerResult::CreateTaskResult(CreateTaskResult::new(task))))
 }
 
 /// Whether its client takes a task for what waits.

@@ -60,7 +60,7 @@ pub(super) struct Answered {
     /// Whether it is of an action that had no effect.
     pub(super) came_to_nothing: bool,
     /// Where it waits for its client at another gateway. The result is for whoever cannot go on with it.
-    pub(super) waits_at: Option<AsideId>,
+    pub(super) waits_at: Option<(AsideId, ActionId)>,
 }
 
 impl Answered {
@@ -125,6 +125,10 @@ pub(super) struct Work {
     pub(super) input: Duration,
     /// Whether it is attended to for a client at another gateway.
     pub(super) is_elsewhere: AtomicBool,
+    /// Whether it is known to lie where others look as it stands.
+    pub(super) is_laid: AtomicBool,
+    /// Whether something of it may come to lie there late, since the store once did not say.
+    pub(super) is_doubtful: AtomicBool,
 }
 
 pub(super) struct Waits {
@@ -141,8 +145,6 @@ pub(super) struct Inside {
     asked: Option<Asking>,
     doing: Option<Doing>,
     pub(super) round: u32,
-    /// Whether others may take this round up.
-    is_shelved: bool,
     /// Gives it up when nobody comes back for it in time: one for all rounds, and none once it is over.
     timer: JoinSet<()>,
 }
@@ -194,9 +196,12 @@ impl Desk {
         };
         self.forget(&work).await;
         let answered = answered?;
-        let Some(id) = answered.waits_at else { return Ok(answered) };
+        let Some((id, action)) = answered.waits_at else { return Ok(answered) };
         let name = AsideName { id, bound: errand.bound };
-        Ok(elsewhere::go_on(inquiry, &errand, name, None).await?.unwrap_or(answered))
+        match elsewhere::go_on(inquiry, &errand, name, None).await? {
+            Some(answered) => Ok(answered),
+            None => over(&mut errand, Some(action)).await,
+        }
     }
 
     async fn find(&self, errand: &Errand) -> Result<Found, ErrorData> {
@@ -210,7 +215,9 @@ impl Desk {
                 action => action.map(Found::Over).ok_or_else(stale),
             };
         };
-        let mut inside = self.take_in_hand(&work, None).await?;
+        let Some(mut inside) = self.take_in_hand(&work, None).await? else {
+            return state.action.or(work.action()).map(Found::Over).ok_or_else(stale);
+        };
         // Who repeats an earlier round is asked the same as last time.
         if state.round == inside.round {
             inside.answer(errand.responses.as_ref().unwrap_or(&InputResponses::new()));
@@ -224,32 +231,54 @@ impl Desk {
         let work = lock(&self.aside).values().find(alike).cloned();
         let Some(work) = work else { return Ok(Found::Nothing) };
         // Whatever it waits for, this client may not be able to answer it.
-        let mut inside = self.take_in_hand(&work, Some(&errand.able)).await?;
+        let Some(mut inside) = self.take_in_hand(&work, Some(&errand.able)).await? else {
+            return Ok(Found::Nothing);
+        };
         if let Some(responses) = &errand.responses {
             inside.answer(responses);
         }
         Ok(Found::Work(work, inside))
     }
 
-    /// Takes in hand what was put aside, unless somebody has, here or at another gateway.
+    /// Takes in hand what was put aside, unless somebody has, here or at another gateway. Nothing, where others took this gateway
+    /// for gone, and told of it as of what nobody goes on with.
     async fn take_in_hand(
         &self,
         work: &Arc<Work>,
         able: Option<&ClientCapabilities>,
-    ) -> Result<OwnedMutexGuard<Inside>, ErrorData> {
-        let inside = Arc::clone(&work.inside).try_lock_owned().map_err(|_| busy())?;
+    ) -> Result<Option<OwnedMutexGuard<Inside>>, ErrorData> {
+        let mut inside = Arc::clone(&work.inside).try_lock_owned().map_err(|_| busy())?;
         if let Some(able) = able {
             inside.requests().values().try_for_each(|request| must_be_able(able, request))?;
         }
-        if inside.is_shelved {
-            let grip = work.shelf.take_up(work.name, inside.round, &[]).await;
-            // What was taken away there nobody else has.
-            if grip.map_err(|error| away(&error))? == Grip::Late {
-                return Err(busy());
+        if work.shelf.is_shared() {
+            match work.shelf.keep(work.name, inside.round).await {
+                Ok(Grip::Taken) => {}
+                Ok(Grip::Late) => return Err(busy()),
+                // What never came to lie there nobody else has.
+                Ok(Grip::Early | Grip::Gone) if !work.is_laid.load(Ordering::Relaxed) => {}
+                Ok(Grip::Early | Grip::Gone) => {
+                    self.lose(work, &mut inside);
+                    return Ok(None);
+                }
+                Err(error) => {
+                    // It may be kept from others now, and nobody has it in hand.
+                    work.is_laid.store(false, Ordering::Relaxed);
+                    return Err(away(&error));
+                }
             }
         }
         self.unaside(work);
-        Ok(inside)
+        Ok(Some(inside))
+    }
+
+    /// Others took it for orphaned: it is not gone on with here either. What a call was asked is declined.
+    fn lose(&self, work: &Work, inside: &mut Inside) {
+        if work.seat.is_none() {
+            work.cancelled.cancel();
+        }
+        (inside.asked, inside.doing) = (None, None);
+        self.let_go(work);
     }
 
     /// It is attended to.
@@ -279,11 +308,12 @@ impl Desk {
                 asked: None,
                 doing: None,
                 round: 0,
-                is_shelved: false,
                 timer: JoinSet::new(),
             })),
             input: errand.input,
             is_elsewhere: AtomicBool::new(false),
+            is_laid: AtomicBool::new(false),
+            is_doubtful: AtomicBool::new(false),
         });
         let mut inside = Arc::clone(&work.inside).try_lock_owned().map_err(|_| busy())?;
         lock(&self.works).insert(work.name.id, Arc::clone(&work));
@@ -307,17 +337,23 @@ impl Desk {
             work.input + GRACE,
         )));
         // Before its client hears of it, who may come back to any gateway at once.
-        let asked = (inside.round, inside.requests());
-        inside.is_shelved = work.shelf.is_shared() && clerk::lay_down(self, work, asked).await;
+        if work.shelf.is_shared() {
+            clerk::lay_down(self, work, inside).await;
+        }
         lock(&self.aside).insert(work.name.id, Arc::clone(work));
     }
 
     /// It is over. Before its client hears of it: whoever comes back for it afterwards, wherever, is told that it is.
-    async fn forget(&self, work: &Arc<Work>) {
+    pub(super) async fn forget(&self, work: &Arc<Work>) {
         if self.let_go(work) {
             let discarding = tokio::spawn(clerk::discard(Arc::clone(work)));
             let _ = tokio::time::timeout(BRIEF, discarding).await;
         }
+    }
+
+    /// Ends once nothing is attended to any more for clients at other gateways, and nothing will be.
+    pub(super) async fn finish(&self) {
+        self.shared.finish().await;
     }
 
     /// It is over; says whether something of it lies where others look.
@@ -417,6 +453,8 @@ async fn give_up_later((desk, work): (Arc<Desk>, Weak<Work>), round: u32, patien
     if inside.came_to_nothing() {
         work.abandon();
     }
+    // Whoever is about to attend to it finds it over.
+    inside.doing = None;
 }
 
 /// Takes it as far as it comes without the client who waits: what came of it; nothing if a server asks.
@@ -482,6 +520,11 @@ impl Work {
     /// The action that it is a call of, once it is one.
     pub(super) fn action(&self) -> Option<ActionId> {
         self.seat()?.action()
+    }
+
+    /// Whether nobody wants to know what comes of it.
+    pub(super) fn is_given_up(&self) -> bool {
+        self.seat.is_none() && self.cancelled.is_cancelled()
     }
 
     fn abandon(&self) {
@@ -561,6 +604,11 @@ impl Inside {
         matches!(over.try_recv(), Ok(Ok(Answered { came_to_nothing: true, owed: Some(_), .. })))
     }
 
+    /// Whether something may come of it yet.
+    pub(super) fn is_under_way(&self) -> bool {
+        self.doing.is_some()
+    }
+
     /// What is asked.
     pub(super) fn requests(&self) -> InputRequests {
         self.asked.as_ref().map(|asked| asked.requests.clone()).unwrap_or_default()
@@ -604,7 +652,9 @@ pub(super) fn stale() -> ErrorData {
 }
 
 pub(super) fn busy() -> ErrorData {
-    ErrorData::invalid_request("the request that this continues is being answered already", None)
+    let advice =
+        "the request that this continues is being answered already: wait, then make the same request again";
+    ErrorData::invalid_request(advice, None)
 }
 
 /// What waits could not be looked for.
@@ -621,8 +671,8 @@ const MOST_ASIDE_EACH: usize = 64;
 /// How much longer than its state what is put aside is kept: a client may come at the last moment.
 pub(super) const GRACE: Duration = Duration::from_secs(5);
 
-/// A client that has its answer waits no longer for a store that does not answer.
-const BRIEF: Duration = Duration::from_secs(2);
+/// A client that has its answer, or its question, waits no longer for a store that does not answer.
+pub(super) const BRIEF: Duration = Duration::from_secs(2);
 
 #[cfg(test)]
 mod tests {
@@ -757,6 +807,35 @@ mod tests {
         let over = desk.attend(&inquiry(99), last, asks(&desk)).await.unwrap();
         assert!(matches!(over.result, ServerResult::EmptyResult(_)));
         settled(0).await;
+    }
+
+    #[tokio::test]
+    async fn what_was_given_up_nobody_attends_to_any_more() {
+        let folder = tempfile::tempdir().unwrap();
+        let (desk, installation) = (Arc::<Desk>::default(), installation(folder.path()).await);
+        let shelf = shelf(&installation);
+        let asks = {
+            let (desk, shelf) = (Arc::clone(&desk), shelf.clone());
+            move |tie: Tie| -> BoxFuture<'static, Result<Answered, ErrorData>> {
+                Box::pin(async move {
+                    desk.ask(tie.id.as_ref(), question(), Duration::from_millis(1)).await;
+                    let owed = Some(shelf.delivery(([1; 32], 1)));
+                    Ok(Answered { owed, came_to_nothing: true, ..Answered::of(ServerResult::empty(())) })
+                })
+            }
+        };
+        state_of(desk.attend(&inquiry(1), errand(&shelf, "ann"), asks).await);
+        let work = lock(&desk.aside).values().next().cloned().unwrap();
+        let has_ended = || match &mut work.inside.try_lock().unwrap().doing {
+            Some(Doing::Aside(over)) => !over.is_empty(),
+            _ => panic!("it is put aside"),
+        };
+        while !has_ended() {
+            tokio::task::yield_now().await;
+        }
+        give_up_later((Arc::clone(&desk), Arc::downgrade(&work)), 1, Duration::ZERO).await;
+        clerk::attend(&desk, &work, 1, b"").await;
+        assert!(lock(&desk.works).is_empty() && lock(&desk.aside).is_empty());
     }
 
     #[tokio::test]

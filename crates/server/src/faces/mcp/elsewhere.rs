@@ -77,7 +77,7 @@ async fn take_up(
             Grip::Taken => return Ok(Taken::Round(round)),
             Grip::Gone => return Ok(Taken::Nothing),
             // By now it may be in its next round, or over.
-            Grip::Late => {}
+            Grip::Early | Grip::Late => {}
         }
     }
     Err(busy())
@@ -92,13 +92,20 @@ async fn wait(
 ) -> Result<Option<Answered>, ErrorData> {
     let (mut heard, mut rest, mut failures) = (0, SHORTEST, 0);
     loop {
-        tokio::select! {
-            () = sleep(rest) => {}
-            () = inquiry.gone.cancelled() => return Err(leave(errand, name).await),
-        }
+        let look = async {
+            sleep(rest).await;
+            errand.shelf.shelved(name, round, heard).await
+        };
+        let looked = tokio::select! {
+            looked = look => looked,
+            () = inquiry.gone.cancelled() => return Err(leave(errand, name, round).await),
+        };
         rest = (rest * 2).min(LONGEST);
-        let shelved = match errand.shelf.shelved(name, round, heard).await {
-            Ok(shelved) => shelved,
+        let shelved = match looked {
+            Ok(shelved) => {
+                failures = 0;
+                shelved
+            }
             Err(error) if failures >= MOST_FAILURES => return Err(away(&error)),
             Err(_) => {
                 failures += 1;
@@ -134,9 +141,9 @@ async fn take(errand: &Errand, name: AsideName) -> Result<Option<Answered>, Erro
 }
 
 /// Nobody waits any more. A call goes on without its client.
-async fn leave(errand: &Errand, name: AsideName) -> ErrorData {
+async fn leave(errand: &Errand, name: AsideName, round: u32) -> ErrorData {
     if errand.seat.is_none()
-        && let Err(error) = errand.shelf.give_up(name).await
+        && let Err(error) = errand.shelf.give_up(name, round).await
     {
         tracing::debug!(%error, "another gateway does not know that its client is gone");
     }
@@ -155,5 +162,5 @@ const MOST_TRIES: u32 = 3;
 /// Between two looks.
 const SHORTEST: Duration = Duration::from_millis(50);
 const LONGEST: Duration = Duration::from_millis(500);
-/// So many looks may fail.
+/// So many looks may fail, one after the other.
 const MOST_FAILURES: u32 = 20;

@@ -74,6 +74,11 @@ impl Mcp {
     pub(crate) fn close(&self) {
         self.sessions.close();
     }
+
+    /// Ends once what clients at other gateways wait for is laid down for them, and takes nothing new in hand.
+    pub(crate) async fn finish(&self) {
+        self.desk.finish().await;
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

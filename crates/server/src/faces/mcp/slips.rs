@@ -103,5 +103,7 @@ pub(super) fn read<T: DeserializeOwned>(slip: &[u8]) -> Result<T, ErrorData> {
 
 fn illegible() -> ErrorData {
     tracing::error!("what another gateway wrote cannot be read");
-    ErrorData::internal_error("the gateway could not read what this continues", None)
+    let advice =
+        "the gateway cannot read what this continues: make the request again without its requestState";
+    ErrorData::internal_error(advice, None)
 }
