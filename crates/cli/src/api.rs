@@ -1,9 +1,10 @@
 //! A client of a running gateway: every change goes through its API, so that its roles and its record apply.
 
+use std::io::Read;
 use std::time::Duration;
 
-use reqwest::Method;
 use reqwest::blocking::{Client as Http, Response};
+use reqwest::{Method, StatusCode};
 use serde_json::Value;
 
 use crate::error::{Context, Error, Result};
@@ -123,14 +124,22 @@ impl Client {
         Ok((response.text().while_we(|| "the gateway's answer broke off".to_owned())?, next))
     }
 
-    /// What stands there, as it is.
-    pub(crate) fn bytes(&self, path: &str) -> Result<Vec<u8>> {
+    /// What stands there, as it is, of at most so many bytes; nothing where nothing does. Whoever answers need not be trusted.
+    pub(crate) fn bytes(&self, path: &str, most: usize) -> Result<Option<Vec<u8>>> {
         let response = self.send(Method::GET, path, None)?;
-        if !response.status().is_success() {
-            return answer(response).map(|_| Vec::new());
+        let (status, mut bytes) = (response.status(), Vec::new());
+        let longest = if status.is_success() { most } else { LONGEST_REFUSAL };
+        // However well it was packed.
+        let read = response.take(longest as u64 + 1).read_to_end(&mut bytes);
+        read.while_we(|| "the gateway's answer broke off".to_owned())?;
+        if bytes.len() > longest {
+            return Err(Error::new(format!("`{}` is longer than {longest} bytes", self.address(path))));
         }
-        let bytes = response.bytes().while_we(|| "the gateway's answer broke off".to_owned())?;
-        Ok(bytes.to_vec())
+        match status {
+            StatusCode::NOT_FOUND => Ok(None),
+            status if status.is_success() => Ok(Some(bytes)),
+            status => said(status, &String::from_utf8_lossy(&bytes)).map(|_| None),
+        }
     }
 
     /// One request and its answer, whatever that is; an error if there is none.
@@ -190,8 +199,12 @@ impl Client {
 fn answer(response: Response) -> Result<Value> {
     let status = response.status();
     let text = response.text().while_we(|| "the gateway's answer broke off".to_owned())?;
+    said(status, &text)
+}
+
+fn said(status: StatusCode, text: &str) -> Result<Value> {
     let body: Option<Value> =
-        if text.is_empty() { Some(Value::Null) } else { serde_json::from_str(&text).ok() };
+        if text.is_empty() { Some(Value::Null) } else { serde_json::from_str(text).ok() };
     match body {
         Some(body) if status.is_success() => Ok(body),
         Some(body) if body["code"].is_string() => Err(refusal(&body, status.as_u16())),
@@ -219,6 +232,9 @@ pub(crate) fn refusal(said: &Value, status: u16) -> Error {
     let place = place.map(|field| format!(" (field `{}`)", out::shown_lines(field))).unwrap_or_default();
     Error::new(format!("{}: {}{place}", text("code"), out::shown_lines(message))).maybe_hint(hint)
 }
+
+/// Longer than any refusal is.
+const LONGEST_REFUSAL: usize = 64 << 10;
 
 fn is_loopback(url: &reqwest::Url) -> bool {
     let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);

@@ -1,6 +1,8 @@
 //! `countersign receipts`: receipts and their proofs, fetched for others to verify.
 
-use std::path::PathBuf;
+use std::fs::OpenOptions;
+use std::io::{ErrorKind, Write};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -41,6 +43,13 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let Command::Export { id, out, proof } = &args.command;
     let what = if *proof { "proof" } else { "bundle" };
     let (client, path) = (args.api.client()?, format!("/v1/receipts/{}/{what}", encoded(id)));
+    let there = |file: &Path| {
+        Error::new(format!("`{}` is there already", file.display())).hint("name another file, or remove it")
+    };
+    // Known before it is waited for.
+    if let Some(file) = out.as_deref().filter(|file| file.exists()) {
+        return Err(there(file));
+    }
     let mut tries = 0;
     let text = loop {
         match client.page(&path) {
@@ -52,12 +61,13 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     };
     match out {
         None => out::line(text)?,
-        Some(file) if file.exists() => {
-            return Err(Error::new(format!("`{}` is there already", file.display()))
-                .hint("name another file, or remove it"));
-        }
         Some(file) => {
-            std::fs::write(file, text).while_we(|| format!("cannot write `{}`", file.display()))?;
+            let cannot = || format!("cannot write `{}`", file.display());
+            let mut new = match OpenOptions::new().write(true).create_new(true).open(file) {
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => return Err(there(file)),
+                opened => opened.while_we(cannot)?,
+            };
+            new.write_all(text.as_bytes()).while_we(cannot)?;
         }
     }
     Ok(ExitCode::SUCCESS)

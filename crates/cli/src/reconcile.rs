@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use indicatif::ProgressBar;
 use receipt::log::Bundle;
-use receipt::{Document, PaymentStatus, Pin, Trust, Verdict};
+use receipt::{Document, MAX_BYTES, PaymentStatus, Pin, Trust, Verdict};
 use serde_json::{Value, json};
 
 use crate::api::{Client, encoded};
@@ -171,18 +171,14 @@ fn charged(
         return Ok(Err("it has no receipt".to_owned()));
     };
     let path = format!("/v1/receipts/{}/bundle", encoded(newest));
-    let Ok(text) = client.bytes(&path) else {
+    let Some(text) = client.bytes(&path, 2 * MAX_BYTES)? else {
         return Ok(Err(format!("its receipt {newest} is not in the log")));
     };
     let Ok(bundle) = Bundle::parse(&text) else {
         return Ok(Err(format!("what the gateway shows of its receipt {newest} is no bundle")));
     };
-    let trust = Trust {
-        proof: Some(&bundle.proof),
-        require_inclusion: true,
-        allow_sandbox: true,
-        ..Trust::new(pin, &bundle.jwks)
-    };
+    let trust =
+        Trust { proof: Some(&bundle.proof), require_inclusion: true, ..Trust::new(pin, &bundle.jwks) };
     let verdict = receipt::verify(&bundle.receipt, &trust).verdict;
     if verdict != Verdict::Valid {
         return Ok(Err(format!("its receipt {newest}: {verdict}")));
@@ -197,7 +193,12 @@ fn charged(
         PaymentStatus::Charged => {
             let pair = money.charge_currency.as_deref().zip(money.charge_amount.as_deref());
             let pair = pair.and_then(|(currency, amount)| Some((currency.to_owned(), millionths(amount)?)));
-            Ok(pair)
+            let unsaid = || {
+                format!(
+                    "its receipt {newest} says that it was charged, and not what, or to more than six places"
+                )
+            };
+            pair.map(Some).ok_or_else(unsaid)
         }
         PaymentStatus::Pending => Err("it is not known what became of it".to_owned()),
     })
