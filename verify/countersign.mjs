@@ -2,7 +2,8 @@
 // nothing believed that was not checked. Runs in browsers and in Node (20 or later).
 //
 // `verifyBundle(text, pin, options)` takes a bundle (`countersign receipts export`) and a pin (`countersign keys pin --log`), as texts,
-// and believes nothing else. `isBundle(text)` tells a bundle from a receipt.
+// and believes nothing else. Where the pin does not name the bundle's own key set, `options.jwks`, the text of one that it does name,
+// is taken instead. `isBundle(text)` tells a bundle from a receipt.
 //
 // `verify(text, jwks, options)` takes the document as received and makes the same checks in the same order as the
 // `receipt` crate, but for the signatures of people who approved: whose keys those are a page cannot know, so
@@ -11,9 +12,12 @@
 //   { verdict: "valid" | "quarantined" | "time unproven" | "invalid",
 //     sentence, place: { entry, stage } | { member } | {}, checks: [{ name, outcome, detail }], receipt }
 
-// With `pin` and `proof` it must be in a log that the pin names, cosigned by as many witnesses as the pin demands.
+export async function verify(text, jwks, { issuer = null, allowSandbox = false } = {}) {
+  return judged(text, jwks, { issuer, allowSandbox });
+}
 
-export async function verify(text, jwks, { issuer = null, allowSandbox = false, pin = null, proof = null } = {}) {
+// With `pin` and `proof` it must be in a log that the pin names, cosigned by as many witnesses as the pin demands.
+async function judged(text, jwks, { issuer, allowSandbox, pin = null, proof = null }) {
   const table = new Table();
   let receipt;
   try {
@@ -64,19 +68,21 @@ export async function verify(text, jwks, { issuer = null, allowSandbox = false, 
 }
 
 // A bundle, with nothing but a pin.
-export async function verifyBundle(text, pin, { allowSandbox = false } = {}) {
-  let pinned, bundle;
+export async function verifyBundle(text, pin, { allowSandbox = false, jwks = null } = {}) {
+  let pinned, bundle, keys;
   try {
     pinned = await readPin(pin);
     bundle = readBundle(text);
-    const digest = await jwksDigest(bundle.jwks);
-    if (!pinned.jwks.includes(digest)) throw Failure.document("the key set of the bundle is not one that the pin names");
+    const offered = [bundle.jwks, ...(jwks === null ? [] : [new Reader(jwks).whole()])];
+    const digests = await Promise.all(offered.map(jwksDigest));
+    keys = offered[digests.findIndex((digest) => pinned.jwks.includes(digest))];
+    if (!keys) throw Failure.document("the key set of the bundle is not one that the pin names");
   } catch (failure) {
     if (!(failure instanceof Failure)) throw failure;
     return new Table().unreadable(failure);
   }
   const options = { issuer: pinned.issuer, allowSandbox, pin: pinned, proof: bundle.proof };
-  return verify(canonical(bundle.receipt), bundle.jwks, options);
+  return judged(canonical(bundle.receipt), keys, options);
 }
 
 // Is this the text of a bundle, rather than of a receipt?
@@ -339,21 +345,26 @@ async function shows(proof, receipt, pin) {
   const place = readPlace(proof);
   const kind = receipt.eventType === "ORIGINAL" ? TERMINAL : AMENDMENT;
   const hour = Math.floor(Date.parse(receipt.created) / 3_600_000);
-  const fits = place.leaf.kind === kind && place.leaf.hour >= hour;
+  // The clock may have been set back by a little between the receipt and its entry.
+  const fits = place.leaf.kind === kind && place.leaf.hour + 1 >= hour;
   if (!fits || !(await opens(place.leaf, fromBase64url(promised.nonce), encode(canonical(receipt))))) {
     throw Failure.document("the leaf of the proof is not this receipt's");
   }
   await included(place, checkpoint);
   const compromisedLater = proof.compromise === null ? null : await compromised(proof.compromise, place.index, checkpoint);
-  return { ...checkpoint, index: place.index, witnessed, compromisedLater };
+  return { ...checkpoint, index: place.index, witnessed, need, compromisedLater };
 }
 
-const epochless = (origin) => origin.replace(/\/epoch-\d+$/, "");
+const epochless = (origin) => origin.replace(/\/epoch-[1-9]\d{0,14}$/, "");
 
-// A witness's word is somebody else's; the log's own order holds only as far as its key was not lost with the other.
+// A witness's word is somebody else's, and as many have to say so as have to cosign; the log's own order holds only as far as its key
+// was not lost with the other.
 function loggedBefore(logged, kid, lostAt) {
-  const witness = logged?.witnessed.find(({ at }) => at * 1000n < BigInt(Date.parse(lostAt)));
-  if (witness) return `key compromised later: \`${witness.name}\` had seen it logged by then`;
+  const before = logged?.witnessed.filter(({ at }) => at * 1000n < BigInt(Date.parse(lostAt))) ?? [];
+  if (logged && before.length >= Math.max(logged.need, 1)) {
+    const names = before.map(({ name }) => `\`${name}\``).join(", ");
+    return `key compromised later: ${names} had seen it logged by then`;
+  }
   return logged?.compromisedLater === kid ? "key compromised later: its log says so behind it" : null;
 }
 
@@ -419,7 +430,7 @@ function parseNote(text) {
   const lines = text.slice(end + 2, -1).split("\n");
   if (lines.length > MOST_SIGNATURES) throw refused(`it has more than ${MOST_SIGNATURES} signatures`);
   const signatures = lines.map((line) => {
-    const [, name, base64] = /^\u2014 ([^\s+]+) ([^ ]+)$/u.exec(line) ?? [];
+    const [, name, base64] = /^\u2014 ([^\p{White_Space}+]+) ([^ ]+)$/u.exec(line) ?? [];
     const bytes = base64 === undefined ? null : fromBase64(base64);
     if (!bytes || bytes.length < 5) throw refused("a line below its text is no signature");
     return { name, id: bytes.slice(0, 4), bytes: bytes.slice(4) };
@@ -437,7 +448,7 @@ function parseCheckpoint(text) {
   return { origin, size: BigInt(size), root };
 }
 
-// When that key signed a note: a cosignature says when, in seconds since 1970, any other 0; null if it did not. A signature that
+// When that key signed a note first: a cosignature says when, in seconds since 1970, any other 0; null if it did not. A signature that
 // says it is this key's and is not makes the whole note one that is not believed.
 async function signedBy(note, { name, id, kind, key }) {
   let signed = null;
@@ -449,7 +460,7 @@ async function signedBy(note, { name, id, kind, key }) {
     if (!(await ed25519(key, signature, encode(message)))) {
       throw Failure.document(`note refused: the signature by \`${name}\` is wrong`);
     }
-    signed = at;
+    if (signed === null || at < signed) signed = at;
   }
   return signed;
 }
@@ -466,8 +477,9 @@ async function ed25519(key, signature, message) {
 
 // A verifier key, `name+id+key`.
 async function readKey(text, kind) {
-  const refused = (why) => Failure.document(`the pin cannot be used: \`${text}\`: ${why}`);
-  const [, name, id, base64] = (isText(text) && /^([^\s+]+)\+([0-9a-f]{8})\+(\S+)$/.exec(text)) || [];
+  const shown = isText(text) ? text : "a key";
+  const refused = (why) => Failure.document(`the pin cannot be used: \`${shown}\`: ${why}`);
+  const [, name, id, base64] = (isText(text) && /^([^\p{White_Space}+]+)\+([0-9a-f]{8})\+(\S+)$/u.exec(text)) || [];
   const bytes = name === undefined ? null : fromBase64(base64);
   if (bytes?.length !== 33) throw refused("it has not the form `name+id+key`");
   if (bytes[0] !== kind) throw refused(kind === SIGNED ? "it is not a log's Ed25519 key" : "it is not a witness's Ed25519 key");
@@ -478,17 +490,21 @@ async function readKey(text, kind) {
 
 async function readPin(text) {
   const refused = (why) => Failure.document(`the pin cannot be used: ${why}`);
-  let pin;
-  try {
-    pin = JSON.parse(text);
-  } catch {
-    throw refused("it is not JSON");
-  }
-  if (!isObject(pin) || !isText(pin.issuer) || !Array.isArray(pin.jwks)) throw refused("it names no issuer and key sets");
-  const { logs = [], witnesses = { keys: [], need: 0 } } = pin;
-  if (!Array.isArray(logs) || !Array.isArray(witnesses?.keys) || !isWhole(witnesses.need)) {
+  // As strictly as receipts are read, so that no two readers differ about whom it names.
+  const pin = new Reader(text.replace(/^\p{White_Space}+|\p{White_Space}+$/gu, "")).whole();
+  const known = (object, names) => {
+    const other = Object.keys(object).find((name) => !names.includes(name));
+    if (other !== undefined) throw refused(`\`${other}\` is not a member of the format`);
+  };
+  known(pin, ["issuer", "jwks", "logs", "witnesses"]);
+  const digests = (all) => Array.isArray(all) && all.length > 0 && all.every((one) => isText(one) && DIGEST.test(one));
+  if (!isText(pin.issuer) || !digests(pin.jwks)) throw refused("it names no issuer and key sets");
+  const logs = pin.logs === undefined ? [] : pin.logs;
+  const witnesses = pin.witnesses ?? { keys: [], need: 0 };
+  if (!Array.isArray(logs) || !isObject(witnesses) || !Array.isArray(witnesses.keys) || !isWhole(witnesses.need)) {
     throw refused("`logs` or `witnesses` is not as it should be");
   }
+  known(witnesses, ["keys", "need"]);
   const each = async (keys, kind) => {
     const read = await Promise.all(keys.map((key) => readKey(key, kind)));
     // No witness counts twice; a log that began anew has the key of the one before.
@@ -531,6 +547,7 @@ const BUNDLE = "countersign-bundle/1";
 const PROOF = "countersign-proof/1";
 const [TERMINAL, AMENDMENT, KEY_EVENT] = [2, 3, 5];
 const [SIGNED, COSIGNED] = [1, 4];
+const DIGEST = /^sha256:[0-9a-f]{64}$/;
 const LEAF = 74;
 const MOST_SIGNATURES = 64;
 const LONGEST_NOTE = 256 << 10;
@@ -828,7 +845,7 @@ class Reader {
   }
 
   whole() {
-    if (this.text.length > this.longest) throw Failure.document(`longer than ${this.longest} characters`);
+    if (encode(this.text).length > this.longest) throw Failure.document(`longer than ${this.longest} bytes`);
     this.space();
     const value = this.value();
     if (!isObject(value)) throw Failure.document("an object was expected");
@@ -973,8 +990,15 @@ async function digest(...parts) {
   return new Uint8Array(await crypto.subtle.digest("SHA-256", all));
 }
 
+// A function takes only so many arguments.
+function base64(bytes) {
+  let text = "";
+  for (let at = 0; at < bytes.length; at += 8192) text += String.fromCharCode(...bytes.subarray(at, at + 8192));
+  return btoa(text);
+}
+
 export function base64url(bytes) {
-  return btoa(String.fromCharCode(...bytes))
+  return base64(bytes)
     .replaceAll("+", "-")
     .replaceAll("/", "_")
     .replaceAll("=", "");
@@ -991,7 +1015,7 @@ export function fromBase64url(text) {
 function fromBase64(text) {
   if (!/^[A-Za-z0-9+/]*={0,2}$/.test(text) || text.length % 4 !== 0) return null;
   const bytes = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
-  return btoa(String.fromCharCode(...bytes)) === text ? bytes : null;
+  return base64(bytes) === text ? bytes : null;
 }
 
 // The digest by which verifiers pin a key set.

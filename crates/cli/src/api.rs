@@ -1,9 +1,10 @@
 //! A client of a running gateway: every change goes through its API, so that its roles and its record apply.
 
+use std::io::Read;
 use std::time::Duration;
 
-use reqwest::Method;
 use reqwest::blocking::{Client as Http, Response};
+use reqwest::{Method, StatusCode};
 use serde_json::Value;
 
 use crate::error::{Context, Error, Result};
@@ -123,25 +124,43 @@ impl Client {
         Ok((response.text().while_we(|| "the gateway's answer broke off".to_owned())?, next))
     }
 
-    /// What stands there, as it is.
-    pub(crate) fn bytes(&self, path: &str) -> Result<Vec<u8>> {
-        bytes_of(self.send(Method::GET, path, None)?)
+    /// What stands there, as it is, of at most so many bytes; nothing where nothing does. Whoever answers need not be trusted.
+    pub(crate) fn bytes(&self, path: &str, most: usize) -> Result<Option<Vec<u8>>> {
+        let (status, bytes) = self.read(path, most)?;
+        Ok((status != StatusCode::NOT_FOUND).then_some(bytes))
     }
 
-    /// The same, or what is said where there is nothing.
-    pub(crate) fn found(&self, path: &str) -> Result<std::result::Result<Vec<u8>, Value>> {
-        let response = self.send(Method::GET, path, None)?;
-        if response.status() != reqwest::StatusCode::NOT_FOUND {
-            return bytes_of(response).map(Ok);
+    /// The same of a gateway, or what it says where there is nothing.
+    pub(crate) fn found(&self, path: &str, most: usize) -> Result<std::result::Result<Vec<u8>, Value>> {
+        let (status, bytes) = self.read(path, most)?;
+        if status != StatusCode::NOT_FOUND {
+            return Ok(Ok(bytes));
         }
-        let text = response.text().while_we(|| "the gateway's answer broke off".to_owned())?;
-        let body: Value = serde_json::from_str(&text).unwrap_or_default();
+        let body: Value = serde_json::from_slice(&bytes).unwrap_or_default();
         // The sandbox says more, in a shape of its own.
         let said = if body["error"]["code"].is_string() { &body["error"] } else { &body };
         if said["code"].is_string() {
             return Ok(Err(said.clone()));
         }
-        Err(no_gateway("404 Not Found"))
+        Err(no_gateway(status))
+    }
+
+    /// A good answer, or one that says that there is nothing.
+    fn read(&self, path: &str, most: usize) -> Result<(StatusCode, Vec<u8>)> {
+        let response = self.send(Method::GET, path, None)?;
+        let (status, mut bytes) = (response.status(), Vec::new());
+        let longest = if status.is_success() { most } else { LONGEST_REFUSAL };
+        // However well it was packed.
+        let read = response.take(longest as u64 + 1).read_to_end(&mut bytes);
+        read.while_we(|| "the gateway's answer broke off".to_owned())?;
+        if bytes.len() > longest {
+            return Err(Error::new(format!("`{}` is longer than {longest} bytes", self.address(path))));
+        }
+        match status {
+            StatusCode::NOT_FOUND => Ok((status, bytes)),
+            status if status.is_success() => Ok((status, bytes)),
+            status => said(status, &String::from_utf8_lossy(&bytes)).map(|_| (status, Vec::new())),
+        }
     }
 
     /// One request and its answer, whatever that is; an error if there is none.
@@ -197,14 +216,6 @@ impl Client {
     }
 }
 
-fn bytes_of(response: Response) -> Result<Vec<u8>> {
-    if !response.status().is_success() {
-        return answer(response).map(|_| Vec::new());
-    }
-    let bytes = response.bytes().while_we(|| "the gateway's answer broke off".to_owned())?;
-    Ok(bytes.to_vec())
-}
-
 fn no_gateway(status: impl std::fmt::Display) -> Error {
     Error::new(format!("the gateway answered {status}, and not as one does"))
         .hint("is it really a Countersign gateway that --url names?")
@@ -214,8 +225,12 @@ fn no_gateway(status: impl std::fmt::Display) -> Error {
 fn answer(response: Response) -> Result<Value> {
     let status = response.status();
     let text = response.text().while_we(|| "the gateway's answer broke off".to_owned())?;
+    said(status, &text)
+}
+
+fn said(status: StatusCode, text: &str) -> Result<Value> {
     let body: Option<Value> =
-        if text.is_empty() { Some(Value::Null) } else { serde_json::from_str(&text).ok() };
+        if text.is_empty() { Some(Value::Null) } else { serde_json::from_str(text).ok() };
     match body {
         Some(body) if status.is_success() => Ok(body),
         Some(body) if body["code"].is_string() => Err(refusal(&body, status.as_u16())),
@@ -242,6 +257,9 @@ pub(crate) fn refusal(said: &Value, status: u16) -> Error {
     let place = place.map(|field| format!(" (field `{}`)", out::shown_lines(field))).unwrap_or_default();
     Error::new(format!("{}: {}{place}", text("code"), out::shown_lines(message))).maybe_hint(hint)
 }
+
+/// Longer than any refusal is.
+const LONGEST_REFUSAL: usize = 64 << 10;
 
 fn is_loopback(url: &reqwest::Url) -> bool {
     let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);

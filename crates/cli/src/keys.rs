@@ -163,7 +163,7 @@ impl Keeper {
             Keeper::Running(client) => client.post("/v1/signing-keys/rotate", &json!({})),
             Keeper::Resting(resting) => {
                 let key = resting.as_admin(
-                    resting.production(),
+                    resting.to_change()?,
                     None,
                     async |gateway: &Gateway, caller: &Caller| gateway.rotate_signing_key(caller).await,
                 )?;
@@ -180,7 +180,7 @@ impl Keeper {
                 let mark = async |gateway: &Gateway, caller: &Caller| {
                     gateway.compromise_signing_key(caller, kid, at.as_str().to_owned()).await
                 };
-                Ok(signing_key(&resting.as_admin(resting.production(), None, mark)?))
+                Ok(signing_key(&resting.as_admin(resting.to_change()?, None, mark)?))
             }
         }
     }
@@ -230,7 +230,7 @@ impl Keeper {
                     default_mandate: default_mandate.map(str::to_owned),
                 };
                 let made = resting.as_admin(
-                    resting.production(),
+                    resting.to_change()?,
                     tenant,
                     async |gateway: &Gateway, caller: &Caller| gateway.create_key(caller, ask).await,
                 )?;
@@ -258,7 +258,7 @@ impl Keeper {
             Keeper::Running(client) => client.post(&format!("/v1/keys/{}/revoke", encoded(id)), &json!({})),
             Keeper::Resting(resting) => {
                 let key = resting.as_admin(
-                    resting.production(),
+                    resting.to_change()?,
                     None,
                     async |gateway: &Gateway, caller: &Caller| gateway.revoke_key(caller, id).await,
                 )?;

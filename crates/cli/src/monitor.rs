@@ -6,14 +6,14 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use indicatif::ProgressBar;
 use receipt::log::{
-    Checkpoint, Completeness, Edge, Hash, Leaf, Note, Resource, Survey, TILE_WIDTH, Tile, believed,
-    entries_of, leaf_hash, promised_nonce,
+    Checkpoint, Completeness, Edge, Hash, Leaf, LeafKind, Note, Resource, Survey, TILE_WIDTH, Tile, believed,
+    entries_of, epoch_of, leaf_hash, promised_nonce,
 };
-use receipt::{Document, Pin, Timestamp, Verdict};
+use receipt::{Document, Event, Pin, Timestamp, Verdict};
 use serde_json::json;
 
 use crate::api::{Api, Client};
@@ -25,6 +25,8 @@ use crate::verify::{Belief, Named, documents, read_pin};
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// A log to check from the outside: where its `checkpoint` is found, such as `https://gateway.example/log`
+    ///
+    /// The API key given is sent there, so name another operator's log with a key that this operator gave.
     #[arg(long, value_name = "URL", conflicts_with_all = ["data_dir", "config", "store", "sandbox"])]
     pub(crate) log: Option<String>,
     /// Whose log it must be: a pin file that names it, and the witnesses that have to have cosigned
@@ -45,6 +47,9 @@ pub(crate) struct Args {
     /// A completeness statement that must be true of it
     #[arg(long, value_name = "FILE", requires = "log")]
     statement: Option<PathBuf>,
+    /// So long it may be read, seconds; what was found by then is told
+    #[arg(long, value_name = "N", requires = "log", default_value_t = 86_400)]
+    patience: u64,
 }
 
 /// Reads the whole log. Exit code 0 if it is as it should be, 1 if not.
@@ -56,48 +61,78 @@ pub(crate) fn run(args: &Args, url: &str, api: &Api, as_json: bool) -> Result<Ex
     let (pin, _) = read_pin(issuer)?;
     let mut told = Told::default();
     told.read(args, issuer, &pin)?;
-    let log = Log { client: Client::new(url, api.key.as_deref())? };
+    let log = Log {
+        client: Client::new(url, api.key.as_deref())?,
+        until: Instant::now() + Duration::from_secs(args.patience),
+    };
     let note = log.checkpoint()?;
     let (checkpoint, witnessed) = believed(&note, &pin).map_err(|failure| {
         Error::new(format!("the checkpoint at `{url}` is not to be believed: {failure}"))
     })?;
-    let read = read(&log, &checkpoint, &mut told)?;
-    let findings = told.findings(&checkpoint, &read);
+    told.must_be_of(&checkpoint);
+    let overdue = match read(&log, &checkpoint, &mut told) {
+        Ok(read) => {
+            told.compare(&checkpoint, &read);
+            read.overdue.len()
+        }
+        // What was found up to there is evidence all the same.
+        Err(error) => {
+            told.find(error.to_string());
+            0
+        }
+    };
+    let findings = told.findings;
     if findings.is_empty()
         && let Some(file) = &args.keep
     {
         keep(file, &note)?;
     }
-    let end = Checked { checkpoint, witnessed, findings, overdue: read.overdue.len() };
-    end.tell(as_json)
+    Checked { checkpoint, witnessed, findings, overdue }.tell(as_json)
 }
 
 /// A log, as it is served.
 struct Log {
     client: Client,
+    until: Instant,
 }
 
 impl Log {
     fn checkpoint(&self) -> Result<Note> {
-        let text = String::from_utf8(self.client.bytes("/checkpoint")?);
+        let text = String::from_utf8(self.bytes("/checkpoint", LONGEST_NOTE)?);
         let note = text.ok().and_then(|text| Note::parse(&text).ok());
         note.ok_or_else(|| Error::new(format!("`{}` is no checkpoint", self.client.address("/checkpoint"))))
     }
 
     fn resource(&self, resource: Resource) -> Result<Vec<u8>> {
-        self.client.bytes(&format!("/{resource}"))
+        self.bytes(&format!("/{resource}"), LONGEST_TILE)
+    }
+
+    fn bytes(&self, path: &str, most: usize) -> Result<Vec<u8>> {
+        if Instant::now() >= self.until {
+            return Err(Error::new("the log was not read to its end: the time for it is over (--patience)"));
+        }
+        let found = self.client.bytes(path, most)?;
+        found.ok_or_else(|| Error::new(format!("`{}` is not there", self.client.address(path))))
     }
 }
 
 /// What somebody was told of the log before, and by whom.
 #[derive(Default)]
 struct Told {
-    /// Roots by size.
-    roots: BTreeMap<u64, Vec<(String, Hash)>>,
+    /// Roots by log and size.
+    roots: BTreeMap<(String, u64), Vec<(String, Hash)>>,
     /// Receipts by their commitments.
-    receipts: HashMap<Hash, (String, Timestamp)>,
+    receipts: HashMap<Hash, Promised>,
     statement: Option<Completeness>,
     findings: Vec<String>,
+}
+
+/// A receipt that has to be in the log.
+struct Promised {
+    name: String,
+    merge_by: Timestamp,
+    kind: LeafKind,
+    hour: u32,
 }
 
 impl Told {
@@ -108,7 +143,7 @@ impl Told {
             let note = Note::parse(&text).while_we(|| format!("cannot use `{shown}`"))?;
             let (before, _) = believed(&note, pin)
                 .map_err(|failure| Error::new(format!("`{shown}` is not to be believed: {failure}")))?;
-            self.root(before.size, shown, before.root);
+            self.root(&before, shown);
         }
         if let Some(file) = &args.statement {
             let shown = file.display();
@@ -118,7 +153,7 @@ impl Told {
             let signed = signed.ok_or_else(|| {
                 Error::new(format!("`{shown}` is no completeness statement of a log that the pin names"))
             })?;
-            self.root(signed.checkpoint.size, shown.to_string(), signed.checkpoint.root);
+            self.root(&signed.checkpoint, shown.to_string());
             self.statement = Some(signed);
         }
         if args.receipts.is_empty() {
@@ -134,9 +169,16 @@ impl Told {
         Ok(())
     }
 
-    fn root(&mut self, size: u64, by: String, root: Hash) {
-        if size > 0 {
-            self.roots.entry(size).or_default().push((by, root));
+    fn find(&mut self, what: String) {
+        // One who has thousands to tell of has told enough.
+        if self.findings.len() < MOST_FINDINGS {
+            self.findings.push(what);
+        }
+    }
+
+    fn root(&mut self, said: &Checkpoint, by: String) {
+        if said.size > 0 {
+            self.roots.entry((said.origin.clone(), said.size)).or_default().push((by, said.root));
         }
     }
 
@@ -144,63 +186,108 @@ impl Told {
     fn receipt(&mut self, name: &str, text: &[u8], belief: &Belief) {
         let verdict = receipt::verify(text, &belief.trust(true, false)).verdict;
         if !matches!(verdict, Verdict::Valid | Verdict::TimeUnproven { .. }) {
-            return self.findings.push(format!("{name}: {verdict}"));
+            return self.find(format!("{name}: {verdict}"));
         }
-        let document = std::str::from_utf8(text).ok().and_then(|text| Document::parse(text).ok());
+        // What is hashed is the one spelling, however it is spelled here.
+        let text = receipt::canonical::canonicalise(text).unwrap_or_default();
+        let document = std::str::from_utf8(&text).ok().and_then(|text| Document::parse(text).ok());
         let promised = document.as_ref().and_then(|document| {
             let log = document.content.metadata.log.as_ref()?;
-            Some((log, promised_nonce(document)?, log.promise.as_ref()?.merge_by))
+            Some((document, log, promised_nonce(document)?, log.promise.as_ref()?.merge_by))
         });
-        let Some((log, nonce, merge_by)) = promised else {
-            return self.findings.push(format!("{name}: promises no place in a log"));
+        let Some((document, log, nonce, merge_by)) = promised else {
+            return self.find(format!("{name}: promises no place in a log"));
         };
         let mut root = Hash::default();
         if hex::decode_to_slice(&*log.root, &mut root).is_ok() {
-            self.root(log.size, name.to_owned(), root);
+            self.root(&Checkpoint { origin: log.origin.to_string(), size: log.size, root }, name.to_owned());
         }
-        self.receipts.insert(Leaf::commit(&nonce, text), (name.to_owned(), merge_by));
+        let original = document.content.event == Event::Original;
+        let kind = if original { LeafKind::Terminal } else { LeafKind::Amendment };
+        let hour = Leaf::hour_of(document.created);
+        let promised = Promised { name: name.to_owned(), merge_by, kind, hour };
+        self.receipts.insert(Leaf::commit(&nonce, &text), promised);
+    }
+
+    /// What was told of another log says nothing of this one.
+    fn must_be_of(&mut self, checkpoint: &Checkpoint) {
+        let origin = &checkpoint.origin;
+        let (name, epoch) = epoch_of(origin);
+        let others: Vec<(String, String)> = self
+            .roots
+            .iter()
+            .filter(|((of, _), _)| of != origin)
+            .flat_map(|((of, _), said)| said.iter().map(move |(by, _)| (of.clone(), by.clone())))
+            .collect();
+        for (of, by) in others {
+            match epoch_of(&of) {
+                (before, earlier) if before == name && earlier < epoch => {
+                    out::note(format_args!("{by}: is of `{of}`, before this log was begun anew"));
+                }
+                _ => self.find(format!("{by} is of another log, `{of}`")),
+            }
+        }
+    }
+
+    /// A leaf, by now the last of a log that has this root with it.
+    fn take(&mut self, number: u64, leaf: &Leaf, size: u64, root: impl FnOnce() -> Hash, origin: &str) {
+        if leaf.kind == LeafKind::Intent && leaf.due_by > leaf.hour.saturating_add(MOST_DUE) {
+            self.find(format!(
+                "leaf {number} begins what has its end due more than {} days later",
+                MOST_DUE / 24
+            ));
+        }
+        if let Some(Promised { name, kind, hour, .. }) = self.receipts.remove(&leaf.commitment)
+            && (leaf.kind != kind || leaf.hour.saturating_add(1) < hour)
+        {
+            self.find(format!("{name}: is logged as something else, or before it was made"));
+        }
+        let Some(said) = self.roots.get(&(origin.to_owned(), size)) else { return };
+        let root = root();
+        let others: Vec<String> =
+            said.iter().filter(|(_, of)| *of != root).map(|(by, _)| by.clone()).collect();
+        for by in others {
+            self.find(format!("{by} has another root of the log's first {size} leaves"));
+        }
     }
 
     /// What is wrong, now that the log was read.
-    fn findings(mut self, checkpoint: &Checkpoint, read: &Read) -> Vec<String> {
-        for (size, said) in self.roots.range(checkpoint.size + 1..) {
-            for (by, _) in said {
-                let has = checkpoint.size;
-                self.findings.push(format!("{by} is of {size} leaves, and the log has only {has} by now"));
-            }
-        }
+    fn compare(&mut self, checkpoint: &Checkpoint, read: &Read) {
+        let (origin, size) = (&checkpoint.origin, checkpoint.size);
+        let beyond = self.roots.range((origin.clone(), size.saturating_add(1))..=(origin.clone(), u64::MAX));
+        let beyond = beyond.flat_map(|((_, of), said)| said.iter().map(move |(by, _)| (*of, by)));
+        let beyond =
+            beyond.map(|(of, by)| format!("{by} is of {of} leaves, and the log has only {size} by now"));
+        beyond.collect::<Vec<_>>().into_iter().for_each(|what| self.find(what));
         let now = now();
-        for (name, merge_by) in self.receipts.values() {
-            if *merge_by < now {
-                self.findings.push(format!(
-                    "{name}: is not in the log, where it was promised by {}",
-                    merge_by.as_str()
-                ));
+        for Promised { name, merge_by, .. } in std::mem::take(&mut self.receipts).into_values() {
+            let by = merge_by.as_str();
+            if merge_by < now {
+                self.find(format!("{name}: is not in the log, where it was promised by {by}"));
             } else {
-                out::note(format_args!(
-                    "{name}: is not in the log yet; it is promised by {}",
-                    merge_by.as_str()
-                ));
+                out::note(format_args!("{name}: is not in the log yet; it is promised by {by}"));
             }
         }
         for due in &read.overdue {
+            let begins = format!("leaf {} begins what has no end", due.number);
             let hour = Timestamp::from_unix_millis((u64::from(due.due_by) + 1) * 3_600_000);
-            let what = "begins what has no end, and one was due by";
-            self.findings.push(format!("leaf {} {what} {}", due.number, hour.as_str()));
+            self.find(match due.due_by {
+                0 => format!("{begins}, and does not say by when one is due"),
+                _ => format!("{begins}, and one was due by {}", hour.as_str()),
+            });
         }
-        if let Some(said) = &self.statement {
-            let found = read.survey.of(said.from, said.until, said.checkpoint.clone());
-            if found != *said {
-                self.findings.push(format!(
+        if let Some(said) = self.statement.take() {
+            let found = read.survey.hours.of(said.from, said.until, said.checkpoint.clone());
+            if said.checkpoint.origin == *origin && found != said {
+                self.find(format!(
                     "the completeness statement is not true: the log has {} intents and {} receipts of that time, it says {} and {}",
-                    found.counts.of(receipt::log::LeafKind::Intent),
+                    found.counts.of(LeafKind::Intent),
                     found.counts.receipts(),
-                    said.counts.of(receipt::log::LeafKind::Intent),
+                    said.counts.of(LeafKind::Intent),
                     said.counts.receipts(),
                 ));
             }
         }
-        self.findings
     }
 }
 
@@ -228,13 +315,7 @@ fn read(log: &Log, checkpoint: &Checkpoint, told: &mut Told) -> Result<Read> {
             edge.push(leaf_hash(entry), |tile, hashes| wholes.push((tile, hashes.to_vec())));
             wholes.iter().try_for_each(|(tile, hashes)| served(log, *tile, hashes))?;
             survey.take(number, &leaf);
-            told.receipts.remove(&leaf.commitment);
-            for (by, root) in told.roots.get(&edge.size()).into_iter().flatten() {
-                if *root != edge.root() {
-                    told.findings
-                        .push(format!("{by} has another root of the log's first {} leaves", edge.size()));
-                }
-            }
+            told.take(number, &leaf, edge.size(), || edge.root(), &checkpoint.origin);
         }
         bar.set_position(edge.size());
     }
@@ -298,7 +379,82 @@ fn keep(file: &Path, note: &Note) -> Result<()> {
     Ok(())
 }
 
+/// As long as a note may be.
+const LONGEST_NOTE: usize = 256 << 10;
+/// A tile of hashes has 8192 bytes, and the leaves below it have some more.
+const LONGEST_TILE: usize = 32 << 10;
+/// Findings that are told.
+const MOST_FINDINGS: usize = 1000;
+/// Hours by which an action's end is due later than it began, at most: nothing rests for a quarter of a year.
+const MOST_DUE: u32 = 92 * 24;
+
 fn now() -> Timestamp {
     let millis = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
     Timestamp::from_unix_millis(u64::try_from(millis).unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    const LOG: &str = "gw.example/log/default";
+
+    fn checkpoint(origin: &str, size: u64, root: u8) -> Checkpoint {
+        Checkpoint { origin: origin.to_owned(), size, root: [root; 32] }
+    }
+
+    fn intent(due_by: u32) -> Leaf {
+        Leaf { kind: LeafKind::Intent, action_ref: [1; 32], hour: 500_000, due_by, commitment: [2; 32] }
+    }
+
+    fn told(leaf: &Leaf) -> Vec<String> {
+        let (mut told, mut survey) = (Told::default(), Survey::default());
+        told.take(0, leaf, 1, Hash::default, LOG);
+        survey.take(0, leaf);
+        let overdue = survey.overdue(500_001);
+        told.compare(&checkpoint(LOG, 1, 0), &Read { survey, overdue });
+        told.findings
+    }
+
+    #[test]
+    fn an_end_that_is_due_never_or_in_ages_is_found() {
+        assert_eq!(told(&intent(500_024)), [""; 0]);
+        assert_eq!(told(&intent(0)), ["leaf 0 begins what has no end, and does not say by when one is due"]);
+        assert_eq!(told(&intent(u32::MAX)), ["leaf 0 begins what has its end due more than 92 days later"]);
+    }
+
+    #[test]
+    fn a_receipt_that_is_logged_as_something_else_is_found() {
+        let receipt = |kind, hour| {
+            let mut told = Told::default();
+            let merge_by = Timestamp::from_unix_millis(0);
+            let promised = Promised { name: "r.json".to_owned(), merge_by, kind: LeafKind::Terminal, hour };
+            told.receipts.insert([2; 32], promised);
+            told.take(0, &Leaf { kind, ..intent(0) }, 1, Hash::default, LOG);
+            let none = Read { survey: Survey::default(), overdue: Vec::new() };
+            told.compare(&checkpoint(LOG, 1, 0), &none);
+            told.findings
+        };
+        assert_eq!(receipt(LeafKind::Terminal, 500_001), [""; 0]);
+        for (kind, hour) in [(LeafKind::Approval, 500_000), (LeafKind::Terminal, 500_002)] {
+            assert_eq!(receipt(kind, hour), ["r.json: is logged as something else, or before it was made"]);
+        }
+    }
+
+    #[test]
+    fn what_was_told_of_an_earlier_epoch_accuses_nobody_and_what_is_of_another_log_does() {
+        let now = format!("{LOG}/epoch-1777593600");
+        let found = |origin: &str, served: &str| {
+            let mut told = Told::default();
+            told.root(&checkpoint(origin, 1, 7), "seen".to_owned());
+            told.must_be_of(&checkpoint(served, 1, 0));
+            told.take(0, &intent(500_024), 1, Hash::default, served);
+            told.findings
+        };
+        assert_eq!(found(LOG, &now), [""; 0]);
+        assert_eq!(found(&now, LOG), [format!("seen is of another log, `{now}`")]);
+        assert_eq!(found("gw.example/log/other", LOG), ["seen is of another log, `gw.example/log/other`"]);
+        assert_eq!(found(LOG, LOG), ["seen has another root of the log's first 1 leaves"]);
+    }
 }

@@ -179,12 +179,8 @@ fn charged(
     let Ok(bundle) = Bundle::parse(&text) else {
         return Ok(Err(format!("what the gateway shows of its receipt {newest} is no bundle")));
     };
-    let trust = Trust {
-        proof: Some(&bundle.proof),
-        require_inclusion: true,
-        allow_sandbox: true,
-        ..Trust::new(pin, &bundle.jwks)
-    };
+    let trust =
+        Trust { proof: Some(&bundle.proof), require_inclusion: true, ..Trust::new(pin, &bundle.jwks) };
     let verdict = receipt::verify(&bundle.receipt, &trust).verdict;
     if verdict != Verdict::Valid {
         return Ok(Err(format!("its receipt {newest}: {verdict}")));
@@ -199,8 +195,12 @@ fn charged(
         PaymentStatus::Charged => {
             let pair = money.charge_currency.as_deref().zip(money.charge_amount.as_deref());
             let pair = pair.and_then(|(currency, amount)| Some((currency.to_owned(), millionths(amount)?)));
-            // What cannot be read is not nothing.
-            pair.map(Some).ok_or_else(|| format!("what its receipt {newest} says was charged cannot be read"))
+            let unsaid = || {
+                format!(
+                    "its receipt {newest} says that it was charged, and not what, or to more than six places"
+                )
+            };
+            pair.map(Some).ok_or_else(unsaid)
         }
         PaymentStatus::Pending => Err("it is not known what became of it".to_owned()),
     })

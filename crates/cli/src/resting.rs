@@ -81,6 +81,18 @@ impl Resting {
         &self.installation.production
     }
 
+    /// The same for whoever changes something.
+    ///
+    /// # Errors
+    /// The store lacks what was signed of it.
+    pub(crate) fn to_change(&self) -> Result<&Gateway> {
+        let gateway = self.production();
+        gateway
+            .must_be_whole()
+            .map_err(|refusal| Error::new(refusal.to_string()).maybe_hint(refusal.hint))?;
+        Ok(gateway)
+    }
+
     /// The sandbox, if it was opened with it.
     pub(crate) fn sandbox(&self) -> Option<&Gateway> {
         self.installation.sandbox.as_deref()

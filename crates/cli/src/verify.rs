@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use receipt::log::{Bundle, Proof};
-use receipt::{Report, Trust, Verdict};
+use receipt::{Failure, Report, Trust, Verdict};
 
 use crate::error::{Context, Error, Result};
 use tell::Finding;
@@ -114,9 +114,9 @@ fn read_proof(file: &Path) -> Result<Proof> {
 
 /// A bundle's own key set counts as far as the pin bears it out; its proof is the one that is meant for it.
 fn verify_bundle(text: &[u8], trust: &Trust<'_>) -> Report {
-    let Ok(bundle) = Bundle::parse(text) else {
-        // Read as a receipt, which it is not either, it is told what is wrong with it.
-        return receipt::verify(text, trust);
+    let bundle = match Bundle::parse(text) {
+        Ok(bundle) => bundle,
+        Err(error) => return Report::unreadable(Failure::document(error.to_string())),
     };
     let jwks = if trust.pin.trusts(&bundle.jwks) { &bundle.jwks } else { trust.jwks };
     receipt::verify(&bundle.receipt, &Trust { jwks, proof: Some(&bundle.proof), ..*trust })

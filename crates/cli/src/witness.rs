@@ -1,7 +1,8 @@
 //! `countersign witness`: cosigns checkpoints of other people's logs, if each extends what it saw before.
 //!
 //! The server side of the C2SP protocol `tlog-witness`. All it keeps is one file, with the checkpoint of each log that it
-//! cosigned last.
+//! cosigned last. It shows that, as the log signed it, to whoever has a note that the log signed (`seen-checkpoint`, which is ours): a
+//! log whose store was put back has it proven so.
 //!
 //! INVARIANT (one history): what was cosigned is in the file, and on disk, before anybody is told. So a witness that was killed,
 //! or whose machine lost power, never cosigns what does not extend that.
@@ -14,15 +15,18 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, State};
+use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
-use receipt::log::{AddCheckpoint, Checkpoint, Signer, Unwitnessed, Verifier};
+use receipt::log::{AddCheckpoint, Checkpoint, Note, Signer, Unwitnessed, Verifier};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
 
 use crate::error::{Context, Error, Result};
 use crate::{out, serve};
@@ -66,6 +70,8 @@ async fn answer(args: &Args, witness: Arc<Witness>) -> Result<()> {
     out::line(&witness.key)?;
     let routes = Router::new()
         .route("/add-checkpoint", post(add_checkpoint))
+        .route("/seen-checkpoint", post(seen_checkpoint))
+        .layer(from_fn_with_state(Arc::new(Semaphore::new(AT_ONCE)), in_time))
         .layer(DefaultBodyLimit::max(LONGEST_REQUEST))
         .with_state(witness);
     let stopped = async move {
@@ -75,9 +81,27 @@ async fn answer(args: &Args, witness: Arc<Witness>) -> Result<()> {
     served.while_we(|| "cannot go on listening".to_owned())
 }
 
+/// Whoever sends slowly, or a great deal, keeps nobody else from being answered.
+async fn in_time(State(places): State<Arc<Semaphore>>, request: Request, next: Next) -> Response {
+    let Ok(_place) = places.try_acquire() else {
+        return (StatusCode::SERVICE_UNAVAILABLE, "too many ask at once\n").into_response();
+    };
+    let answer = timeout(PATIENCE, next.run(request)).await;
+    answer.unwrap_or_else(|_| (StatusCode::REQUEST_TIMEOUT, "that took too long\n").into_response())
+}
+
+async fn seen_checkpoint(State(witness): State<Arc<Witness>>, body: String) -> Response {
+    match witness.shows(&body) {
+        Some(note) => note.to_string().into_response(),
+        None => (StatusCode::NOT_FOUND, "nothing is shown of that log\n").into_response(),
+    }
+}
+
 async fn add_checkpoint(State(witness): State<Arc<Witness>>, body: String) -> Response {
     let text = |status: StatusCode, text: String| (status, text).into_response();
-    match witness.cosign(&body) {
+    // It waits for the disk.
+    let cosigned = tokio::task::spawn_blocking(move || witness.cosign(&body)).await;
+    match cosigned.unwrap_or_else(|error| Err(Refusal::Broken(io::Error::other(error)))) {
         Ok(line) => text(StatusCode::OK, format!("{line}\n")),
         Err(Refusal::Unwitnessed(Unwitnessed::Conflict(size))) => {
             let headers = [(CONTENT_TYPE, "text/x.tlog.size")];
@@ -115,9 +139,17 @@ struct Witness {
     key: Verifier,
     logs: Vec<Verifier>,
     file: PathBuf,
-    seen: Mutex<BTreeMap<String, Checkpoint>>,
+    seen: Mutex<BTreeMap<String, Seen>>,
     /// Nobody else writes the file as long as this is held.
     _lock: ledger::Lock,
+}
+
+/// What was cosigned last of a log.
+#[derive(Clone)]
+struct Seen {
+    checkpoint: Checkpoint,
+    /// As the log signed it; earlier versions did not keep that.
+    note: Option<Note>,
 }
 
 impl Witness {
@@ -147,43 +179,70 @@ impl Witness {
         let asked = AddCheckpoint::parse(body).map_err(|error| Refusal::Unwitnessed(malformed(error)))?;
         // Held until it is on disk, so that of two at once the second is judged by the first.
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let latest = |origin: &str| seen.get(origin).cloned();
+        let latest = |origin: &str| seen.get(origin).map(|seen| seen.checkpoint.clone());
         let checkpoint = asked.judge(&self.logs, latest).map_err(Refusal::Unwitnessed)?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let line = self.signer.cosign(self.key.name(), &asked.note, now);
         let line = line.map_err(|error| Refusal::Broken(io::Error::other(error)))?;
-        if seen.get(&checkpoint.origin) != Some(&checkpoint) {
+        let log = self.logs.iter().find(|log| log.name() == checkpoint.origin);
+        let note = log.and_then(|log| asked.note.by(log).ok());
+        let known = seen.get(&checkpoint.origin);
+        if known.is_none_or(|known| known.checkpoint != checkpoint || known.note.is_none()) {
             let mut next = seen.clone();
-            next.insert(checkpoint.origin.clone(), checkpoint);
+            next.insert(checkpoint.origin.clone(), Seen { checkpoint, note });
             // Keeps (one history).
             write_durably(&self.file, state(&next).as_bytes()).map_err(Refusal::Broken)?;
             *seen = next;
         }
         Ok(line)
     }
+
+    /// What was seen last of the log that signed this note.
+    fn shows(&self, body: &str) -> Option<Note> {
+        let asked = Note::parse(body).ok()?;
+        let origin = asked.text().lines().next().unwrap_or_default();
+        let log = self.logs.iter().find(|log| log.name() == origin)?;
+        Checkpoint::of(&asked, log).ok()?;
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).get(origin)?.note.clone()
+    }
 }
 
-/// Checkpoints one after the other, three lines each.
-fn state(seen: &BTreeMap<String, Checkpoint>) -> String {
-    seen.values().map(ToString::to_string).collect()
+/// Notes one after the other, or checkpoints of three lines each where there is none.
+fn state(seen: &BTreeMap<String, Seen>) -> String {
+    let spelled = |seen: &Seen| match &seen.note {
+        Some(note) => note.to_string(),
+        None => seen.checkpoint.to_string(),
+    };
+    seen.values().map(spelled).collect()
 }
 
 /// A file that cannot be read is not taken for an empty one: what was cosigned would be forgotten.
-fn read_state(file: &Path) -> Result<BTreeMap<String, Checkpoint>> {
+fn read_state(file: &Path) -> Result<BTreeMap<String, Seen>> {
     let text = match fs::read_to_string(file) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
         Err(error) => return Err(Error::new(format!("cannot read `{}`", file.display())).because(error)),
     };
-    let lines: Vec<&str> = text.split_inclusive('\n').collect();
-    let read = lines.chunks(3).map(|lines| lines.concat().parse::<Checkpoint>());
-    let read: std::result::Result<Vec<Checkpoint>, _> = read.collect();
-    let read = read.map_err(|error| {
+    read_seen(&text).map_err(|error| {
         Error::new(format!("cannot read `{}`", file.display())).because(error).hint(
             "what this witness saw is lost with it: begin again in another folder, with another key and name",
         )
-    })?;
-    Ok(read.into_iter().map(|checkpoint| (checkpoint.origin.clone(), checkpoint)).collect())
+    })
+}
+
+fn read_seen(text: &str) -> std::result::Result<BTreeMap<String, Seen>, receipt::log::Error> {
+    let lines: Vec<&str> = text.split_inclusive('\n').collect();
+    let (mut rest, mut all) = (&lines[..], BTreeMap::new());
+    while !rest.is_empty() {
+        let (text, after) = rest.split_at(rest.len().min(3));
+        let checkpoint: Checkpoint = text.concat().parse()?;
+        let signed = after.first() == Some(&"\n");
+        let (note, after) = rest.split_at(rest.len().min(if signed { 5 } else { 3 }));
+        let note = if signed { Some(Note::parse(&note.concat())?) } else { None };
+        all.insert(checkpoint.origin.clone(), Seen { checkpoint, note });
+        rest = after;
+    }
+    Ok(all)
 }
 
 fn open_key(file: &Path) -> Result<Signer> {
@@ -216,6 +275,9 @@ const KEY: &str = "witness.pkcs8";
 const STATE: &str = "seen.checkpoints";
 /// A note with many signatures, and a proof.
 const LONGEST_REQUEST: usize = 300 << 10;
+/// Requests that are answered at once, and how long one may take to come and be answered.
+const AT_ONCE: usize = 64;
+const PATIENCE: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
 mod tests {
@@ -286,7 +348,7 @@ mod tests {
         let witness = open(folder.path(), &key);
         let first = log.to(3, "a");
         let line = witness.cosign(&log.asks(0, &first)).ok().unwrap();
-        let note = log.key.sign(&first).unwrap().with(&line).unwrap();
+        let note = log.key.sign(&first).unwrap().cosigned(&witness.key, &line).unwrap();
         assert!(note.signed_by(&witness.key).unwrap().is_some_and(|at| at > 1_700_000_000));
         let known = witness.key.clone();
         drop(witness);
@@ -298,6 +360,35 @@ mod tests {
         assert!(witness.cosign(&log.asks(3, &second)).is_ok());
         // The same once more is cosigned once more.
         assert!(witness.cosign(&log.asks(600, &second)).is_ok());
+    }
+
+    #[test]
+    fn what_was_seen_last_is_shown_to_the_log_itself_as_the_log_signed_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let key = Signer::generate().unwrap();
+        let mut log = Growing::new(&key);
+        let witness = open(folder.path(), &key);
+        let asks = |key: &Signer| {
+            let nothing =
+                Checkpoint { size: 0, root: receipt::log::empty_root(), ..Growing::new(key).to(0, "a") };
+            key.sign(&nothing).unwrap().to_string()
+        };
+        assert_eq!(witness.shows(&asks(&key)), None);
+        let first = log.to(300, "a");
+        assert!(witness.cosign(&log.asks(0, &first)).is_ok());
+        assert_eq!(witness.shows(&asks(&key)), Some(key.sign(&first).unwrap()));
+        assert_eq!(witness.shows(&asks(&Signer::generate().unwrap())), None, "nobody else is told");
+        drop(witness);
+        let witness = open(folder.path(), &key);
+        assert_eq!(witness.shows(&asks(&key)), Some(key.sign(&first).unwrap()));
+        drop(witness);
+        // What an earlier version kept is gone on with.
+        fs::write(folder.path().join(STATE), first.to_string()).unwrap();
+        let witness = open(folder.path(), &key);
+        assert_eq!(witness.shows(&asks(&key)), None);
+        let second = log.to(301, "a");
+        assert!(witness.cosign(&log.asks(300, &second)).is_ok());
+        assert_eq!(witness.shows(&asks(&key)), Some(key.sign(&second).unwrap()));
     }
 
     #[test]

@@ -25,12 +25,16 @@ pub(crate) fn data_folder(folder: &Path) -> io::Result<()> {
 
 /// Replaces `path` by `bytes`, mode 0600, durable when this returns.
 pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let next = path.with_extension("next");
-    let _ = fs::remove_file(&next);
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&next)?;
+    write_beside(path, &path.with_extension("next"), bytes)
+}
+
+/// The same by way of `next`, a file beside it that nobody else writes meanwhile.
+pub(crate) fn write_beside(path: &Path, next: &Path, bytes: &[u8]) -> io::Result<()> {
+    let _ = fs::remove_file(next);
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(next)?;
     file.write_all(bytes)?;
     file.sync_all()?;
-    fs::rename(&next, path)?;
+    fs::rename(next, path)?;
     match path.parent() {
         Some(folder) => File::open(folder)?.sync_all(),
         None => Ok(()),

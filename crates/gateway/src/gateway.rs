@@ -22,7 +22,7 @@ use crate::caller::Caller;
 use crate::config::Config;
 use crate::events::Transmitter;
 use crate::keys::Keys;
-use crate::log::{Gap, Logs, Witness};
+use crate::log::{Folders, Gap, Known, Logs, Witness};
 use crate::mcp::Alike;
 use crate::metrics::Metrics;
 use crate::notices::Destination;
@@ -182,8 +182,11 @@ impl Gateway {
             let key = tenant_key(ledger.as_ref(), vault, &tenant).await?;
             states.insert(tenant.clone(), Arc::new(TenantState::new(tenant, &key, rules)?));
         }
-        let logs =
-            Logs::open(keys_folder, &config, environment, states.values().map(|it| &**it), &*ledger).await?;
+        let marks = config.data_dir.join("marks").join(environment.as_str());
+        let folders = Folders { keys: keys_folder, marks: &marks };
+        let known = Known { witnesses: &witnesses, enacted: &stored.enacted };
+        let tenants = states.values().map(|it| &**it);
+        let logs = Logs::open(folders, &config, environment, tenants, known, &*ledger).await?;
         let gateway = Gateway {
             environment,
             issuer,
@@ -225,7 +228,9 @@ impl Gateway {
             inquiries: Mutex::default(),
         };
         gateway.look_behind().await.map_err(|error| error.to_string())?;
-        gateway.put_back(lost).await.map_err(|error| error.to_string())?;
+        if gateway.gaps().is_empty() {
+            gateway.put_back(lost).await.map_err(|error| error.to_string())?;
+        }
         gateway.doubt_keys().await.map_err(|error| error.to_string())?;
         gateway.give_places().await.map_err(|error| error.to_string())?;
         Ok(Arc::new(gateway))

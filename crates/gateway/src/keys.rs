@@ -69,13 +69,22 @@ impl Keys {
         Ok(state.active.kid().to_owned())
     }
 
-    /// Marks a key as known to others since `at`. If it is the active one, another takes its place first.
+    /// Can a key be marked as known to others since `at`?
+    pub(crate) fn may_be_compromised(&self, kid: &str, at: Timestamp, now: Timestamp) -> Result<(), Refused> {
+        let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+        if state.jwks.key(kid).is_none() {
+            return Err(Refused::Unknown);
+        }
+        if at > now { Err(Refused::Future) } else { Ok(()) }
+    }
+
+    /// Marks a key as known to others since `at`. If it is the active one, another takes its place first, and is named.
     pub(crate) fn compromise(
         &self,
         kid: &str,
         at: Timestamp,
         now: impl FnOnce() -> Timestamp,
-    ) -> Result<(), Refused> {
+    ) -> Result<Option<String>, Refused> {
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         let now = now();
         if state.jwks.key(kid).is_none() {
@@ -93,14 +102,14 @@ impl Keys {
             jwk.clone().retired(through).compromised(since)
         };
         let keys: Vec<Jwk> = state.jwks.keys().iter().map(mark).collect();
-        *state = if state.active.kid() == kid {
-            self.with_new_key(keys, now).map_err(Refused::Files)?
-        } else {
-            let jwks = publish(&self.folder, keys).map_err(Refused::Files)?;
-            let active = read_key(&self.folder, state.active.kid()).map_err(Refused::Files)?;
-            State { active, document: text(&jwks), jwks }
-        };
-        Ok(())
+        if state.active.kid() == kid {
+            *state = self.with_new_key(keys, now).map_err(Refused::Files)?;
+            return Ok(Some(state.active.kid().to_owned()));
+        }
+        let jwks = publish(&self.folder, keys).map_err(Refused::Files)?;
+        let active = read_key(&self.folder, state.active.kid()).map_err(Refused::Files)?;
+        *state = State { active, document: text(&jwks), jwks };
+        Ok(None)
     }
 
     fn with_new_key(&self, mut keys: Vec<Jwk>, now: Timestamp) -> Result<State, String> {

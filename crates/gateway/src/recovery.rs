@@ -177,6 +177,10 @@ impl Gateway {
         let (gateway, tenant) = (&self, &tenant);
         futures_util::stream::iter(due)
             .for_each_concurrent(AT_ONCE, |id| async move {
+                // The store may have fallen behind since these were listed.
+                if gateway.must_be_whole().is_err() {
+                    return;
+                }
                 if let Err(error) = gateway.look_into(tenant, id).await {
                     tracing::warn!(action = %id, %error, "an unsettled action could not be resolved");
                     gateway.ask_later(id);

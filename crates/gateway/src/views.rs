@@ -176,8 +176,8 @@ pub struct PublicReceipt {
     pub document: Vec<u8>,
     /// The issuer's key set: a hint, as long as it is not pinned.
     pub jwks: Arc<str>,
-    /// The verifier key of the log that it is promised a place in: a hint like the key set.
-    pub log: String,
+    /// The verifier key of the log that it is promised a place in, if its tenant is still configured: a hint like the key set.
+    pub log: Option<String>,
     /// The receipts of the same action that came later.
     pub amendments: Vec<ReceiptView>,
     /// When the values that it commits to were erased, if they were; RFC 3339.
@@ -257,7 +257,7 @@ impl Gateway {
             erased_at: erased.map(|erased| clock::text(erased.at_ms)),
             document: receipt.document,
             jwks: self.jwks(),
-            log: self.logs.key(&settled.tenant)?,
+            log: self.logs.key(&settled.tenant),
             environment: self.environment,
         })
     }

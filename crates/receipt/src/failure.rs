@@ -28,7 +28,9 @@ pub enum Place {
 }
 
 impl Failure {
-    pub(crate) fn document(why: impl Into<String>) -> Self {
+    /// Of the document as a whole.
+    #[must_use]
+    pub fn document(why: impl Into<String>) -> Self {
         Self { place: Place::Document, why: why.into() }
     }
 

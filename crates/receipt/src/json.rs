@@ -144,3 +144,12 @@ impl Serialize for Json {
         raw.serialize(serializer)
     }
 }
+
+/// Reads an object from JSON without space before it. An array of its values in their order, which `serde` takes for the same, is
+/// none: other readers do not know that order.
+pub(crate) fn object<'a, T: serde::Deserialize<'a>>(text: &'a [u8]) -> Result<T, String> {
+    if text.first() != Some(&b'{') {
+        return Err("an object was expected".to_owned());
+    }
+    serde_json::from_slice(text).map_err(|error| error.to_string())
+}

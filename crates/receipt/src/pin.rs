@@ -1,7 +1,9 @@
 use serde::Deserialize;
+use serde_json::value::RawValue;
 
+use crate::json::object;
 use crate::log::Verifier;
-use crate::{Error, Json, Jwks, JwksDigest};
+use crate::{Error, Json, Jwks, JwksDigest, canonical};
 
 /// What a verifier trusts beforehand: which key sets are the issuer's.
 ///
@@ -44,14 +46,18 @@ impl Pin {
         if !text.starts_with('{') {
             return Ok(Self::bare(JwksDigest::parse(text)?));
         }
-        let raw: RawPin = serde_json::from_str(text).map_err(|error| Error::Pin(error.to_string()))?;
+        // As strictly as receipts are read, so that no two readers differ about whom it names.
+        let text = canonical::canonicalise(text.as_bytes()).map_err(|error| Error::Pin(error.to_string()))?;
+        let raw: RawPin<'_> = object(&text).map_err(Error::Pin)?;
         let digests = raw.jwks.iter().map(|text| JwksDigest::parse(text)).collect::<Result<Vec<_>, _>>()?;
         if digests.is_empty() {
             return Err(Error::Pin("`jwks` lists no digest".to_owned()));
         }
         let logs = keys(&raw.logs, false)?;
-        let witnesses = keys(&raw.witnesses.keys, true)?;
-        let need = raw.witnesses.need;
+        let named =
+            raw.witnesses.map(|named| object(named.get().as_bytes())).transpose().map_err(Error::Pin)?;
+        let RawWitnesses { keys: witnesses, need } = named.unwrap_or_default();
+        let witnesses = keys(&witnesses, true)?;
         if need > witnesses.len() {
             return Err(Error::Pin("`witnesses` needs more than it lists".to_owned()));
         }
@@ -143,13 +149,13 @@ impl Pin {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct RawPin {
+struct RawPin<'a> {
     issuer: String,
     jwks: Vec<String>,
     #[serde(default)]
     logs: Vec<String>,
-    #[serde(default)]
-    witnesses: RawWitnesses,
+    #[serde(borrow)]
+    witnesses: Option<&'a RawValue>,
 }
 
 #[derive(Default, Deserialize)]

@@ -128,6 +128,18 @@ pub struct Facts {
 }
 
 impl Report {
+    /// Of what cannot be read at all.
+    #[must_use]
+    pub fn unreadable(failure: Failure) -> Report {
+        let checks = CheckName::ALL.into_iter().map(|name| match name {
+            CheckName::Structure => {
+                Check { name, outcome: Outcome::Failed, detail: failure.to_string().into() }
+            }
+            _ => Check { name, outcome: Outcome::Skipped, detail: "the document could not be read".into() },
+        });
+        Report { checks: checks.collect(), verdict: Verdict::Invalid(failure), facts: None }
+    }
+
     /// How many approvals the receipt only states: they fit it, but that the person signed was not proven.
     #[must_use]
     pub fn unproven_approvals(&self) -> usize {

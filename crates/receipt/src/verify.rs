@@ -61,7 +61,7 @@ pub fn verify(received: &[u8], trust: &Trust<'_>) -> Report {
     let mut rewritten = Vec::new();
     match read(received, &mut rewritten) {
         Ok(document) => judge(&document, trust),
-        Err(failure) => unreadable(failure),
+        Err(failure) => Report::unreadable(failure),
     }
 }
 
@@ -93,14 +93,6 @@ fn locate(broken: Failure, scan: &Failure) -> Failure {
 
 fn not_utf8(error: std::str::Utf8Error) -> Failure {
     Failure::document(format!("not valid JSON: {error}"))
-}
-
-fn unreadable(failure: Failure) -> Report {
-    let checks = CheckName::ALL.into_iter().map(|name| match name {
-        CheckName::Structure => Check { name, outcome: Outcome::Failed, detail: failure.to_string().into() },
-        _ => Check { name, outcome: Outcome::Skipped, detail: "the document could not be read".into() },
-    });
-    Report { checks: checks.collect(), verdict: Verdict::Invalid(failure), facts: None }
 }
 
 fn judge(document: &Document<'_>, trust: &Trust<'_>) -> Report {

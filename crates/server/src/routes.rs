@@ -939,7 +939,7 @@ pub static ROUTES: &[Route] = &[
             ("from", "From this full hour on, such as 2026-05-01T00:00:00Z"),
             ("until", "Before this full hour, which is over"),
         ],
-        codes: &[Code::ValidationFailed, Code::NotFound],
+        codes: &[Code::ValidationFailed, Code::NotFound, Code::RateLimited],
         handler: by!(log::completeness),
     },
     Route {

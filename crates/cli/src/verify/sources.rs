@@ -59,10 +59,10 @@ impl Source {
         Ok(Source { name, length: about.is_file().then_some(about.len()), path: Some(path) })
     }
 
-    /// One document, cut where it is longer than any receipt may be, so that verification says so.
+    /// One document, cut where it is longer than any bundle may be, so that verification says so.
     pub(crate) fn read(&self) -> Result<Vec<u8>> {
         let mut text = Vec::new();
-        let longest = receipt::MAX_BYTES as u64 + 1;
+        let longest = 2 * receipt::MAX_BYTES as u64 + 1;
         self.open()?
             .take(longest)
             .read_to_end(&mut text)

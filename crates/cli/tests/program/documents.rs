@@ -55,7 +55,7 @@ const RETENTION: [Left; 2] = [
     },
 ];
 
-const OPERATIONS: [Left; 5] = [
+const OPERATIONS: [Left; 8] = [
     Left {
         line: "# catalogue/default/payment.toml",
         why: "its bank is not there; a test of files checks it",
@@ -64,6 +64,9 @@ const OPERATIONS: [Left; 5] = [
     Left { line: "countersign catalog check /etc/", why: "nothing is installed there" },
     Left { line: "countersign policy check /etc/", why: "nothing is installed there" },
     Left { line: "countersign keys --data-dir /var/lib/", why: "nothing is installed there" },
+    Left { line: "tar -C /var/lib/", why: "a test of restores follows it" },
+    Left { line: "rm -f /var/lib/", why: "the same" },
+    Left { line: "tar -xf /backups/", why: "the same" },
 ];
 
 #[test]

@@ -128,6 +128,26 @@ fn a_receipt_verifies_from_files_alone_and_every_check_is_shown() {
 }
 
 #[test]
+fn what_is_wrong_with_a_bundle_is_said() {
+    let issuer = Issuer::new();
+    let (receipt, jwks) =
+        (issuer.receipt(Environment::Production), fs::read(issuer.path("jwks.json")).unwrap());
+    let (receipt, jwks) = (String::from_utf8(receipt).unwrap(), String::from_utf8(jwks).unwrap());
+    let bundle = |proof: &str| {
+        format!(r#"{{"jwks":{jwks},"proof":{proof},"receipt":{receipt},"spec":"countersign-bundle/1"}}"#)
+    };
+    let proof = r#"{"checkpoint":"a\n","compromise":null,"index":0,"leaf":"AA","path":[],"spec":"countersign-proof/1"}"#;
+    for (proof, says) in [
+        (proof, "bundle refused: a text is not unpadded base64url of 74 bytes"),
+        (r#"["countersign-proof/1"]"#, "bundle refused: an object was expected"),
+    ] {
+        let told = issuer.verify(&issuer.write("bundle.json", bundle(proof).as_bytes()), &[]);
+        assert_eq!(told.code, 1);
+        assert!(told.stdout.contains(says), "{}", told.stdout);
+    }
+}
+
+#[test]
 fn a_changed_entry_is_named() {
     let issuer = Issuer::new();
     let document = issuer.receipt(Environment::Production);

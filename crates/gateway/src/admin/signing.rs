@@ -7,6 +7,7 @@ use super::event;
 use crate::caller::{Caller, Deed};
 use crate::gateway::Gateway;
 use crate::keys::Refused;
+use crate::log::COMPROMISED;
 use crate::remember::unavailable;
 use crate::views::not_found;
 use crate::{Code, Error, clock};
@@ -64,14 +65,22 @@ impl Gateway {
         let tenant = self.tenant(&caller.tenant)?;
         let wrong = |why: &str| Error::new(Code::ValidationFailed, why.to_owned()).field("/at");
         let at_ms = clock::parse_ms(&at).map_err(|why| wrong(&format!("`at` {why}")))?;
-        let marked = self.keys.compromise(kid, clock::timestamp(at_ms), clock::now);
-        marked.map_err(|refused| match refused {
+        let refused = |refused| match refused {
             Refused::Unknown => not_found("signing key"),
             Refused::Future => wrong("`at` lies in the future"),
             Refused::Files(why) => files(why),
-        })?;
-        let record = json!({ "at": &at, "by": caller.subject.as_str(), "kid": kid });
-        self.ledger.record(event(tenant, "signing_key_compromised", &record)).await.map_err(unavailable)?;
+        };
+        let since = clock::timestamp(at_ms);
+        self.keys.may_be_compromised(kid, since, clock::now()).map_err(refused)?;
+        // On record before it has its effect: if that fails it is said once more, but what is not on record no log tells of. Whoever
+        // gets a proof is shown this record, so who said it stands in another.
+        let compromised = event(tenant, COMPROMISED, &json!({ "at": &at, "kid": kid }));
+        let record = compromised.record.clone();
+        let entry = self.ledger.record(compromised).await.map_err(unavailable)?;
+        self.logs.told_of_compromise(entry, record);
+        let successor = self.keys.compromise(kid, since, clock::now).map_err(refused)?;
+        let record = json!({ "by": caller.subject.as_str(), "kid": kid, "successor": successor });
+        self.ledger.record(event(tenant, "signing_key_reported", &record)).await.map_err(unavailable)?;
         self.signing_key(kid)
     }
 

@@ -20,6 +20,7 @@ use super::TrailFinding;
 use crate::act::lock;
 use crate::admin::{FreezeScope, jwk_hash};
 use crate::approvals::Passkey;
+use crate::log::COMPROMISED;
 use crate::row::internal;
 use crate::{Caller, Error};
 
@@ -38,6 +39,7 @@ pub(crate) const EVENTS: &[&str] = &[
     "frozen",
     "thawed",
     PASSKEY_REVOKED,
+    COMPROMISED,
 ];
 
 /// All that is wrong with the rows, named to those whose they are. One that no entry tells of is found at the last entry.

@@ -1,11 +1,10 @@
 //! When the store forgets: it lacks what was signed of it, because it was put back from a backup, or altered.
 //!
-//! The last checkpoint of each log lies beside the key, outside of the store. A store that does not have all of it has forgotten
-//! actions, and whoever admitted into it might do them again: then nothing is admitted, asked after, sent or logged until somebody
-//! has looked at it ([`Gateway::begin_anew`]). What was signed of the old log stays what it is; the logs begin anew, in another
-//! *epoch*, which is part of their names.
+//! The last checkpoint of each log lies outside of the store ([`super::marks`]), and witnesses saw it. A store that does not have all
+//! of what either of them has has forgotten actions, and whoever admitted into it might do them again: then nothing is admitted, asked
+//! after, sent, told or logged until somebody has looked at it ([`Gateway::begin_anew`]). What was signed of the old log stays what it
+//! is; the logs begin anew, in another *epoch*, which is part of their names.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,7 +13,8 @@ use ledger::{Log, hashes};
 use receipt::log::{Checkpoint, Plan, epoch_of};
 use serde_json::json;
 
-use super::{Logs, file_of};
+use super::Logs;
+use super::marks::Mark;
 use crate::admin::event;
 use crate::gateway::Gateway;
 use crate::remember::unavailable;
@@ -43,34 +43,59 @@ pub struct Reconciled {
     pub open: usize,
 }
 
+impl Gap {
+    /// That was signed, and the store has a log of that size.
+    pub(super) fn of(tenant: &Tenant, signed: &Checkpoint, size: u64) -> Gap {
+        let (origin, stored) = (signed.origin.clone(), size.min(signed.size));
+        Gap { tenant: tenant.clone(), origin, signed: signed.size, stored }
+    }
+}
+
 impl Logs {
     /// What the store lacks of what was signed.
-    pub(super) async fn gaps(&self, log: &dyn Log) -> Result<Vec<Gap>, ledger::Error> {
+    async fn gaps(&self, log: &dyn Log) -> Result<Vec<Gap>, Error> {
         let mut gaps = Vec::new();
         for of in &self.of {
-            let Some(told) = self.told.get(&of.tenant) else { continue };
-            let here = self.last(&of.tenant).map(|last| last.checkpoint.origin).unwrap_or_default();
-            if epoch_of(&told.origin).1 < epoch_of(&here).1 {
-                // Another gateway has begun anew since.
-                continue;
-            }
-            let stored = log.log_head(&of.tenant).await?.size.min(told.size);
-            if here != told.origin || !has(log, &of.tenant, told, stored).await? {
-                let (tenant, origin) = (of.tenant.clone(), told.origin.clone());
-                gaps.push(Gap { tenant, origin, signed: told.size, stored });
+            let tenant = &of.tenant;
+            let here = self.last(tenant)?.checkpoint.origin;
+            // Of an earlier epoch there are some where another gateway has begun anew since.
+            let epoch = epoch_of(&here).1;
+            let marks = self.all_marks(tenant)?.into_iter().map(|mark| mark.checkpoint);
+            for signed in marks.filter(|signed| epoch_of(&signed.origin).1 >= epoch).rev() {
+                let size = log.log_head(tenant).await.map_err(unavailable)?.size;
+                if here != signed.origin || !has(log, tenant, &signed, size).await.map_err(unavailable)? {
+                    gaps.push(Gap::of(tenant, &signed, size));
+                    break;
+                }
             }
         }
         Ok(gaps)
     }
+
+    /// Everything that was signed of a log and is kept, lowest first.
+    fn all_marks(&self, tenant: &Tenant) -> Result<Vec<Mark>, Error> {
+        self.marks(tenant)?.all(&self.signer).map_err(|why| Error::new(Code::Unavailable, why))
+    }
+
+    /// Nothing is lacking: what others are above says no more than they do.
+    fn tidy_up(&self) -> Result<(), Error> {
+        for of in &self.of {
+            let all = self.all_marks(&of.tenant)?;
+            for (mark, above) in all.iter().zip(all.iter().skip(1)) {
+                self.marks(&of.tenant)?.surpassed(mark, above);
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Does the stored log begin with all that this checkpoint is of?
-async fn has(log: &dyn Log, tenant: &Tenant, told: &Checkpoint, stored: u64) -> Result<bool, ledger::Error> {
-    if told.size == 0 || stored < told.size {
-        return Ok(told.size == 0);
+async fn has(log: &dyn Log, tenant: &Tenant, signed: &Checkpoint, size: u64) -> Result<bool, ledger::Error> {
+    if signed.size == 0 || size < signed.size {
+        return Ok(signed.size == 0);
     }
-    match hashes(log, tenant, &Plan::root(told.size)).await {
-        Ok(root) => Ok(root == [told.root]),
+    match hashes(log, tenant, &Plan::root(signed.size)).await {
+        Ok(root) => Ok(root == [signed.root]),
         Err(ledger::Error::Corrupt(_)) => Ok(false),
         Err(error) => Err(error),
     }
@@ -95,10 +120,34 @@ impl Gateway {
         Err(Error::new(Code::Unavailable, why).hint("the operator has to run `countersign recover`"))
     }
 
-    /// Finds out whether the store has all that was signed of it.
+    /// Finds out whether the store has all that was signed of it, as far as marks and witnesses know.
     pub(crate) async fn look_behind(&self) -> Result<(), Error> {
-        let gaps = self.logs.gaps(self.ledger.logs()).await.map_err(unavailable)?;
+        let gaps = self.logs.gaps(self.log()).await?;
         gaps.into_iter().for_each(|gap| self.fell_behind(gap));
+        self.ask_witnesses().await;
+        if !self.gaps().is_empty() {
+            return Ok(());
+        }
+        for of in &self.logs.of {
+            let signed = self.logs.last(&of.tenant)?.checkpoint.size;
+            let size = self.log().log_head(&of.tenant).await.map_err(unavailable)?.size;
+            if signed == 0 && size > 0 {
+                tracing::warn!(
+                    tenant = %of.tenant, size,
+                    "nothing here says how much of the log was signed, so it is believed as the store has it: if the store was put \
+                     back, put back the newest `marks/` there are of any gateway on it, and start again"
+                );
+            }
+        }
+        self.logs.tidy_up()
+    }
+
+    /// Compares the store with a checkpoint that was signed.
+    pub(super) async fn must_have(&self, tenant: &Tenant, signed: &Checkpoint) -> Result<(), Error> {
+        let size = self.log().log_head(tenant).await.map_err(unavailable)?.size;
+        if !has(self.log(), tenant, signed, size).await.map_err(unavailable)? {
+            self.fell_behind(Gap::of(tenant, signed, size));
+        }
         Ok(())
     }
 
@@ -140,13 +189,14 @@ impl Gateway {
         Ok(found)
     }
 
-    /// When the newest entry of the store was written that is not of this start.
+    /// When the newest entry was written that was logged: nothing is while the store is behind, whatever else is written to it.
     async fn newest_ms(&self) -> Result<i64, Error> {
+        let logged = self.log().fresh(1).await.map_err(unavailable)?.after;
         let mut newest = 0;
         let mut after = None;
         loop {
             let page = self.ledger.entries(after, PAGE).await.map_err(unavailable)?;
-            for (_, bytes) in &page.rows {
+            for (_, bytes) in page.rows.iter().filter(|(row, _)| *row <= logged) {
                 let heading = ledger::Heading::of(bytes).filter(|heading| heading.event != ledger::OPENED);
                 newest = newest.max(heading.and_then(|it| clock::parse_ms(it.at).ok()).unwrap_or(0));
             }
@@ -203,9 +253,12 @@ impl Gateway {
         for of in &self.logs.of {
             let tenant = self.tenant(&of.tenant)?;
             let here = self.logs.last(&of.tenant)?.checkpoint.origin;
-            let told = self.logs.told.get(&of.tenant).map_or(0, |told| epoch_of(&told.origin).1);
             let (base, now) = epoch_of(&here);
-            let origin = format!("{base}/epoch-{}", told.max(now) + 1);
+            let marks = self.logs.all_marks(&of.tenant)?;
+            let known = marks.iter().map(|mark| epoch_of(&mark.checkpoint.origin).1).max().unwrap_or(0);
+            // Other gateways may have begun one of which nothing is known here, but none in this very second.
+            let seconds = u64::try_from(clock::now_ms() / 1000).unwrap_or(0);
+            let origin = format!("{base}/epoch-{}", (known.max(now) + 1).max(seconds));
             let gap = gaps.iter().find(|gap| gap.tenant == of.tenant);
             let lacking =
                 gap.map(|gap| json!({ "log": gap.origin, "signed": gap.signed, "stored": gap.stored }));
@@ -218,24 +271,7 @@ impl Gateway {
                 .map_err(|_| internal("a log has a name that no key may have"))?;
             names.push((of.tenant.clone(), key.to_string().into()));
         }
-        self.logs.set_aside().map_err(|error| {
-            tracing::error!(%error, "the last checkpoints could not be set aside");
-            Error::new(Code::Unavailable, "the last checkpoints could not be set aside")
-        })?;
         self.ledger.logs().begin_anew(names).await.map_err(unavailable)
-    }
-}
-
-impl Logs {
-    /// What was signed of the old logs stays where it can be shown.
-    fn set_aside(&self) -> std::io::Result<()> {
-        for (tenant, told) in &self.told {
-            let file = file_of(tenant);
-            let from: &Path = &self.folder.join(&file);
-            let aside = format!("{file}.{}-{}", epoch_of(&told.origin).1, told.size);
-            std::fs::copy(from, self.folder.join(aside))?;
-        }
-        Ok(())
     }
 }
 

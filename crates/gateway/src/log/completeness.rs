@@ -1,21 +1,35 @@
 //! What the log says of a period, signed: so many intents, so many receipts, and no more.
 
-use receipt::Timestamp;
-use receipt::log::{Leaf, Survey};
+use std::collections::HashMap;
 
-use super::{Checkpoint, not_yet_logged};
+use action::Tenant;
+use receipt::Timestamp;
+use receipt::log::{Hours, Leaf};
+use tokio::sync::Mutex;
+
+use super::{Checkpoint, MOST, not_yet_logged};
 use crate::caller::{Caller, Deed};
 use crate::gateway::Gateway;
 use crate::remember::unavailable;
 use crate::row::internal;
 use crate::{Code, Error, clock};
 
+/// What the leaves of each tenant's log come to, as far as they were read for an earlier statement: leaves never change.
+pub(super) type Surveys = Mutex<HashMap<Tenant, Surveyed>>;
+
+/// Up to which leaf it was read, and what the leaves before it come to.
+#[derive(Default)]
+pub(super) struct Surveyed {
+    next: u64,
+    hours: Hours,
+}
+
 impl Gateway {
     /// A completeness statement of the log of the caller's tenant, for full hours that are over: a signed note.
     ///
     /// # Errors
     /// `EP_FORBIDDEN` for agents, `EP_VALIDATION_FAILED` for a period of which none can be made, `EP_UNAVAILABLE` while
-    /// something of it may not be logged yet.
+    /// something of it may not be logged yet, `EP_RATE_LIMITED` while another one is made, which may take all leaves there are.
     pub async fn log_completeness(&self, caller: &Caller, from: &str, until: &str) -> Result<String, Error> {
         caller.must(Deed::Audit)?;
         let (from, until) = (hour(from, "?from")?, hour(until, "?until")?);
@@ -27,8 +41,7 @@ impl Gateway {
         if now_ms < u64::from(until) * HOUR_MS + SETTLING_MS {
             return Err(wrong("the period has to be over, for a minute at least"));
         }
-        let fresh = self.log().fresh(1).await.map_err(unavailable)?;
-        if fresh.entries.iter().any(|entry| hour_of(&entry.bytes).is_none_or(|hour| hour < until)) {
+        if self.may_be_unlogged(&caller.tenant, until).await? {
             return Err(not_yet_logged());
         }
         let head = self.log().log_head(&caller.tenant).await.map_err(unavailable)?;
@@ -36,35 +49,58 @@ impl Gateway {
         if checkpoint.size < head.size {
             return Err(not_yet_logged());
         }
-        let said = self.surveyed(caller, &checkpoint).await?.of(from, until, checkpoint);
-        let note = self.logs.signer.state(&said);
+        let mut surveys = self.logs.surveys.try_lock().map_err(|_| {
+            Error::new(Code::RateLimited, "another completeness statement is being made").retry_after(1)
+        })?;
+        let surveyed = surveys.entry(caller.tenant.clone()).or_default();
+        self.survey(caller, &checkpoint, surveyed).await?;
+        let note = self.logs.signer.state(&surveyed.hours.of(from, until, checkpoint));
         note.map(|note| note.to_string()).map_err(|_| internal("a statement could not be signed"))
     }
 
-    /// All leaves that a checkpoint is of.
-    async fn surveyed(&self, caller: &Caller, checkpoint: &Checkpoint) -> Result<Survey, Error> {
-        let mut survey = Survey::default();
-        let mut next = 0;
-        while next < checkpoint.size {
+    /// Is there anything of a tenant's, from before that hour, that was not taken yet? Many that were not may have some behind them.
+    async fn may_be_unlogged(&self, tenant: &Tenant, until: u32) -> Result<bool, Error> {
+        let reference = &*self.tenant(tenant)?.reference;
+        let entries = self.log().fresh(MOST).await.map_err(unavailable)?.entries;
+        let of_then = |entry: &[u8]| {
+            let Some(heading) = ledger::Heading::of(entry) else { return true };
+            // Signing keys stand in the logs of all.
+            let ours = heading.tenant_ref.is_none_or(|of| of == reference)
+                || heading.event.starts_with("signing_key_");
+            ours && Timestamp::parse(heading.at).map_or(true, |at| Leaf::hour_of(at) < until)
+        };
+        Ok(entries.len() as u64 >= u64::from(MOST) || entries.iter().any(|entry| of_then(&entry.bytes)))
+    }
+
+    /// Reads on up to the last leaf that a checkpoint is of.
+    async fn survey(
+        &self,
+        caller: &Caller,
+        checkpoint: &Checkpoint,
+        surveyed: &mut Surveyed,
+    ) -> Result<(), Error> {
+        if surveyed.next > checkpoint.size {
+            return Err(internal("the log has fewer leaves than it had"));
+        }
+        while surveyed.next < checkpoint.size {
+            let next = surveyed.next;
             let leaves = self.log().log_leaves(&caller.tenant, next, PAGE).await.map_err(unavailable)?;
-            for leafed in leaves.iter().filter(|leafed| leafed.number < checkpoint.size) {
-                let leaf = Leaf::parse(&leafed.leaf).map_err(|_| internal("a stored leaf is none"))?;
-                survey.take(leafed.number, &leaf);
+            let missing = || internal("leaves of the log are missing");
+            if leaves.is_empty() {
+                return Err(missing());
             }
-            next = leaves
-                .last()
-                .map(|last| last.number + 1)
-                .ok_or_else(|| internal("leaves of the log are missing"))?;
+            for leafed in leaves.iter().take_while(|leafed| leafed.number < checkpoint.size) {
+                if leafed.number != surveyed.next {
+                    return Err(missing());
+                }
+                let leaf = Leaf::parse(&leafed.leaf).map_err(|_| internal("a stored leaf is none"))?;
+                surveyed.hours.take(leafed.number, &leaf);
+                surveyed.next += 1;
+            }
             tokio::task::yield_now().await;
         }
-        Ok(survey)
+        Ok(())
     }
-}
-
-/// The hour of an entry.
-fn hour_of(entry: &[u8]) -> Option<u32> {
-    let at = Timestamp::parse(ledger::Heading::of(entry)?.at).ok()?;
-    Some(Leaf::hour_of(at))
 }
 
 /// A full hour, in the spelling of receipts or without its fraction.

@@ -5,28 +5,36 @@
 //!                                                    └─ no ─▶ nothing is signed any more
 //! ```
 //!
-//! What was signed last stands in a file beside the key, for each tenant, and is written before anybody sees it. A store that
+//! What was signed last stands in a file outside of the store, for each tenant, and is written before anybody sees it. A store that
 //! was put back, or that somebody altered, does not lead there: then nothing is signed, rather than a second root of one size.
-//! The file must therefore not be put back with the store; it lies in the folder of the keys for that reason.
+//! The file must therefore not be put back with the store; see [`marks`].
 
 mod behind;
 mod completeness;
+mod compromise;
+mod cosigned;
+mod marks;
 mod witnesses;
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
 
 use action::{Environment, Tenant};
-use ledger::{Head, Ledger, Log, LogOf, Sequencer, hashes, tiles};
-use receipt::Promise;
+use ledger::{Enacted, Head, Leafed, Ledger, Log, LogOf, Sequencer, hashes, tiles};
 use receipt::log::{
-    Bundle, Checkpoint, Leaf, Note, Place, Plan, Proof, RefKey, Resource, Signer, Tile, Verifier, bundled,
-    empty_root, epoch_of, verify_inclusion,
+    Bundle, Checkpoint, Leaf, Note, Place, Plan, Proof, RefKey, Resource, Signer, Verifier, bundled,
+    empty_root, epoch_of, promised_nonce, verify_inclusion,
 };
+use receipt::{Document, Promise};
 
 pub use self::behind::{Gap, Reconciled};
+use self::completeness::Surveys;
+pub(crate) use self::compromise::COMPROMISED;
+use self::compromise::Compromises;
+use self::cosigned::Cosigned;
+use self::marks::{Mark, Marks};
 pub(crate) use self::witnesses::Witness;
 use crate::caller::{Caller, Deed};
 use crate::config::Config;
@@ -36,17 +44,21 @@ use crate::remember::unavailable;
 use crate::row::{IntentRow, internal};
 use crate::tenants::TenantState;
 use crate::views::not_found;
-use crate::{Code, Error, clock, files};
+use crate::{Code, Error, clock};
 
 /// The logs of one environment.
 pub(crate) struct Logs {
     signer: Signer,
-    folder: PathBuf,
     of: Vec<LogOf>,
-    /// What was signed last of each before this start.
-    told: HashMap<Tenant, Checkpoint>,
+    /// Where it is kept what was signed of each.
+    marks: HashMap<Tenant, Marks>,
     /// What was signed last of each, and what it is called.
     signed: RwLock<HashMap<Tenant, Signed>>,
+    /// Those who are asked to cosign.
+    witnesses: Vec<Verifier>,
+    /// What the log itself says of keys that were compromised.
+    compromises: Compromises,
+    surveys: Surveys,
 }
 
 /// A checkpoint as it was signed.
@@ -56,70 +68,96 @@ struct Signed {
     /// Nothing is signed of a log without leaves.
     note: Option<Note>,
     /// The newest that witnesses cosigned.
-    cosigned: Option<Cosigned>,
+    cosigned: Cosigned,
 }
 
-/// A checkpoint as witnesses cosigned it.
-#[derive(Clone)]
-struct Cosigned {
-    checkpoint: Checkpoint,
-    note: Note,
-    /// All that are asked did.
-    by_all: bool,
+impl Signed {
+    fn mark(&self) -> Option<Mark> {
+        Some(Mark { checkpoint: self.checkpoint.clone(), note: self.note.clone()? })
+    }
+}
+
+/// Where what is needed to open logs is kept.
+pub(crate) struct Folders<'a> {
+    pub keys: &'a Path,
+    /// Outside of all that is put back from a backup.
+    pub marks: &'a Path,
+}
+
+/// What is known of logs before they are opened.
+pub(crate) struct Known<'a> {
+    pub witnesses: &'a [Witness],
+    /// What the store tells of signing keys.
+    pub enacted: &'a [Enacted],
 }
 
 impl Logs {
-    /// Opens the key in this folder, made if there is none, and what it signed last of each tenant's log.
+    /// Opens the key in the folder of keys, made if there is none, and what it signed last of each tenant's log.
     pub(crate) async fn open(
-        folder: &Path,
+        folders: Folders<'_>,
         config: &Config,
         environment: Environment,
         tenants: impl Iterator<Item = &TenantState>,
+        known: Known<'_>,
         ledger: &dyn Ledger,
     ) -> Result<Logs, String> {
         let make = || Signer::generate().and_then(|key| key.to_pkcs8()).map_err(|error| error.to_string());
-        let path = folder.join(KEY);
+        let path = folders.keys.join(KEY);
         let signer = Signer::from_pkcs8(&open_private(&path, make)?);
         let signer = signer.map_err(|error| format!("`{}`: {error}", path.display()))?;
-        let (mut of, mut signed, mut told) = (Vec::new(), HashMap::new(), HashMap::new());
+        let witnesses: Vec<Verifier> = known.witnesses.iter().map(|witness| witness.key().clone()).collect();
+        let (mut of, mut signed, mut marks) = (Vec::new(), HashMap::new(), HashMap::new());
         for state in tenants {
             let tenant = state.tenant.clone();
-            let last = last_signed(folder, &signer, &tenant)?;
-            let name = match &last {
-                Some((checkpoint, _)) => checkpoint.origin.clone(),
-                None => origin(config, environment, &tenant),
-            };
-            let key = signer.log(&name).map_err(|error| format!("`log.origin`: {error}"))?.to_string();
-            let kept = ledger.logs().log_name(&tenant, &key).await.map_err(|error| error.to_string())?;
-            let origin = ours(&kept, &signer, &tenant, &path)?;
+            if epoch_of(&format!("/{tenant}")).1 != 1 {
+                return Err(format!(
+                    "`tenants`: `{tenant}` is what logs that begin anew are called; choose another name"
+                ));
+            }
+            let kept = Marks::open(folders.marks.join(tenant.as_str()))?;
+            kept.take_in(&folders.keys.join(format!("log-{tenant}.checkpoint")), &signer)?;
+            let all = kept.all(&signer)?;
+            let configured = origin(config, environment, &tenant);
+            let name = all.last().map_or(&configured, |mark| &mark.checkpoint.origin);
+            let key = signer.log(name).map_err(|error| format!("`log.origin`: {error}"))?.to_string();
+            let stored = ledger.logs().log_name(&tenant, &key).await.map_err(|error| error.to_string())?;
+            let origin = ours(&stored, &signer, &tenant, &path)?;
             must_be(config, environment, &tenant, &origin)?;
-            told.extend(last.iter().map(|(last, _)| (tenant.clone(), last.clone())));
-            let nothing = || Checkpoint { origin: origin.clone(), size: 0, root: empty_root() };
-            let of_this = last.filter(|(checkpoint, _)| checkpoint.origin == origin);
-            let (checkpoint, note) = of_this.map_or((nothing(), None), |(last, note)| (last, Some(note)));
-            signed.insert(tenant.clone(), Signed { checkpoint, note, cosigned: None });
+            signed.insert(tenant.clone(), Signed::last_of(all, origin, &witnesses));
+            marks.insert(tenant.clone(), kept);
             let key = RefKey::new(&state.hmac.sign(b"countersign/log/1"));
             of.push(LogOf { tenant, reference: state.reference.clone(), key });
         }
         // In one order, whatever order they are kept in.
         of.sort_by(|a, b| a.tenant.cmp(&b.tenant));
-        Ok(Logs { signer, folder: folder.to_owned(), of, told, signed: RwLock::new(signed) })
+        let compromises = Compromises::of(known.enacted);
+        let (signed, surveys) = (RwLock::new(signed), Surveys::default());
+        Ok(Logs { signer, of, marks, signed, witnesses, compromises, surveys })
     }
 
     fn last(&self, tenant: &Tenant) -> Result<Signed, Error> {
-        let signed = self.signed.read().unwrap_or_else(PoisonError::into_inner);
-        signed.get(tenant).cloned().ok_or_else(|| internal("a tenant has no log"))
+        self.look(tenant, Signed::clone)
     }
 
-    /// By what checkpoints of a tenant's log are verified.
-    pub(crate) fn key(&self, tenant: &Tenant) -> Result<String, Error> {
-        let key = self.signer.log(&self.last(tenant)?.checkpoint.origin);
-        key.map(|key| key.to_string()).map_err(|_| internal("a log has a name that no key may have"))
+    fn look<T>(&self, tenant: &Tenant, what: impl FnOnce(&Signed) -> T) -> Result<T, Error> {
+        let signed = self.signed.read().unwrap_or_else(PoisonError::into_inner);
+        signed.get(tenant).map(what).ok_or_else(|| internal("a tenant has no log"))
+    }
+
+    fn marks(&self, tenant: &Tenant) -> Result<&Marks, Error> {
+        self.marks.get(tenant).ok_or_else(|| internal("a tenant has no log"))
+    }
+
+    /// By what checkpoints of a tenant's log are verified; nothing if the tenant is not configured.
+    pub(crate) fn key(&self, tenant: &Tenant) -> Option<String> {
+        let signed = self.signed.read().unwrap_or_else(PoisonError::into_inner);
+        let key = self.signer.log(&signed.get(tenant)?.checkpoint.origin);
+        key.ok().map(|key| key.to_string())
     }
 
     /// What a receipt says of its log: the newest checkpoint there is, and that it will be in one soon.
     pub(crate) fn mention(&self, tenant: &Tenant) -> Result<receipt::Checkpoint<'static>, Error> {
-        let Signed { checkpoint, .. } = self.last(tenant)?;
+        let checkpoint = self.look(tenant, |signed| signed.checkpoint.clone())?;
         let nonce: [u8; 32] = clock::random()?;
         let promise = Promise {
             merge_by: clock::timestamp(clock::now_ms().saturating_add(MERGED_WITHIN_MS)),
@@ -133,56 +171,47 @@ impl Logs {
         })
     }
 
-    /// Signs a head that follows what was signed last, which the caller has checked.
-    fn sign(&self, tenant: &Tenant, checkpoint: Checkpoint) -> Result<(), Error> {
+    /// Signs a head that follows what was signed last, here and by others, which the caller has checked.
+    fn sign(&self, tenant: &Tenant, checkpoint: Checkpoint, others: Vec<Mark>) -> Result<(), Error> {
         let note = self.signer.sign(&checkpoint).map_err(|_| internal("a checkpoint could not be signed"))?;
-        let path = self.folder.join(file_of(tenant));
+        let (marks, mark) = (self.marks(tenant)?, Mark { checkpoint, note });
         // Keeps (one root): what is not on disk was not said to anybody.
-        files::write_private(&path, note.to_string().as_bytes()).map_err(|error| {
-            tracing::error!(%error, path = %path.display(), "a checkpoint could not be written");
+        marks.write(&mark).map_err(|error| {
+            tracing::error!(%error, %tenant, "a checkpoint could not be written");
             Error::new(Code::Unavailable, "the checkpoint could not be written")
         })?;
-        let mut signed = self.signed.write().unwrap_or_else(PoisonError::into_inner);
-        let cosigned = signed.remove(tenant).and_then(|before| before.cosigned);
-        signed.insert(tenant.clone(), Signed { checkpoint, note: Some(note), cosigned });
+        let before = {
+            let mut signed = self.signed.write().unwrap_or_else(PoisonError::into_inner);
+            let signed = signed.get_mut(tenant).ok_or_else(|| internal("a tenant has no log"))?;
+            let before = signed.mark();
+            (signed.checkpoint, signed.note) = (mark.checkpoint.clone(), Some(mark.note.clone()));
+            before
+        };
+        before.iter().chain(&others).for_each(|before| marks.surpassed(before, &mark));
         Ok(())
-    }
-
-    fn is_cosigned(&self, tenant: &Tenant, checkpoint: &Checkpoint) -> bool {
-        let cosigned = self.last(tenant).ok().and_then(|last| last.cosigned);
-        cosigned.is_some_and(|cosigned| cosigned.by_all && cosigned.checkpoint == *checkpoint)
-    }
-
-    fn cosign(&self, tenant: &Tenant, checkpoint: Checkpoint, note: Note, by_all: bool) {
-        let mut signed = self.signed.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(signed) = signed.get_mut(tenant) {
-            if signed.checkpoint == checkpoint {
-                signed.note = Some(note.clone());
-            }
-            signed.cosigned = Some(Cosigned { checkpoint, note, by_all });
-        }
     }
 }
 
-/// Nobody else can have signed it, but somebody may have altered the file: then it is not believed. A log keeps the name under
-/// which it was signed first, by whatever address we are reached later.
-fn last_signed(
-    folder: &Path,
-    signer: &Signer,
-    tenant: &Tenant,
-) -> Result<Option<(Checkpoint, Note)>, String> {
-    let path = folder.join(file_of(tenant));
-    let wrong = |why: &dyn std::fmt::Display| format!("`{}`: {why}", path.display());
-    let text = match std::fs::read_to_string(&path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(wrong(&error)),
-    };
-    let note = Note::parse(&text).map_err(|error| wrong(&error))?;
-    let origin = note.text().lines().next().unwrap_or_default();
-    let log = signer.log(origin).map_err(|error| wrong(&error))?;
-    let checkpoint = Checkpoint::of(&note, &log).map_err(|error| wrong(&error))?;
-    Ok(Some((checkpoint, note)))
+impl Signed {
+    /// What was signed last of the log of that name.
+    fn last_of(marks: Vec<Mark>, origin: String, witnesses: &[Verifier]) -> Signed {
+        let mut cosigned = Cosigned::default();
+        let mut last = None;
+        for mark in marks.into_iter().filter(|mark| mark.checkpoint.origin == origin) {
+            cosigned.keep(&mark, witnesses);
+            last = Some(mark);
+        }
+        match last {
+            Some(Mark { checkpoint, note }) => {
+                let note = cosigned.of(&checkpoint).unwrap_or(note);
+                Signed { checkpoint, note: Some(note), cosigned }
+            }
+            None => {
+                let checkpoint = Checkpoint { origin, size: 0, root: empty_root() };
+                Signed { checkpoint, note: None, cosigned }
+            }
+        }
+    }
 }
 
 /// The name of the log that the store knows by this key, if the key is ours: of many gateways on one store all sign with one.
@@ -221,10 +250,6 @@ fn must_be(config: &Config, environment: Environment, tenant: &Tenant, has: &str
         "`log.origin`: the log of tenant `{tenant}` is called `{has}` already, and keeps that name; leave the key out, or \
          put it back as it was"
     ))
-}
-
-fn file_of(tenant: &Tenant) -> String {
-    format!("log-{tenant}.checkpoint")
 }
 
 impl Gateway {
@@ -282,27 +307,45 @@ impl Gateway {
 
     /// Signs how far a log has grown, if that is more than was signed and begins with all of it.
     async fn sign_newest(&self, tenant: &Tenant) -> Result<(), Error> {
-        let Head { size, root } = self.log().log_head(tenant).await.map_err(unavailable)?;
-        let last = self.logs.last(tenant)?.checkpoint;
-        let newest = Checkpoint { origin: last.origin.clone(), size, root };
-        if newest == last {
+        let signed = self.logs.last(tenant)?;
+        let last = signed.checkpoint.clone();
+        let head = self.log().log_head(tenant).await.map_err(unavailable)?;
+        if (head.size, head.root) == (last.size, last.root) {
             return Ok(());
         }
-        let proof = match Plan::consistency(last.size, size) {
-            Ok(plan) if last.size < size => self.log_hashes(tenant, &plan).await?,
+        // Read before the head: what others signed is in the store by then.
+        let others = self.logs.marks(tenant)?.others(signed.mark().as_ref(), &self.logs.signer);
+        let others = others.map_err(|why| Error::new(Code::Unavailable, why))?;
+        let Head { size, root } = self.log().log_head(tenant).await.map_err(unavailable)?;
+        let newest = Checkpoint { origin: last.origin.clone(), size, root };
+        let epoch = epoch_of(&last.origin).1;
+        let signed_by_others = others.iter().map(|mark| &mark.checkpoint);
+        for before in signed_by_others.filter(|it| epoch_of(&it.origin).1 >= epoch).chain([&last]) {
+            self.must_follow(tenant, &newest, before).await?;
+        }
+        self.logs.sign(tenant, newest, others)
+    }
+
+    /// Whatever is signed begins with all that was signed before.
+    async fn must_follow(
+        &self,
+        tenant: &Tenant,
+        newest: &Checkpoint,
+        before: &Checkpoint,
+    ) -> Result<(), Error> {
+        let proof = match Plan::consistency(before.size, newest.size) {
+            Ok(plan) if before.size < newest.size => self.log_hashes(tenant, &plan).await?,
             _ => Vec::new(),
         };
-        newest.follows(&last, &proof).map_err(|error| {
-            let (tenant, origin) = (tenant.clone(), last.origin.clone());
-            self.fell_behind(Gap { tenant: tenant.clone(), origin, signed: last.size, stored: size.min(last.size) });
+        newest.follows(before, &proof).map_err(|error| {
+            let (size, signed) = (newest.size, before.size);
+            self.fell_behind(Gap::of(tenant, before, size));
             let why = format!(
-                "the stored log of tenant `{tenant}` has {size} leaves and is not the one of {} that was signed ({error}): \
-                 was the store put back, or altered?",
-                last.size
+                "the stored log of tenant `{tenant}` has {size} leaves and is not the one of {signed} that was signed ({error}): \
+                 was the store put back, or altered?"
             );
             Error::new(Code::Unavailable, why)
-        })?;
-        self.logs.sign(tenant, newest)
+        })
     }
 
     async fn log_hashes(&self, tenant: &Tenant, plan: &Plan) -> Result<Vec<receipt::log::Hash>, Error> {
@@ -323,11 +366,10 @@ impl Gateway {
         note.map(|note| (checkpoint, note)).ok_or_else(|| not_found("checkpoint: nothing is logged yet"))
     }
 
-    /// The newest checkpoint that has this leaf; one that was cosigned rather than a newer one.
+    /// A checkpoint that has this leaf: the newest of those that most witnesses cosigned, or the newest of all.
     fn newest_with(&self, tenant: &Tenant, leaf: u64) -> Result<(Checkpoint, Note), Error> {
-        let cosigned = self.logs.last(tenant)?.cosigned.filter(|cosigned| leaf < cosigned.checkpoint.size);
-        match cosigned {
-            Some(Cosigned { checkpoint, note, .. }) => Ok((checkpoint, note)),
+        match self.logs.last(tenant)?.cosigned.with(leaf) {
+            Some(Mark { checkpoint, note }) => Ok((checkpoint, note)),
             None => self.newest(tenant),
         }
     }
@@ -338,7 +380,7 @@ impl Gateway {
     /// `EP_FORBIDDEN` if the caller may not read anything.
     pub fn log_key(&self, caller: &Caller) -> Result<String, Error> {
         caller.must(Deed::ReadOwn)?;
-        self.logs.key(&caller.tenant)
+        self.logs.key(&caller.tenant).ok_or_else(|| internal("a tenant has no log"))
     }
 
     /// Tiles and entries of the log of the caller's tenant, by their C2SP paths. Only what the newest checkpoint is of.
@@ -351,7 +393,7 @@ impl Gateway {
         let resource: Resource = path.parse().map_err(|_| nothing())?;
         let (Resource::Tile(tile) | Resource::Entries(tile)) = resource else { return Err(nothing()) };
         let size = self.newest(&caller.tenant)?.0.size;
-        if !is_in(tile, size) {
+        if !tile.is_of(size) {
             return Err(nothing());
         }
         let width = usize::from(tile.width);
@@ -389,10 +431,10 @@ impl Gateway {
     /// That a receipt of the caller's is in the log, against the newest checkpoint: canonical JSON.
     ///
     /// # Errors
-    /// `EP_NOT_FOUND` when it is not the caller's to see, or is not logged yet.
+    /// `EP_NOT_FOUND` when it is not the caller's to see, is not logged yet, or was made before there was a log.
     pub async fn receipt_proof(&self, caller: &Caller, receipt_id: &str) -> Result<Vec<u8>, Error> {
-        self.receipt(caller, receipt_id).await?;
-        self.proof(&caller.tenant, receipt_id).await.map(|proof| proof.to_bytes())
+        let receipt = self.receipt(caller, receipt_id).await?;
+        self.proof(&caller.tenant, receipt_id, &receipt).await.map(|proof| proof.to_bytes())
     }
 
     /// A receipt of the caller's with all that proves it was logged: canonical JSON.
@@ -401,45 +443,64 @@ impl Gateway {
     /// As [`Gateway::receipt_proof`].
     pub async fn receipt_bundle(&self, caller: &Caller, receipt_id: &str) -> Result<Vec<u8>, Error> {
         let receipt = self.receipt(caller, receipt_id).await?;
-        let proof = self.proof(&caller.tenant, receipt_id).await?;
+        let proof = self.proof(&caller.tenant, receipt_id, &receipt).await?;
         Ok(Bundle { receipt, jwks: self.keys.jwks(), proof }.to_bytes())
     }
 
-    async fn proof(&self, tenant: &Tenant, receipt_id: &str) -> Result<Proof, Error> {
+    async fn proof(&self, tenant: &Tenant, receipt_id: &str, receipt: &[u8]) -> Result<Proof, Error> {
         let settled = self.ledger.receipt(tenant, receipt_id).await.map_err(unavailable)?;
         let entry = settled.ok_or_else(|| not_found("receipt"))?.entry;
-        let not_yet = || {
-            Error::new(Code::NotFound, NOT_LOGGED_YET)
-                .hint("ask again in a second; it is promised until `metadata.log.mergeBy`")
-        };
+        let document = std::str::from_utf8(receipt).ok().and_then(|text| Document::parse(text).ok());
+        let document = document.ok_or_else(|| internal("a stored receipt cannot be read"))?;
+        if promised_nonce(&document).is_none() {
+            return Err(not_found(
+                "proof: the receipt was made before there was a log, and promises no place in it",
+            ));
+        }
         let leafed = self.log().leaf_of(tenant, entry).await.map_err(unavailable)?.ok_or_else(not_yet)?;
-        let (checkpoint, note) = self.newest_with(tenant, leafed.number)?;
+        let later = self.compromise_behind(tenant, &document.kid, leafed.number).await?;
+        let (checkpoint, note, later) = self.checkpoint_for(tenant, leafed.number, later)?;
         if leafed.number >= checkpoint.size {
             return Err(not_yet());
         }
-        let plan = Plan::inclusion(leafed.number, checkpoint.size);
-        let path = self.log_hashes(tenant, &plan.map_err(|_| not_yet())?).await?;
+        let place = self.leaf_in(tenant, &leafed, &checkpoint).await?;
+        let compromise = match later {
+            Some(later) => {
+                let place = self.leaf_in(tenant, &later.leafed, &checkpoint).await?;
+                Some(later.shown(place))
+            }
+            None => None,
+        };
+        Ok(Proof { place, note, compromise })
+    }
+
+    /// A leaf and its way to the root of that checkpoint.
+    async fn leaf_in(
+        &self,
+        tenant: &Tenant,
+        leafed: &Leafed,
+        checkpoint: &Checkpoint,
+    ) -> Result<Place, Error> {
+        let (index, size) = (leafed.number, checkpoint.size);
+        let plan = Plan::inclusion(index, size).map_err(|_| not_yet())?;
+        let path = self.log_hashes(tenant, &plan).await?;
         let leaf = Leaf::parse(&leafed.leaf).map_err(|_| internal("a stored leaf is none"))?;
         // Of a store that was put back there may be a leaf where the signed log has another one.
-        let (index, size, root) = (leafed.number, checkpoint.size, &checkpoint.root);
-        verify_inclusion(&leaf.hash(), index, size, &path, root)
+        verify_inclusion(&leaf.hash(), index, size, &path, &checkpoint.root)
             .map_err(|_| internal("a stored leaf is not in the log that was signed"))?;
-        let place = Place { index, leaf, path };
-        Ok(Proof { place, note, compromise: None })
+        Ok(Place { index, leaf, path })
     }
+}
+
+fn not_yet() -> Error {
+    Error::new(Code::NotFound, NOT_LOGGED_YET)
+        .hint("ask again in a second; it is promised until `metadata.log.mergeBy`")
 }
 
 /// Something of what is asked about is on record, and will be in the log soon.
 fn not_yet_logged() -> Error {
     Error::new(Code::Unavailable, "not everything of that time is in the log yet")
         .hint("ask again in a few seconds")
-}
-
-/// Has a tree of that size this tile, in this width or a larger one?
-fn is_in(tile: Tile, size: u64) -> bool {
-    let row = size >> (8 * u32::from(tile.level));
-    let end = tile.index * u64::from(receipt::log::TILE_WIDTH) + u64::from(tile.width);
-    end <= row
 }
 
 /// What is said of a receipt whose leaf is not there yet: it will be, soon.

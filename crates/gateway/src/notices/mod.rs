@@ -101,6 +101,7 @@ impl Gateway {
 
     /// Tells everybody of everything, for as long as the process lives.
     pub(crate) async fn keep_telling(&self) {
+        self.until_whole().await;
         match self.ledger.forget_others(self.names()).await {
             Ok(0) => {}
             Ok(forgotten) => {
@@ -118,6 +119,7 @@ impl Gateway {
     async fn keep_telling_one(&self, to: &Destination) {
         let mut seen = 0;
         loop {
+            self.until_whole().await;
             let more = self.tell_round(to, &mut seen).await.unwrap_or_else(|error| {
                 tracing::warn!(destination = &*to.name, %error, "notices could not be looked after");
                 false

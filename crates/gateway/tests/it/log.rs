@@ -1,9 +1,13 @@
 //! The transparency log of a gateway: receipts are promised a place in it, get it, and are shown to have it.
 
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use countersign_gateway::Code;
-use receipt::log::{Bundle, Checkpoint, LeafKind, Note, Proof, Verifier};
+use receipt::log::{AddCheckpoint, Bundle, Checkpoint, LeafKind, Note, Proof, Signer, Verifier, epoch_of};
 use receipt::{Document, Jwks, Pin, Trust, Verdict};
 
 use crate::house::House;
@@ -158,14 +162,383 @@ async fn a_store_that_was_put_back_takes_nothing_on_and_gets_no_second_root_of_a
     house.installation.start();
     let after = bundle(&house, &paid(&house, "after").await).await;
     assert_eq!(house.gateway().gaps(), []);
-    let name = format!("{}/epoch-2", signed.origin);
-    assert_eq!(Checkpoint::of(&after.proof.note, &key(&house)).unwrap().origin, name);
+    let second = Checkpoint::of(&after.proof.note, &key(&house)).unwrap().origin;
+    let (name, epoch) = epoch_of(&second);
+    assert!(name == signed.origin && epoch > 1_700_000_000, "{second}");
+    // What was signed of the log before is still there to be shown.
+    let kept = marks(&house).into_iter().map(|file| std::fs::read_to_string(file).unwrap());
+    assert!(kept.into_iter().any(|note| note.starts_with(&format!("{}\n{}\n", signed.origin, signed.size))));
     // A second restore, to before that: the next epoch is not the one that was signed.
     let house = put_back(house, &backup).await;
-    assert_eq!(house.gateway().gaps()[0].origin, name);
+    assert_eq!(house.gateway().gaps()[0].origin, second);
     house.gateway().begin_anew().await.unwrap();
     let house = house.restart().await;
-    assert_eq!(key(&house).name(), format!("{}/epoch-3", signed.origin));
+    assert!(epoch_of(key(&house).name()).1 > epoch, "{}", key(&house).name());
+}
+
+/// The files of what was signed of the log.
+fn marks(house: &House) -> Vec<PathBuf> {
+    let folder = house.path("data/marks/production/default");
+    std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect()
+}
+
+/// Another gateway on the same store, here a copy of house and store, signed more of the log than this store has.
+async fn signed_by_another(house: &House) -> Vec<PathBuf> {
+    let mut other = house.copy().await;
+    other.installation.start();
+    bundle(&other, &paid(&other, "elsewhere").await).await;
+    let files = std::fs::read_dir(other.config.data_dir.join("marks/production/default")).unwrap();
+    files.map(|entry| entry.unwrap().path()).map(|file| copied(&file, house)).collect()
+}
+
+/// Its file in the folder of the house, under its name.
+fn copied(file: &Path, house: &House) -> PathBuf {
+    let here = house.path("data/marks/production/default").join(file.file_name().unwrap());
+    std::fs::copy(file, &here).unwrap();
+    here
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_any_gateway_signed_counts_for_all_that_have_its_mark_in_their_folder() {
+    let house = running().await;
+    bundle(&house, &paid(&house, "a").await).await;
+    let mine = checkpoint(&house);
+    signed_by_another(&house).await;
+    // One that runs finds it when it is to sign more.
+    let said = house.send("more", &house.payment("more", "10.00")).await;
+    assert!(said.is_ok() || said.unwrap_err().code == Code::Unavailable);
+    until(|| !house.gateway().gaps().is_empty()).await;
+    assert_eq!(checkpoint(&house), mine);
+    // And one that starts before it takes anything on.
+    let house = house.restart().await;
+    let gaps = house.gateway().gaps();
+    assert!(gaps.len() == 1 && gaps[0].signed > mine.size, "{gaps:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_old_mark_that_is_put_back_hides_no_newer_one() {
+    let house = running().await;
+    bundle(&house, &paid(&house, "a").await).await;
+    let backup = house.path("backup.db");
+    house.store().execute("VACUUM INTO ?", [backup.to_str().unwrap()]).unwrap();
+    let old: Vec<(PathBuf, Vec<u8>)> =
+        marks(&house).into_iter().map(|file| (file.clone(), std::fs::read(file).unwrap())).collect();
+    bundle(&house, &paid(&house, "lost").await).await;
+    let signed = checkpoint(&house);
+    let house = house.reopened_after(|| ()).await;
+    // Whoever copies a whole backup over the folder copies the old marks, too.
+    for (file, bytes) in old {
+        std::fs::write(file, bytes).unwrap();
+    }
+    let house = put_back(house, &backup).await;
+    assert_eq!(house.gateway().gaps()[0].signed, signed.size);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_mark_that_an_earlier_version_kept_beside_the_keys_counts() {
+    let house = running().await;
+    bundle(&house, &paid(&house, "a").await).await;
+    let backup = house.path("backup.db");
+    house.store().execute("VACUUM INTO ?", [backup.to_str().unwrap()]).unwrap();
+    bundle(&house, &paid(&house, "lost").await).await;
+    let signed = checkpoint(&house);
+    let note = house.gateway().log_checkpoint(&house.operator).unwrap();
+    let house = house.reopened_after(|| ()).await;
+    std::fs::remove_dir_all(house.path("data/marks")).unwrap();
+    let earlier = house.path("data/keys/production/log-default.checkpoint");
+    std::fs::write(&earlier, note).unwrap();
+    let house = put_back(house, &backup).await;
+    assert_eq!(house.gateway().gaps()[0].signed, signed.size);
+    assert!(!earlier.exists() && marks(&house).len() == 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_is_behind_is_not_written_to_by_its_start() {
+    let house = running().await;
+    let operator = house.operator.clone();
+    let freeze = countersign_gateway::FreezeScope::Tenant.into();
+    house.gateway().freeze(&operator, freeze).await.unwrap();
+    // Somebody takes the freeze out of the store: it is put into force again where the store is whole.
+    house.store().execute("DELETE FROM freeze", []).unwrap();
+    let backup = house.path("backup.db");
+    house.store().execute("VACUUM INTO ?", [backup.to_str().unwrap()]).unwrap();
+    let logged =
+        |house: &House| house.gateway().log_checkpoint(&house.operator).map(|_| checkpoint(house).size);
+    until(|| logged(&house).is_ok()).await;
+    let size = checkpoint(&house).size;
+    let ask = house.mandate_ask("1.00", 4_102_444_800);
+    house.gateway().issue_mandate(&operator, ask).await.unwrap();
+    until(|| checkpoint(&house).size > size).await;
+    let house = put_back(house, &backup).await;
+    assert!(!house.gateway().gaps().is_empty());
+    let freezes: i64 = house.store().query_row("SELECT count(*) FROM freeze", [], |row| row.get(0)).unwrap();
+    assert_eq!(freezes, 0);
+}
+
+async fn until(what: impl Fn() -> bool) {
+    for _ in 0..2000 {
+        if what() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("it never came to that");
+}
+
+/// Somebody who is asked to cosign, and answers as a test has it: to a path and a body with a status and a text.
+struct FakeWitness {
+    address: String,
+    asked: Arc<Mutex<Vec<(String, String)>>>,
+}
+
+impl FakeWitness {
+    fn answering(answer: impl Fn(&str, &str) -> (u16, String) + Send + 'static) -> FakeWitness {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let asked: Arc<Mutex<Vec<(String, String)>>> = Arc::default();
+        let heard = Arc::clone(&asked);
+        std::thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                let _ = serve(stream, &answer, &heard);
+            }
+        });
+        FakeWitness { address, asked }
+    }
+
+    fn configured(&self, key: &Verifier, config: &mut countersign_gateway::Config) {
+        config.egress.allow.push(self.address.clone());
+        config.egress.plain_http.push(self.address.clone());
+        let url = format!("http://{}", self.address);
+        config.log.witnesses.push(countersign_gateway::config::Witness { url, key: key.to_string() });
+    }
+
+    fn asked_to_cosign(&self) -> Vec<AddCheckpoint> {
+        let asked = self.asked.lock().unwrap();
+        let offers = asked.iter().filter(|(path, _)| path == "/add-checkpoint");
+        offers.map(|(_, body)| AddCheckpoint::parse(body).unwrap()).collect()
+    }
+}
+
+fn serve(
+    stream: TcpStream,
+    answer: &dyn Fn(&str, &str) -> (u16, String),
+    heard: &Mutex<Vec<(String, String)>>,
+) -> std::io::Result<()> {
+    let mut reader = BufReader::new(stream.try_clone()?);
+    let (mut line, mut path, mut length) = (String::new(), String::new(), 0);
+    while reader.read_line(&mut line)? > 2 {
+        if path.is_empty() {
+            path = line.split(' ').nth(1).unwrap_or_default().to_owned();
+        }
+        if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+            length = value.trim().parse().unwrap();
+        }
+        line.clear();
+    }
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body)?;
+    let body = String::from_utf8(body).unwrap();
+    let (status, text) = answer(&path, &body);
+    heard.lock().unwrap().push((path, body));
+    let length = text.len();
+    write!(&stream, "HTTP/1.1 {status} x\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{text}")
+}
+
+/// The line of a witness that cosigns whatever it is asked to.
+fn cosigned(signer: &Signer, name: &str, body: &str) -> (u16, String) {
+    let note = AddCheckpoint::parse(body).unwrap().note;
+    let now = now_seconds();
+    (200, format!("{}\n", signer.cosign(name, &note, now).unwrap()))
+}
+
+fn now_seconds() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs()
+}
+
+fn valid(house: &House, bundle: &Bundle, witnesses: Vec<Verifier>, need: usize) -> Verdict {
+    let jwks = Jwks::parse(house.gateway().jwks().as_bytes()).unwrap();
+    let pin =
+        Pin::new(house.gateway().issuer(), &jwks).and_log(key(house)).witnessed(witnesses, need).unwrap();
+    let trust =
+        Trust { proof: Some(&bundle.proof), require_inclusion: true, ..Trust::new(&pin, &bundle.jwks) };
+    receipt::verify(&bundle.receipt, &trust).verdict
+}
+
+async fn bundle_cosigned_by(house: &House, receipt: &str, witness: &Verifier) -> Bundle {
+    for _ in 0..2000 {
+        let found = bundle(house, receipt).await;
+        if matches!(found.proof.note.signed_by(witness), Ok(Some(_))) {
+            return found;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("`{}` never cosigned it", witness.name());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_witness_that_writes_in_other_names_spoils_nothing() {
+    let signer = Signer::generate().unwrap();
+    let witness = signer.witness("w.example").unwrap();
+    let lying = FakeWitness::answering(move |path, body| match path {
+        "/add-checkpoint" => {
+            let note = AddCheckpoint::parse(body).unwrap().note.to_string();
+            let log = note.lines().last().unwrap();
+            let forged = log.replace(&log[log.len() - 40..log.len() - 36], "AAAA");
+            let junk: String = (0..63).map(|n| cosigned(&signer, &format!("nobody-{n}"), body).1).collect();
+            (200, format!("{forged}\n{junk}{}", cosigned(&signer, "w.example", body).1))
+        }
+        _ => (404, String::new()),
+    });
+    let mut house = House::with(|config| lying.configured(&witness, config)).await;
+    house.installation.start();
+    let receipt = paid(&house, "a").await;
+    let shown = bundle_cosigned_by(&house, &receipt, &witness).await;
+    assert_eq!(valid(&house, &shown, vec![witness.clone()], 1), Verdict::Valid);
+    checkpoint(&house);
+    assert_eq!(shown.proof.note.to_string().lines().filter(|line| line.starts_with('\u{2014}')).count(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_one_witness_away_the_other_is_not_asked_again_and_what_it_said_outlives_a_restart() {
+    let (here, away) = (Signer::generate().unwrap(), Signer::generate().unwrap());
+    let (key_here, key_away) = (here.witness("here.example").unwrap(), away.witness("away.example").unwrap());
+    let at_here = FakeWitness::answering(move |path, body| match path {
+        "/add-checkpoint" => cosigned(&here, "here.example", body),
+        _ => (404, String::new()),
+    });
+    let at_away = FakeWitness::answering(|_, _| (500, String::new()));
+    let mut house = House::with(|config| {
+        at_here.configured(&key_here, config);
+        at_away.configured(&key_away, config);
+    })
+    .await;
+    house.installation.start();
+    let receipt = paid(&house, "a").await;
+    bundle_cosigned_by(&house, &receipt, &key_here).await;
+    let size = checkpoint(&house).size;
+    let tries = |witness: &FakeWitness| {
+        witness
+            .asked_to_cosign()
+            .iter()
+            .filter(|it| it.note.to_string().lines().nth(1) == Some(&size.to_string()))
+            .count()
+    };
+    until(|| tries(&at_away) >= 2).await;
+    assert_eq!(tries(&at_here), 1);
+    // Whoever comes back after it finds the note as it was.
+    let house = house.restart().await;
+    let shown = bundle(&house, &receipt).await;
+    assert_eq!(valid(&house, &shown, vec![key_here, key_away], 1), Verdict::Valid);
+    assert_eq!(tries(&at_here), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_witness_that_shows_what_we_signed_stops_a_store_without_it_and_one_that_only_says_so_does_not() {
+    let signer = Signer::generate().unwrap();
+    let witness = signer.witness("w.example").unwrap();
+    let seen: Arc<Mutex<Option<String>>> = Arc::default();
+    let kept = Arc::clone(&seen);
+    let fake = FakeWitness::answering(move |path, _| match path {
+        "/add-checkpoint" => (409, "1000000\n".to_owned()),
+        _ => kept.lock().unwrap().clone().map_or((404, String::new()), |note| (200, note)),
+    });
+    let mut house = House::with(|config| fake.configured(&witness, config)).await;
+    house.installation.start();
+    bundle(&house, &paid(&house, "a").await).await;
+    let backup = house.path("backup.db");
+    house.store().execute("VACUUM INTO ?", [backup.to_str().unwrap()]).unwrap();
+    bundle(&house, &paid(&house, "lost").await).await;
+    let signed = checkpoint(&house);
+    let note = house.gateway().log_checkpoint(&house.operator).unwrap();
+    until(|| fake.asked_to_cosign().len() > 1).await;
+    assert_eq!(house.gateway().gaps(), [], "what it says it cannot show");
+    // Store and marks are put back, and nothing here knows better.
+    let house = house.reopened_after(|| ()).await;
+    std::fs::remove_dir_all(house.path("data/marks")).unwrap();
+    let house = put_back(house, &backup).await;
+    assert_eq!(house.gateway().gaps(), []);
+    // What somebody else signed proves nothing.
+    let forged = Signer::generate().unwrap().sign(&signed).unwrap();
+    *seen.lock().unwrap() = Some(forged.to_string());
+    let house = house.restart().await;
+    assert_eq!(house.gateway().gaps(), []);
+    *seen.lock().unwrap() = Some(note);
+    let house = house.restart().await;
+    let gaps = house.gateway().gaps();
+    assert_eq!((gaps.len(), gaps[0].signed), (1, signed.size));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_keys_compromise_the_proof_shows_that_the_log_tells_of_it_behind_the_receipt() {
+    let house = running().await;
+    let receipt = paid(&house, "before").await;
+    let before = bundle(&house, &receipt).await;
+    let document = std::str::from_utf8(&before.receipt).unwrap().to_owned();
+    let document = Document::parse(&document).unwrap();
+    // Others have had it for less time than the receipt is old.
+    let at = receipt::Timestamp::from_unix_millis(document.created.unix_millis() + 1);
+    until(|| receipt::Timestamp::from_unix_millis(now_seconds() * 1000) > at).await;
+    house
+        .gateway()
+        .compromise_signing_key(&house.admin, &document.kid, at.as_str().to_owned())
+        .await
+        .unwrap();
+    let again = house.restart().await;
+    let mut house = again;
+    house.installation.start();
+    let mut shown = bundle(&house, &receipt).await;
+    for _ in 0..2000 {
+        if shown.proof.compromise.is_some() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        shown = bundle(&house, &receipt).await;
+    }
+    assert_eq!(valid(&house, &shown, Vec::new(), 0), Verdict::Valid, "{shown:?}");
+    let told = shown.proof.compromise.clone().unwrap();
+    let record: serde_json::Value = serde_json::from_slice(&told.record).unwrap();
+    assert_eq!(
+        record,
+        serde_json::json!({"at": at.as_str(), "kid": &*document.kid}),
+        "nobody is told who said so"
+    );
+    // Without it nothing proves when the receipt was made, and what is made from then on has another key.
+    let bare = Bundle { proof: Proof { compromise: None, ..shown.proof.clone() }, ..shown };
+    assert!(matches!(valid(&house, &bare, Vec::new(), 0), Verdict::TimeUnproven { .. }));
+    let after = bundle(&house, &paid(&house, "after").await).await;
+    assert_eq!(after.proof.compromise, None);
+    assert_eq!(valid(&house, &after, Vec::new(), 0), Verdict::Valid);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_last_path_that_can_be_counted_is_of_no_log() {
+    let house = running().await;
+    bundle(&house, &paid(&house, "a").await).await;
+    for path in ["tile/0/x072/x057/x594/x037/x927/935", "tile/entries/x072/x057/x594/x037/x927/935"] {
+        let refused = house.gateway().log_resource(&house.operator, path).await.unwrap_err();
+        assert_eq!(refused.code, Code::NotFound, "{path}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_of_a_receipt_outlives_its_tenants_configuration() {
+    let mut house =
+        House::with(|config| config.tenants = vec!["default".to_owned(), "other".to_owned()]).await;
+    let said = house.said("a", &house.payment("a", "10.00")).await;
+    let address = said.body["short"].as_str().unwrap().to_owned();
+    assert!(house.gateway().receipt_by_address(&address).await.unwrap().log.is_some());
+    house.config.tenants = vec!["other".to_owned()];
+    let house = house.restart().await;
+    let shown = house.gateway().receipt_by_address(&address).await.unwrap();
+    assert_eq!(shown.log, None);
+}
+
+#[tokio::test]
+async fn no_tenant_is_called_what_logs_that_begin_anew_are() {
+    let mut house = House::new().await;
+    house.config.tenants = vec!["default".to_owned(), "epoch-2".to_owned()];
+    let why = house.reopened().await.err().unwrap();
+    assert!(why.contains("`epoch-2` is what logs that begin anew are called"), "{why}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -188,10 +561,8 @@ async fn a_store_that_is_put_back_under_a_running_gateway_stops_it() {
 async fn a_gateway_with_another_key_than_the_stores_log_does_not_open() {
     let house = running().await;
     bundle(&house, &paid(&house, "a").await).await;
-    let keys = house.path("data/keys/production");
-    for file in ["log.pkcs8", "log-default.checkpoint"] {
-        std::fs::remove_file(keys.join(file)).unwrap();
-    }
+    std::fs::remove_file(house.path("data/keys/production/log.pkcs8")).unwrap();
+    std::fs::remove_dir_all(house.path("data/marks")).unwrap();
     let why = house.reopened().await.err().unwrap();
     assert!(why.contains("is not the key that the log of tenant `default` is signed with"), "{why}");
 }
@@ -209,7 +580,7 @@ async fn a_log_is_called_as_configured_and_keeps_its_name() {
 }
 
 /// The house with another store under it, as a restore of the database alone leaves it.
-async fn put_back(house: House, backup: &std::path::Path) -> House {
+pub(crate) async fn put_back(house: House, backup: &std::path::Path) -> House {
     let (store, backup) = (house.path("data/production.db"), backup.to_owned());
     house
         .reopened_after(move || {

@@ -318,6 +318,29 @@ async fn every_destination_hears_of_what_it_asked_for() {
 }
 
 #[tokio::test]
+async fn a_store_that_was_put_back_tells_nobody_again() {
+    let hook = Hook::start(|_, _| 204).await;
+    let mut house = house_with(1, |config| telling(config, "ops", &hook, &[Topic::Held])).await;
+    held(&house, "acct-1").await;
+    let backup = house.path("backup.db");
+    house.store().execute("VACUUM INTO ?", [backup.to_str().unwrap()]).unwrap();
+    house.installation.start();
+    hook.taken(1).await;
+    for _ in 0..2000 {
+        if house.gateway().log_checkpoint(&house.operator).is_ok() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let mut house = crate::log::put_back(house, &backup).await;
+    assert!(!house.gateway().gaps().is_empty());
+    house.installation.start();
+    // Many times as long as the one that is not behind takes.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(hook.told().len(), 1);
+}
+
+#[tokio::test]
 async fn what_expires_is_told() {
     let hook = Hook::start(|_, _| 200).await;
     let mut house = house_with(1, |config| {

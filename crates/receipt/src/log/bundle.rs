@@ -6,6 +6,7 @@ use sha2::{Digest, Sha256};
 
 use super::{Checkpoint, Error, Hash, Leaf, LeafKind, Nonce, Note, epoch_of, verify_inclusion};
 use crate::draft::Event;
+use crate::json::object;
 use crate::{Document, Failure, Json, Jwks, MAX_BYTES, Pin, Timestamp, canonical};
 
 /// That a receipt stands in a log: its leaf, the way from there to a root, and the signed checkpoint with that root.
@@ -52,6 +53,8 @@ pub struct Logged {
     pub index: u64,
     /// The witnesses pinned that cosigned the checkpoint, and when, in seconds since 1970.
     pub witnessed: Vec<(String, u64)>,
+    /// As many of them the pin demands.
+    pub witnesses_needed: usize,
     /// The key of which the log itself says later than the receipt that it is compromised.
     pub compromised_later: Option<String>,
 }
@@ -109,7 +112,8 @@ impl Proof {
         }
         let kind = if content.event == Event::Original { LeafKind::Terminal } else { LeafKind::Amendment };
         let Place { index, leaf, .. } = &self.place;
-        let fits = leaf.kind == kind && leaf.hour >= Leaf::hour_of(document.created);
+        // The clock may have been set back by a little between the receipt and its entry.
+        let fits = leaf.kind == kind && leaf.hour.saturating_add(1) >= Leaf::hour_of(document.created);
         if !fits || !leaf.opens(&nonce, document.text.as_bytes()) {
             return Err(Failure::document("the leaf of the proof is not this receipt's"));
         }
@@ -118,7 +122,8 @@ impl Proof {
             None => None,
             Some(known) => Some(known.kid_of(*index, &checkpoint).map_err(|error| document_fault(&error))?),
         };
-        Ok(Logged { index: *index, checkpoint, witnessed, compromised_later })
+        let witnesses_needed = pin.witnesses_needed();
+        Ok(Logged { index: *index, checkpoint, witnessed, witnesses_needed, compromised_later })
     }
 }
 
@@ -148,11 +153,14 @@ pub fn believed(note: &Note, pin: &Pin) -> Result<(Checkpoint, Vec<(String, u64)
 impl Logged {
     /// Was it logged before that moment, or before the log was told that this key is compromised?
     ///
-    /// A witness's word is somebody else's. The log's own order holds only as far as its key was not lost with the other.
+    /// A witness's word is somebody else's, and as many have to say so as have to cosign: fewer are not believed in anything. The
+    /// log's own order holds only as far as its key was not lost with the other.
     pub(crate) fn is_before(&self, kid: &str, compromised_at: Timestamp) -> Option<String> {
-        let before = |at: &u64| at.saturating_mul(1000) < compromised_at.unix_millis();
-        if let Some((name, _)) = self.witnessed.iter().find(|(_, at)| before(at)) {
-            return Some(format!("key compromised later: `{name}` had seen it logged by then"));
+        let before = |at: u64| at.saturating_mul(1000) < compromised_at.unix_millis();
+        let seen = self.witnessed.iter().filter(|(_, at)| before(*at)).map(|(name, _)| format!("`{name}`"));
+        let seen: Vec<String> = seen.collect();
+        if seen.len() >= self.witnesses_needed.max(1) {
+            return Some(format!("key compromised later: {} had seen it logged by then", seen.join(", ")));
         }
         let later = self.compromised_later.as_deref() == Some(kid);
         later.then(|| "key compromised later: its log says so behind it".to_owned())
@@ -186,9 +194,8 @@ impl Compromise {
         }
         let fits =
             self.place.leaf.kind == LeafKind::KeyEvent && self.place.leaf.opens(&self.nonce, &self.entry);
-        let entry: RawEntry = serde_json::from_slice(&self.entry).map_err(|_| wrong("the entry is none"))?;
-        let record: RawRecord =
-            serde_json::from_slice(&self.record).map_err(|_| wrong("the record is none"))?;
+        let entry: RawEntry = object(&self.entry).map_err(|_| wrong("the entry is none"))?;
+        let record: RawRecord = object(&self.record).map_err(|_| wrong("the record is none"))?;
         let hash = hex::encode(Sha256::digest(&self.record));
         if fits && entry.event == COMPROMISED && entry.action_hash == hash {
             Ok(record.kid)
@@ -225,7 +232,7 @@ impl Bundle {
         bounded(received)?;
         // Canonical text, since of that the members are slices, and the receipt's is hashed.
         let text = canonical::canonicalise(received).map_err(unreadable)?;
-        let raw: RawBundle<'_> = serde_json::from_slice(&text).map_err(unreadable)?;
+        let raw: RawBundle<'_> = object(&text).map_err(unreadable)?;
         expected(&raw.spec, BUNDLE)?;
         let jwks = Jwks::parse(raw.jwks.get().as_bytes()).map_err(unreadable)?;
         let proof = RawProof::read(raw.proof.get().as_bytes())?;
@@ -268,8 +275,8 @@ struct RawBundle<'a> {
 #[serde(deny_unknown_fields)]
 struct RawProof<'a> {
     checkpoint: String,
-    #[serde(borrow, deserialize_with = "present")]
-    compromise: Option<RawCompromise<'a>>,
+    #[serde(borrow)]
+    compromise: &'a RawValue,
     index: u64,
     leaf: String,
     path: Vec<String>,
@@ -302,32 +309,28 @@ struct RawRecord {
     kid: String,
 }
 
-/// `null` is an answer; a missing member is none.
-fn present<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
-where
-    D: serde::Deserializer<'de>,
-    T: Deserialize<'de>,
-{
-    Option::deserialize(deserializer)
-}
-
 impl RawProof<'_> {
     /// From canonical text.
     fn read(text: &[u8]) -> Result<Proof, Error> {
-        let raw: RawProof<'_> = serde_json::from_slice(text).map_err(unreadable)?;
+        let raw: RawProof<'_> = object(text).map_err(unreadable)?;
         expected(&raw.spec, PROOF)?;
-        let compromise = raw.compromise.map(|known| {
-            Ok::<_, Error>(Compromise {
-                place: Place::read(known.index, &known.leaf, &known.path)?,
-                nonce: decoded(&known.nonce)?,
-                entry: known.entry.get().as_bytes().to_vec(),
-                record: known.record.get().as_bytes().to_vec(),
-            })
-        });
-        Ok(Proof {
-            place: Place::read(raw.index, &raw.leaf, &raw.path)?,
-            note: Note::parse(&raw.checkpoint)?,
-            compromise: compromise.transpose()?,
+        let compromise = match raw.compromise.get() {
+            "null" => None,
+            known => Some(RawCompromise::read(known.as_bytes())?),
+        };
+        let place = Place::read(raw.index, &raw.leaf, &raw.path)?;
+        Ok(Proof { place, note: Note::parse(&raw.checkpoint)?, compromise })
+    }
+}
+
+impl RawCompromise<'_> {
+    fn read(text: &[u8]) -> Result<Compromise, Error> {
+        let known: RawCompromise<'_> = object(text).map_err(unreadable)?;
+        Ok(Compromise {
+            place: Place::read(known.index, &known.leaf, &known.path)?,
+            nonce: decoded(&known.nonce)?,
+            entry: known.entry.get().as_bytes().to_vec(),
+            record: known.record.get().as_bytes().to_vec(),
         })
     }
 }

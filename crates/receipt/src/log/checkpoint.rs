@@ -37,14 +37,35 @@ impl Checkpoint {
             Err(Error::Checkpoint("it is of another log"))
         }
     }
+
+    /// May this be said of a log of which `earlier` was said? `proof` is that of consistency, empty where none is needed.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] if it is of another log or a smaller one, [`Error::Proof`] if it does not begin with all of it.
+    pub fn follows(&self, earlier: &Checkpoint, proof: &[Hash]) -> Result<(), Error> {
+        if self.origin != earlier.origin {
+            return Err(Error::Checkpoint("it is of another log"));
+        }
+        if self.size < earlier.size {
+            return Err(Error::Checkpoint("it is of a smaller log than was seen before"));
+        }
+        if earlier.size == 0 {
+            return Ok(());
+        }
+        verify_consistency(earlier.size, &earlier.root, self.size, &self.root, proof)
+    }
 }
 
 /// The name of a log without its epoch, and that. A log whose store was put back begins anew under the same name in another epoch,
-/// `NAME/epoch-2`, and has all that is left logged again; a name that says nothing is of the first.
+/// `NAME/epoch-1777593600` after the second in which that was, and has all that is left logged again; a name that says nothing is
+/// of the first. An epoch has one spelling: at most 15 digits, the first of them no 0.
 #[must_use]
 pub fn epoch_of(origin: &str) -> (&str, u64) {
-    let numbered =
-        origin.rsplit_once("/epoch-").and_then(|(name, number)| Some((name, number.parse().ok()?)));
+    let spelled = |number: &str| {
+        let digits = number.len() <= 15 && number.bytes().all(|byte| byte.is_ascii_digit());
+        number.parse().ok().filter(|_| digits && !number.starts_with('0'))
+    };
+    let numbered = origin.rsplit_once("/epoch-").and_then(|(name, number)| Some((name, spelled(number)?)));
     numbered.unwrap_or((origin, 1))
 }
 
@@ -72,24 +93,5 @@ impl FromStr for Checkpoint {
             return Err(Error::Checkpoint("it is not in its one spelling"));
         }
         Ok(checkpoint)
-    }
-}
-
-impl Checkpoint {
-    /// May this be said of a log of which `earlier` was said? `proof` is that of consistency, empty where none is needed.
-    ///
-    /// # Errors
-    /// [`Error::Checkpoint`] if it is of another log or a smaller one, [`Error::Proof`] if it does not begin with all of it.
-    pub fn follows(&self, earlier: &Checkpoint, proof: &[Hash]) -> Result<(), Error> {
-        if self.origin != earlier.origin {
-            return Err(Error::Checkpoint("it is of another log"));
-        }
-        if self.size < earlier.size {
-            return Err(Error::Checkpoint("it is of a smaller log than was seen before"));
-        }
-        if earlier.size == 0 {
-            return Ok(());
-        }
-        verify_consistency(earlier.size, &earlier.root, self.size, &self.root, proof)
     }
 }

@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 use super::{Checkpoint, Completeness, Error};
 
 /// More signatures than a checkpoint gets; a note with more is not read.
-pub const MOST_SIGNATURES: usize = 64;
+const MOST_SIGNATURES: usize = 64;
 
 /// A C2SP signed note: a text, and signatures over it by whoever signed it.
 ///
@@ -58,7 +58,7 @@ impl Note {
         &self.text
     }
 
-    /// Did this key sign it? A cosignature says when, in seconds since 1970; any other signature says 0.
+    /// Did this key sign it? A cosignature says when first, in seconds since 1970; any other signature says 0.
     ///
     /// # Errors
     /// [`Error::Note`] if there is a signature that says it is this key's and is not: such a note is not to be believed in
@@ -67,23 +67,37 @@ impl Note {
         let mut signed = None;
         for line in self.signatures.iter().filter(|line| line.name == key.name && line.id == key.id()) {
             let at = key.verifies(&self.text, &line.bytes);
-            signed =
-                Some(at.ok_or_else(|| Error::Note(format!("the signature by `{}` is wrong", key.name)))?);
+            let at = at.ok_or_else(|| Error::Note(format!("the signature by `{}` is wrong", key.name)))?;
+            signed = Some(signed.map_or(at, |first: u64| first.min(at)));
         }
         Ok(signed)
     }
 
-    /// The same note, signed by these too: the signatures of another copy of it, such as a witness answers with.
+    /// The same text with what this key signed of it, and nothing else.
     ///
     /// # Errors
-    /// [`Error::Note`] if a line is no signature, or there would be too many.
-    pub fn with(mut self, lines: &str) -> Result<Note, Error> {
-        for line in lines.lines() {
-            let line = Line::parse(line)?;
-            if !self.signatures.contains(&line) {
-                self.signatures.push(line);
-            }
+    /// [`Error::Note`] if it did not.
+    pub fn by(&self, key: &Verifier) -> Result<Note, Error> {
+        let lines: Vec<String> = self.signatures.iter().map(Line::to_string).collect();
+        Note { text: self.text.clone(), signatures: Vec::new() }.cosigned(key, &lines.join("\n"))
+    }
+
+    /// The same note, cosigned by this key: of these lines, such as a witness answers with, the one that is the key's and good,
+    /// and nothing else, so that whoever wrote them spoils no other signature. If the note has one of the key's already it keeps
+    /// that, which is the older.
+    ///
+    /// # Errors
+    /// [`Error::Note`] if none of the lines is the key's, or there would be too many.
+    pub fn cosigned(mut self, key: &Verifier, lines: &str) -> Result<Note, Error> {
+        if self.signed_by(key)?.is_some() {
+            return Ok(self);
         }
+        let good = |line: &Line| {
+            line.name == key.name && line.id == key.id() && key.verifies(&self.text, &line.bytes).is_some()
+        };
+        let line = lines.lines().filter_map(|line| Line::parse(line).ok()).find(good);
+        let unsigned = || Error::Note(format!("`{}` did not sign it", key.name));
+        self.signatures.push(line.ok_or_else(unsigned)?);
         if self.signatures.len() > MOST_SIGNATURES {
             return Err(Error::Note(format!("it has more than {MOST_SIGNATURES} signatures")));
         }

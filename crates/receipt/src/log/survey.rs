@@ -8,9 +8,14 @@ use crate::Timestamp;
 /// What the leaves of a log come to, taken in their order: how many of each kind in each hour, and which actions have no end.
 #[derive(Debug, Clone, Default)]
 pub struct Survey {
-    hours: BTreeMap<u32, Hour>,
+    /// How many leaves there are of each hour.
+    pub hours: Hours,
     open: HashMap<ActionRef, Due>,
 }
+
+/// How many leaves of each kind there are of each hour, and which.
+#[derive(Debug, Clone, Default)]
+pub struct Hours(BTreeMap<u32, Hour>);
 
 #[derive(Debug, Clone, Copy)]
 struct Hour {
@@ -35,12 +40,9 @@ pub struct Counts([u64; LeafKind::ALL.len()]);
 impl Survey {
     /// Takes the next leaf.
     pub fn take(&mut self, number: u64, leaf: &Leaf) {
-        let new = Hour { counts: Counts::default(), first: number, last: number };
-        let hour = self.hours.entry(leaf.hour).or_insert(new);
-        hour.last = number;
-        hour.counts.0[place(leaf.kind)] += 1;
+        self.hours.take(number, leaf);
         match leaf.kind {
-            LeafKind::Intent if leaf.due_by > 0 => {
+            LeafKind::Intent => {
                 self.open.insert(leaf.action_ref, Due { number, due_by: leaf.due_by });
             }
             LeafKind::Terminal | LeafKind::Amendment => drop(self.open.remove(&leaf.action_ref)),
@@ -55,6 +57,16 @@ impl Survey {
         overdue.sort_unstable();
         overdue
     }
+}
+
+impl Hours {
+    /// Takes the next leaf.
+    pub fn take(&mut self, number: u64, leaf: &Leaf) {
+        let new = Hour { counts: Counts::default(), first: number, last: number };
+        let hour = self.0.entry(leaf.hour).or_insert(new);
+        hour.last = number;
+        hour.counts.0[place(leaf.kind)] += 1;
+    }
 
     /// What a log says of a period when it has that checkpoint.
     #[must_use]
@@ -63,7 +75,7 @@ impl Survey {
         if from >= until {
             return all;
         }
-        for hour in self.hours.range(from..until).map(|(_, hour)| hour) {
+        for hour in self.0.range(from..until).map(|(_, hour)| hour) {
             all.begins = if all.ends == 0 { hour.first } else { all.begins.min(hour.first) };
             all.ends = all.ends.max(hour.last + 1);
             all.counts.0.iter_mut().zip(hour.counts.0).for_each(|(sum, count)| *sum += count);

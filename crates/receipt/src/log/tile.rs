@@ -38,6 +38,14 @@ impl Tile {
         })
     }
 
+    /// Has a tree of that size this tile, in this width or a larger one?
+    #[must_use]
+    pub fn is_of(&self, size: u64) -> bool {
+        let first = self.index.checked_mul(u64::from(TILE_WIDTH));
+        let end = first.and_then(|first| first.checked_add(u64::from(self.width)));
+        end.is_some_and(|end| end <= row(self.level, size))
+    }
+
     /// Has it all the hashes a tile can have?
     #[must_use]
     pub fn is_whole(&self) -> bool {

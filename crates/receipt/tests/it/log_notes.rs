@@ -70,8 +70,9 @@ fn witnesses_sign_text_and_time() {
     let (checkpoint, one, two) = (checkpoint(), witness(1), witness(2));
     let note = signer().sign(&checkpoint).unwrap();
     let line = one.cosign("w1.example", &note, 1_700_000_000).unwrap();
-    let note =
-        note.with(&line).unwrap().with(&two.cosign("w2.example", &note_of(&checkpoint), 5).unwrap()).unwrap();
+    let other = two.cosign("w2.example", &note, 5).unwrap();
+    let note = note.cosigned(&one.witness("w1.example").unwrap(), &line).unwrap();
+    let note = note.cosigned(&two.witness("w2.example").unwrap(), &other).unwrap();
     let note = Note::parse(&note.to_string()).unwrap();
     assert_eq!(note.signed_by(&one.witness("w1.example").unwrap()), Ok(Some(1_700_000_000)));
     assert_eq!(note.signed_by(&two.witness("w2.example").unwrap()), Ok(Some(5)));
@@ -80,7 +81,42 @@ fn witnesses_sign_text_and_time() {
     // What a witness signs is nothing that it signed as a log.
     assert_eq!(note.signed_by(&one.log("w1.example").unwrap()), Ok(None));
     assert!(matches!(Checkpoint::of(&note, &one.witness("w1.example").unwrap()), Err(Error::Key(_))));
-    assert_eq!(note.clone().with(&line).unwrap(), note, "a signature stands there once");
+    let again = one.cosign("w1.example", &note, 1_700_000_009).unwrap();
+    let same = note.clone().cosigned(&one.witness("w1.example").unwrap(), &again).unwrap();
+    assert_eq!(same, note, "a witness stands there once, by what it signed first");
+    // Whoever signs twice signed at the earlier time.
+    for lines in [format!("{note}{again}\n"), format!("{}{again}\n{line}\n", note_of(&checkpoint))] {
+        let twice = Note::parse(&lines).unwrap();
+        assert_eq!(twice.signed_by(&one.witness("w1.example").unwrap()), Ok(Some(1_700_000_000)));
+    }
+}
+
+#[test]
+fn of_what_a_witness_answers_its_own_good_line_is_taken_and_no_other() {
+    let (checkpoint, one, two) = (checkpoint(), witness(1), witness(2));
+    let note = note_of(&checkpoint);
+    let (log, key) = (signer().log(&checkpoint.origin).unwrap(), one.witness("w1.example").unwrap());
+    let good = one.cosign("w1.example", &note, 5).unwrap();
+    // In the log's name, in another witness's, in its own, and 63 that are nobody's.
+    let in_the_name_of = |line: String, byte: usize| line.replace(&line[byte..byte + 4], "AAAA");
+    let forged = note.to_string().lines().last().unwrap().to_owned();
+    let mut lines = vec![in_the_name_of(forged.clone(), forged.len() - 40)];
+    let others = two.cosign("w2.example", &note, 5).unwrap();
+    lines.push(in_the_name_of(others.clone(), others.len() - 40));
+    lines.push(
+        one.cosign("w1.example", &signer().sign(&Checkpoint { size: 9, ..checkpoint.clone() }).unwrap(), 5)
+            .unwrap(),
+    );
+    lines.extend((0..63).map(|n| two.cosign(&format!("nobody-{n}"), &note, 5).unwrap()));
+    lines.push(good.clone());
+    lines.push("no signature at all".to_owned());
+    let cosigned = note.clone().cosigned(&key, &lines.join("\n")).unwrap();
+    assert_eq!(cosigned, note.clone().cosigned(&key, &good).unwrap());
+    assert_eq!(cosigned.signed_by(&key), Ok(Some(5)));
+    assert_eq!(Checkpoint::of(&cosigned, &log), Ok(checkpoint));
+    // Without its own there is nothing to take.
+    lines.retain(|line| *line != good);
+    assert!(note.cosigned(&key, &lines.join("\n")).is_err());
 }
 
 fn note_of(checkpoint: &Checkpoint) -> Note {
@@ -91,8 +127,7 @@ fn note_of(checkpoint: &Checkpoint) -> Note {
 fn a_flipped_bit_of_any_byte_of_a_note_is_found() {
     let (checkpoint, witness) = (checkpoint(), witness(1));
     let note = note_of(&checkpoint);
-    let note =
-        note.clone().with(&witness.cosign("w.example", &note, 1_700_000_000).unwrap()).unwrap().to_string();
+    let note = format!("{note}{}\n", witness.cosign("w.example", &note, 1_700_000_000).unwrap());
     let (log, seen_by) = (signer().log(&checkpoint.origin).unwrap(), witness.witness("w.example").unwrap());
     let holds = |bytes: &[u8]| {
         let Ok(text) = std::str::from_utf8(bytes) else { return false };
@@ -222,6 +257,16 @@ fn a_log_that_began_anew_stands_in_a_pin_beside_the_one_before() {
             &serde_json::json!({"issuer": "https://a.example", "jwks": [digest], "logs": logs}).to_string(),
         )
     };
+    for (name, epoch) in [
+        ("a/epoch-2", ("a", 2)),
+        ("a/epoch-1777593600", ("a", 1_777_593_600)),
+        ("a", ("a", 1)),
+        ("a/epoch-02", ("a/epoch-02", 1)),
+        ("a/epoch-+2", ("a/epoch-+2", 1)),
+        ("a/epoch-1777593600177759", ("a/epoch-1777593600177759", 1)),
+    ] {
+        assert_eq!(countersign_receipt::log::epoch_of(name), epoch);
+    }
     assert!(pin([&before, &now]).is_ok(), "they have one key");
     assert!(pin([&now, &now]).is_err());
 }

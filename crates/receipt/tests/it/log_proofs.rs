@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use countersign_receipt as receipt;
 use receipt::log::{
-    Bundle, Checkpoint, Compromise, Edge, Error, Hash, Leaf, LeafKind, Place, Plan, Proof, RefKey, leaf_hash,
+    Bundle, Checkpoint, Compromise, Edge, Error, Hash, Leaf, LeafKind, Note, Place, Plan, Proof, RefKey,
+    Survey, leaf_hash,
 };
 use receipt::{
     Check, CheckName, Document, Draft, Event, Jwk, Jwks, Metadata, Outcome, Pin, Promise, Quarantine,
@@ -202,7 +203,10 @@ fn a_proof_for_something_else_is_refused() {
     for kind in [LeafKind::Intent, LeafKind::Amendment, LeafKind::Approval] {
         assert_eq!(says(&proof(Leaf { kind, ..leaf })), not_this);
     }
-    assert_eq!(says(&proof(Leaf { hour: leaf.hour - 1, ..leaf })), not_this);
+    assert_eq!(says(&proof(Leaf { hour: leaf.hour - 2, ..leaf })), not_this);
+    // A clock that was set back by some seconds makes nothing unprovable.
+    let back = proof(Leaf { hour: leaf.hour - 1, ..leaf });
+    assert_eq!(judged(receipt.as_bytes(), &back, &pin, &jwks).verdict, Verdict::Valid);
     assert_eq!(
         says(&proof(Leaf { commitment: Leaf::commit(&[1; 32], receipt.as_bytes()), ..leaf })),
         not_this
@@ -253,7 +257,7 @@ fn as_many_witnesses_as_the_pin_demands_have_to_have_signed() {
     let cosigned = |by: &[u8]| {
         let note = by.iter().fold(good.note.clone(), |note, n| {
             let line = witness(*n).cosign(&format!("w{n}.example"), &good.note, 1_777_291_300).unwrap();
-            note.with(&line).unwrap()
+            Note::parse(&format!("{note}{line}\n")).unwrap()
         });
         judged(receipt.as_bytes(), &Proof { note, ..good.clone() }, &two_of_three, &jwks)
     };
@@ -293,7 +297,8 @@ fn a_receipt_stays_valid_if_a_witness_saw_it_logged_before_its_key_was_lost() {
     let pin = pin(&jwks).witnessed(vec![witness(1).witness("w.example").unwrap()], 0).unwrap();
     let seen = |seconds: u64| {
         let line = witness(1).cosign("w.example", &good.note, seconds).unwrap();
-        Proof { note: good.note.clone().with(&line).unwrap(), ..good.clone() }
+        let note = good.note.clone().cosigned(&witness(1).witness("w.example").unwrap(), &line).unwrap();
+        Proof { note, ..good.clone() }
     };
     let unproven = Verdict::TimeUnproven { compromised_at: since };
     let judge = |proof: &Proof| judged(receipt.as_bytes(), proof, &pin, &jwks);
@@ -312,6 +317,26 @@ fn a_receipt_stays_valid_if_a_witness_saw_it_logged_before_its_key_was_lost() {
     let pin = Pin::new(ISSUER, &early).and_log(signer().log(ORIGIN).unwrap());
     let quarantined = Verdict::Quarantined(Quarantine::Compromised { at: at("2026-04-27T12:00:00.027Z") });
     assert_eq!(judged(receipt.as_bytes(), &good, &pin, &early).verdict, quarantined);
+}
+
+/// One that is in league with the issuer, or whose key was lost with the issuer's, dates nothing back alone.
+#[test]
+fn as_many_witnesses_date_a_receipt_before_its_keys_compromise_as_have_to_cosign() {
+    let receipt = logged();
+    let (jwks, good) = (lost("2026-05-01T00:00:00.000Z"), proof(leaf(&receipt)));
+    let lost_at = at("2026-05-01T00:00:00.000Z").unix_millis() / 1000;
+    let keys = (1..=3).map(|n| witness(n).witness(&format!("w{n}.example")).unwrap()).collect();
+    let pin = pin(&jwks).witnessed(keys, 2).unwrap();
+    let seen = |times: [u64; 3]| {
+        let note = (1..).zip(times).fold(good.note.to_string(), |note, (n, time)| {
+            let line = witness(n).cosign(&format!("w{n}.example"), &good.note, time).unwrap();
+            format!("{note}{line}\n")
+        });
+        let proof = Proof { note: Note::parse(&note).unwrap(), ..good.clone() };
+        judged(receipt.as_bytes(), &proof, &pin, &jwks).verdict
+    };
+    assert!(matches!(seen([lost_at - 1, lost_at, lost_at]), Verdict::TimeUnproven { .. }));
+    assert_eq!(seen([lost_at - 1, lost_at, lost_at - 1]), Verdict::Valid);
 }
 
 /// The entry and the record with which a ledger says that a key is compromised.
@@ -389,6 +414,18 @@ fn what_is_no_bundle_or_proof_is_refused() {
         );
     }
     assert!(Bundle::parse(&vec![b' '; 9 << 20]).is_err() && Proof::parse(b"").is_err());
+    // An array of what an object has is none, whatever order it has it in.
+    for (name, text) in [("proof", proof.clone()), ("bundle", text.clone())] {
+        let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let array: Vec<_> = value.as_object().unwrap().values().cloned().collect();
+        let array = serde_json::Value::from(array).to_string();
+        let parsed = if name == "proof" {
+            Proof::parse(array.as_bytes()).is_ok()
+        } else {
+            Bundle::parse(array.as_bytes()).is_ok()
+        };
+        assert!(!parsed, "{name}");
+    }
 }
 
 #[test]
@@ -409,4 +446,34 @@ fn a_promise_is_whole_or_there_is_none() {
     let log = draft.metadata.log.as_mut().unwrap();
     log.promise = Some(Promise { merge_by: Timestamp::from_unix_millis(0), nonce: "short".into() });
     assert!(receipt::sign(&draft, &executed_chain(), &key()).is_err());
+}
+
+#[test]
+fn a_statement_counts_the_leaves_of_its_hours_and_says_where_they_begin_and_end() {
+    let log = Log::with(leaf(&logged()));
+    let mut survey = Survey::default();
+    // Two actions, of which one ends and is amended later; leaves are not in the order of their hours.
+    for (number, (kind, action, hour)) in (10..).zip([
+        (LeafKind::Intent, 1, 100),
+        (LeafKind::Intent, 2, 101),
+        (LeafKind::Amendment, 1, 101),
+        (LeafKind::PolicyChange, 0, 100),
+        (LeafKind::Terminal, 3, 103),
+    ]) {
+        let leaf = Leaf { kind, action_ref: [action; 32], hour, due_by: hour + 24, commitment: [0; 32] };
+        survey.take(number, &leaf);
+    }
+    let of = |from, until| {
+        let said = survey.hours.of(from, until, log.checkpoint());
+        let counts = [LeafKind::Intent, LeafKind::PolicyChange].map(|kind| said.counts.of(kind));
+        assert_eq!(said.to_string().parse(), Ok(said.clone()));
+        (said.begins, said.ends, counts, said.counts.receipts())
+    };
+    assert_eq!(of(100, 101), (10, 14, [1, 1], 0));
+    assert_eq!(of(101, 103), (11, 13, [1, 0], 1));
+    assert_eq!(of(100, 104), (10, 15, [2, 1], 2));
+    assert_eq!(of(102, 103), (0, 0, [0, 0], 0));
+    // A later word is an end, too.
+    let overdue: Vec<u64> = survey.overdue(200).iter().map(|due| due.number).collect();
+    assert_eq!((overdue, survey.overdue(125).len()), (vec![11], 0));
 }

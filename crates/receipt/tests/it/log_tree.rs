@@ -316,6 +316,9 @@ fn what_a_log_serves_has_one_path() {
         assert_eq!(path.parse(), Ok(resource));
         assert_eq!(resource.to_string(), path);
     }
+    // The last that has a path is of no tree: its end is one more than can be counted.
+    assert!(!tile(0, (1 << 56) - 1, TILE_WIDTH).is_of(u64::MAX));
+    assert!(tile(0, 1, 44).is_of(300) && !tile(0, 1, 45).is_of(300) && !tile(1, 0, 2).is_of(300));
     for path in [
         "",
         "/checkpoint",

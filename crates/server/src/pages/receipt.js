@@ -35,7 +35,7 @@ async function show() {
 // A bundle is held to the key set and the log that this page knows of, a receipt to the key set.
 async function checked(text) {
   if (!isBundle(text)) return verify(text, jwks, { issuer, allowSandbox: true });
-  const pin = { issuer, jwks: [await jwksDigest(jwks)], logs: [log] };
+  const pin = { issuer, jwks: [await jwksDigest(jwks)], logs: log ? [log] : [] };
   return verifyBundle(text, JSON.stringify(pin), { allowSandbox: true });
 }
 

@@ -42,8 +42,8 @@ fn write(found: &PublicReceipt, issuer: &str) -> Option<String> {
         Environment::Production => "../.well-known/jwks.json",
         Environment::Sandbox => "../sandbox/.well-known/jwks.json",
     };
-    let attributes =
-        format!(" data-issuer=\"{}\" data-keys=\"{keys}\" data-log=\"{}\"", Text(issuer), Text(&found.log));
+    let log = found.log.as_ref().map(|log| format!(" data-log=\"{}\"", Text(log))).unwrap_or_default();
+    let attributes = format!(" data-issuer=\"{}\" data-keys=\"{keys}\"{log}", Text(issuer));
     Some(html::page(&title(&receipt), &attributes, &body, &SCRIPT))
 }
 

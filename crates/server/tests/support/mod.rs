@@ -81,6 +81,10 @@ impl Served {
         self.installation.production.clone()
     }
 
+    pub fn sandbox(&self) -> std::sync::Arc<gateway::Gateway> {
+        self.installation.sandbox.clone().unwrap()
+    }
+
     /// Other rules, in force from now on.
     pub async fn rewrite(&self, path: &str, text: &str) {
         std::fs::write(self.folder.path().join(path), text).unwrap();
