@@ -856,7 +856,9 @@ mod tests {
         for line in INTENT.lines() {
             let intent = IntentRow::from_bytes(line.as_bytes()).unwrap();
             assert_eq!(intent.v, VERSION);
-            assert_eq!(IntentRow::salt_of(line.as_bytes()).map(hex::encode), Some(intent.salt.clone()));
+            let whole =
+                IntentRow { salt: "5a".repeat(32), ..IntentRow::from_bytes(line.as_bytes()).unwrap() };
+            assert_eq!(IntentRow::salt_of(&whole.to_bytes().unwrap()), Some([0x5a; 32]));
             assert_eq!(String::from_utf8(intent.to_bytes().unwrap()).unwrap(), line);
             let atp = intent.atp().unwrap();
             assert_eq!(

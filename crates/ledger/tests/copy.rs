@@ -111,6 +111,10 @@ fn grown(folder: &Path) -> ActionId {
     let waits = admitted(ledger, pay("waits", 4, 4));
     wait(ledger.defer(deferral(waits, 1, NOW + 500))).unwrap();
     wait(ledger.refuse(refusal("refused", "refused"))).unwrap();
+    // A log keeps tiles of whole ones alone.
+    for name in (0..256).map(|number| format!("refused-{number}")) {
+        wait(ledger.refuse(refusal(&name, &name))).unwrap();
+    }
     wait(ledger.repeated(&tenant, &subject(), "EP_BOUNDARY_BLOCK", &[1; 32], NOW + 1)).unwrap();
     let open_hold = held(ledger, pay("held", 50, 5), 2);
     wait(ledger.approve(approval(open_hold, "anna"))).unwrap();

@@ -474,15 +474,18 @@ async fn what_others_took_for_orphaned_is_not_gone_on_with_by_whoever_held_it() 
     let done = agents[1].call(&answered(&call, &anew, "ann")).await;
     assert_eq!(done["result"]["structuredContent"]["count"], 1, "{done}");
 
+    // What nobody came back for meanwhile others take over all the same.
+    until("it is in doubt", async || market.actions(&*store, "unmoved").await[0].state == State::InDoubt)
+        .await;
     market.street.gateway(0).signal("-CONT");
     market.street.house.until_logged("others took it for gone").await;
     let late = agents[0].call(&answered(&call, &asked, "ann")).await;
     assert_eq!(late["result"]["structuredContent"]["transaction_id"], body["transaction_id"], "{late}");
     assert_eq!(market.tools.count("resolved"), 1, "{late}");
-    // Nor what nobody came back for meanwhile, and others took over all the same.
+    // It was not sent what its client answered, and that it has no effect is certain by that.
     let late = agents[0].call(&answered(&unmoved, &asked_too, "ann")).await;
-    assert_eq!(late["result"]["isError"], true, "{late}");
+    assert_eq!(late["result"]["structuredContent"]["reasons"], json!(["stopped"]), "{late}");
     let [action] = market.actions(&*store, "unmoved").await.try_into().unwrap();
-    assert_eq!((action.state, market.tools.count("unmoved")), (State::InDoubt, 0), "{late}");
+    assert_eq!((action.state, market.tools.count("unmoved")), (State::Failed, 0), "{late}");
     market.until_the_shelf_is_empty().await;
 }
