@@ -26,6 +26,7 @@ mod chores;
 mod connect;
 mod facts;
 mod flush;
+mod governed;
 mod ledger;
 mod load;
 mod log;
@@ -41,9 +42,9 @@ mod verify;
 mod writer;
 
 use std::fmt;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicI64, AtomicU64};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc as blocking};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use deadpool_postgres::{Object, Pool};
 use futures_util::future::BoxFuture;
@@ -57,7 +58,7 @@ use crate::admit::Item;
 use crate::intake::Close;
 use crate::packed;
 use crate::refusals::Refusals;
-use crate::{Admitted, Answer, Durability, Error, Facts, Sealer, Settlement};
+use crate::{Admitted, Answer, Durability, Error, Sealer, Settlement};
 
 /// How a process takes part in a database.
 #[derive(Clone)]
@@ -82,6 +83,13 @@ pub struct Access {
     pub silence: Duration,
     /// Signs the entries of governed sessions; without it there are none.
     pub sealer: Option<Arc<dyn Sealer>>,
+    /// This machine's clock, milliseconds since 1970, UTC: whose clock is not the database's writes nothing.
+    pub clock: fn() -> i64,
+}
+
+fn machine_ms() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
 impl Access {
@@ -99,6 +107,7 @@ impl Access {
             readers: 8,
             silence: Duration::from_secs(10),
             sealer: None,
+            clock: machine_ms,
         }
     }
 }
@@ -124,7 +133,12 @@ pub struct Postgres {
 }
 
 struct Shared {
+    /// For whoever reads. The writer has a connection of its own: no flood of reads keeps it from telling that it is there.
     pool: Pool,
+    /// For what admissions are judged by, which nobody's search keeps waiting.
+    judging: Pool,
+    /// Its number as a process.
+    process: AtomicI64,
     /// Why nothing can be written just now.
     failed: Mutex<Option<Arc<str>>>,
     /// Refusals of late, as this process said them: what another has refused it says once more.
@@ -254,9 +268,12 @@ impl Postgres {
     }
 
     /// Has a question answered together with those that wait.
-    fn ask(&self, question: facts::Question) -> Answer<'_, Facts> {
+    fn ask<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(writer::Promise<T>) -> facts::Asked,
+    ) -> Answer<'_, T> {
         let (promise, answer) = oneshot::channel();
-        let asked = self.questions.try_send((question, promise)).map_err(|_| Error::Busy);
+        let asked = self.questions.try_send(question(promise)).map_err(|_| Error::Busy);
         Box::pin(async move {
             asked?;
             answer.await.map_err(|_| gone())?
