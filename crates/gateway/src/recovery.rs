@@ -22,6 +22,9 @@ use crate::{Code, Error, clock};
 const PAGE: u32 = 256;
 /// Questions that one provider is asked at once.
 const AT_ONCE: usize = 32;
+/// So long after its start a process looks for what one before it left behind: a store that many share takes that one for gone
+/// some seconds after it was killed.
+const LEFT_BEHIND: Duration = Duration::from_secs(60);
 /// The longest pause between two questions about one action.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// The pause between two looks for what is to be pruned or erased, and actions pruned in one commit.
@@ -47,12 +50,19 @@ impl Gateway {
 
     async fn keep_asking(self: &Arc<Self>) {
         let mut askers = Askers::new();
-        let mut taken = None;
+        let mut taken: Option<Vec<Taken>> = None;
+        let began = Instant::now();
         if let Err(error) = self.log_doubts().await {
             tracing::warn!(%error, "unsettled actions could not be counted");
         }
         loop {
             self.until_whole().await;
+            if began.elapsed() < LEFT_BEHIND
+                && let Some(taken) = &mut taken
+                && let Err(error) = self.left_since(taken).await
+            {
+                tracing::warn!(%error, "what was left behind could not be read");
+            }
             // Before the first is asked after. What cannot be put on record keeps nobody from asking, and is told later.
             if let Err(error) = self.tell_recoveries(&mut taken).await {
                 tracing::warn!(%error, "what is recovered could not be put on record");

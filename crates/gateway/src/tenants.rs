@@ -51,7 +51,7 @@ pub(crate) struct TenantState {
     /// want it.
     pub budgets: Arc<tokio::sync::Mutex<()>>,
     rules: RwLock<Arc<Rules>>,
-    /// Until when observe mode is on, Unix milliseconds; zero when it is off.
+    /// Until when observe mode is on, Unix milliseconds; zero when it is off. Where many gateways share a store, as that said last.
     observe_until_ms: AtomicI64,
 }
 

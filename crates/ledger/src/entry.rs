@@ -86,6 +86,11 @@ impl Chain {
         (self.seq, self.head, self.at_ms)
     }
 
+    /// Is nothing in it yet?
+    pub(crate) fn is_new(&self) -> bool {
+        self.seq == 0
+    }
+
     /// The id of the entry that comes next.
     pub(crate) fn next_id(&self) -> String {
         record_id(&self.id, self.seq)

@@ -58,6 +58,8 @@ pub struct Facts {
     pub first_seen: bool,
     /// An action of late with the same effect.
     pub earlier: Option<Earlier>,
+    /// Until when its tenant is only observed, milliseconds since 1970, UTC, where that is kept for many processes.
+    pub observed_ms: Option<i64>,
 }
 
 /// An equal refusal of the last minute.

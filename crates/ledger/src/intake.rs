@@ -430,15 +430,23 @@ pub(crate) type Process = i64;
 pub(crate) enum Owners {
     /// Of a store of one process: every earlier one is gone.
     Only(Process),
-    /// Of a store of many: those that nobody knows to be gone.
-    Living(BTreeSet<Process>),
+    /// Of a store of many: those that nobody knows to be gone, and the time by a clock that is nobody's of them.
+    Living { processes: BTreeSet<Process>, now_ms: i64 },
 }
 
 impl Owners {
     fn may_be_at_it(&self, owner: Process) -> bool {
         match self {
             Owners::Only(process) => *process == owner,
-            Owners::Living(processes) => processes.contains(&owner),
+            Owners::Living { processes, .. } => processes.contains(&owner),
+        }
+    }
+
+    /// What time it is at least, where whoever asks says so: a lease is over by both clocks.
+    fn surely(&self, said_ms: i64) -> i64 {
+        match self {
+            Owners::Only(_) => said_ms,
+            Owners::Living { now_ms, .. } => said_ms.min(*now_ms),
         }
     }
 }
@@ -490,7 +498,7 @@ impl By {
             By::Holder(_) => Ok(()),
             By::Heir(_) | By::Person(_)
                 if lease.owner.is_some_and(|owner| owners.may_be_at_it(owner))
-                    && lease.until_ms.is_some_and(|until| until > at_ms) =>
+                    && lease.until_ms.is_some_and(|until| until > owners.surely(at_ms)) =>
             {
                 Err(Error::Leased(id))
             }

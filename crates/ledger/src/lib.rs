@@ -42,6 +42,7 @@ mod error;
 mod facts;
 mod fail;
 mod generations;
+mod governed;
 mod identity;
 mod inspect;
 mod intake;
@@ -174,7 +175,8 @@ pub trait Ledger: Outbox {
     /// now.
     fn defer(&self, deferral: Deferral) -> Answer<'_, i64>;
 
-    /// Actions of every tenant that rest and are due by then, oldest first.
+    /// Actions of every tenant that rest and are due by then, oldest first: of many processes on a store each is told of its share,
+    /// and of what lay for half a minute.
     fn due(&self, now_ms: i64, after: Option<i64>, limit: u32) -> Answer<'_, Page<Stored>>;
 
     /// Everything that people said about an action, oldest first.
@@ -189,7 +191,7 @@ pub trait Ledger: Outbox {
         limit: u32,
     ) -> Answer<'a, Page<Stored>>;
 
-    /// Actions of every tenant that are approved and did not resume yet, oldest first.
+    /// Actions of every tenant that are approved and did not resume yet, oldest first; of many processes each is told of its share.
     fn approved(&self, after: Option<i64>, limit: u32) -> Answer<'_, Page<Stored>>;
 
     /// The single commit of a refused action.
@@ -240,10 +242,11 @@ pub trait Ledger: Outbox {
         limit: u32,
     ) -> Answer<'a, Page<Stored>>;
 
-    /// Actions of every tenant that are sent, challenged or in doubt, oldest first.
+    /// Actions of every tenant that are sent, challenged or in doubt, oldest first. Of many processes on a store each is told of its
+    /// share, and of what lay for half a minute; what another is at is nobody else's.
     fn unsettled(&self, after: Option<i64>, limit: u32) -> Answer<'_, Page<Stored>>;
 
-    /// Held and approved actions of every tenant that expired by then, oldest first.
+    /// Held and approved actions of every tenant that expired by then, oldest first; of many processes each is told of its share.
     fn expired(&self, now_ms: i64, after: Option<i64>, limit: u32) -> Answer<'_, Page<Stored>>;
 
     /// Stores a mandate: one issued here, or one that its principal signed and that is seen for the first time.
@@ -379,7 +382,8 @@ pub trait Ledger: Outbox {
     /// Open sessions of every tenant whose mandate expired by then, or was revoked with one that it descends from.
     fn lapsed(&self, now_ms: i64, limit: u32) -> Answer<'_, Vec<Lapsed>>;
 
-    /// Sessions of every tenant with cycles that are marked sent, and those whose recovery began and did not end yet.
+    /// Sessions of every tenant with cycles that are marked sent and that no other process is at, and those whose recovery began
+    /// and did not end yet.
     fn recovering(&self) -> Answer<'_, Vec<Recovering>>;
 
     /// Takes down what somebody outside told, unless it was told before.
@@ -434,6 +438,13 @@ pub trait Ledger: Outbox {
 
     /// Appends an entry for something that changes no row here, such as the rotation of a signing key.
     fn record(&self, event: Event) -> Answer<'_, i64>;
+
+    /// Appends the entry of who said that a tenant is only observed until then, or no longer (0). A store of many processes keeps
+    /// it for all of them and tells it with the [`Facts`]; the process of any other knows itself.
+    fn observe<'a>(&'a self, tenant: &'a Tenant, until_ms: i64, event: Event) -> Answer<'a, i64> {
+        let _ = (tenant, until_ms);
+        self.record(event)
+    }
 
     /// The tenant's wrapped HMAC key; the first one offered is kept, and whoever offers gets the one that is kept.
     fn tenant_key<'a>(&'a self, tenant: &'a Tenant, offered: Option<Vec<u8>>) -> Answer<'a, Option<Vec<u8>>>;

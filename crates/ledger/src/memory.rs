@@ -125,6 +125,7 @@ impl All {
         let series = identity::series(tenant, principal, archetype, query.currency.unwrap_or(""));
         let mark = query.destination.map(|to| identity::seen(tenant, principal, archetype, to));
         Facts {
+            observed_ms: None,
             existing: None,
             accounts: query.mandates.iter().map(|jti| self.account(tenant, jti)).collect(),
             frozen: self.rows.freezes.iter().find(covers).cloned(),

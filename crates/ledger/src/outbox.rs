@@ -20,7 +20,8 @@ pub trait Outbox: Send + Sync {
     /// Gives each of these destinations a place: a new one begins at the end of the chain.
     fn give_places(&self, names: Vec<Box<str>>) -> Answer<'_, ()>;
 
-    /// Forgets every destination but these, with all that waits for it. Answers with how much that was.
+    /// Forgets every destination but these, with all that waits for it, unless another process tells it. Answers with how much
+    /// that was.
     fn forget_others(&self, names: Vec<Box<str>>) -> Answer<'_, u64>;
 
     /// Where a destination stands.
@@ -30,10 +31,11 @@ pub trait Outbox: Send + Sync {
     fn standing<'a>(&'a self, destination: &'a str) -> Answer<'a, Standing>;
 
     /// Takes notices up and moves the destination's place to `upto`, in one commit. What was taken up before stays as
-    /// it is.
+    /// it is, and what another process has taken up, and told since, does not come back.
     fn put<'a>(&'a self, destination: &'a str, upto: i64, notices: Vec<Notice>) -> Answer<'a, ()>;
 
-    /// Notices to be tried now, oldest entry first. Of each action the oldest only, so that it is told in order.
+    /// Notices to be tried now, oldest entry first. Of each action the oldest only, so that it is told in order. No other process
+    /// is given them until it is told what became of them, or minutes are over.
     fn untold<'a>(&'a self, destination: &'a str, now_ms: i64, limit: u32) -> Answer<'a, Vec<Waiting>>;
 
     /// Writes down what became of tries.

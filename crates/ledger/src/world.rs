@@ -5,8 +5,9 @@
 //!   PostgreSQL ─▶ rows that a batch touches, locked ─▶ World of these ─▶ the same code ─▶ what changed, written
 //! ```
 //!
-//! So there is one place that says what becomes of a row, and stores that only say how rows are found and kept. What a
-//! world of some rows cannot know of the others it is told ([`Beyond`]). Everything marks what it changes.
+//! So for both there is one place that says what becomes of a row; SQLite, which has one writer and all rows at hand, says it a
+//! second time over its indexes, and the same tests hold it to that. What a world of some rows cannot know of the others it is told
+//! ([`Beyond`]). Everything marks what it changes.
 
 mod cluster;
 mod session;

@@ -21,16 +21,6 @@ use rusqlite::Connection;
 const DAY: i64 = 86_400_000;
 
 /// Erases an action that nothing keeps.
-fn erasure(action: ActionId) -> Erasure {
-    Erasure {
-        action,
-        at_ms: NOW + 100,
-        kept_ms: 0,
-        record: br#"{"by":"admin-1"}"#.to_vec(),
-        entry: ledger::Draft { state: Some("COMPLETED"), ..draft("set by the ledger") },
-    }
-}
-
 /// An action that one person agreed to and that was carried out.
 fn done(ledger: &dyn Ledger, key: &str) -> ActionId {
     let id = held(ledger, admission(key), 1);

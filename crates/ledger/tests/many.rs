@@ -13,8 +13,8 @@ use action::{ActionId, Tenant};
 use common::postgres::{Server, asked, binaries, server, sql};
 use common::*;
 use ledger::{
-    Access, Admission, Admitted, Basis, Broken, By, Error, Hold, Ledger, Obstacle, Outbox, Postgres, Scope,
-    Settlement, State, event_of,
+    Access, Admission, Admitted, Basis, Broken, By, Error, Hold, Ledger, Notice, Obstacle, Outbox, Postgres,
+    Scope, Settlement, State, event_of,
 };
 
 /// So many gateways on a new database.
@@ -226,8 +226,10 @@ fn what_waits_for_its_next_attempt_is_sent_by_one_of_them() {
     let Some((_, gateways)) = gateways(3) else { return };
     let id = admitted(&gateways[0], admission("k"));
     wait(gateways[0].defer(deferral(id, 1, NOW + 100))).unwrap();
-    let due = wait(gateways[1].due(NOW + 100, None, 10)).unwrap().rows;
-    assert_eq!(due.len(), 1);
+    let listed = |at_ms| gateways.iter().flat_map(move |it| wait(it.due(at_ms, None, 10)).unwrap().rows);
+    let due: Vec<_> = listed(NOW + 100).collect();
+    assert_eq!(due.len(), 1, "it is the turn of one of them");
+    assert_eq!(listed(NOW + 30_100).count(), 3, "and of all where that one lets it lie");
     let made = at_once(&gateways, 6, |gateway, _| {
         send_again(gateway, id, Basis::Sent { token: due[0].token }, admission("k"))
     });
@@ -355,6 +357,13 @@ fn what_was_altered_in_the_database_is_found_and_named() {
         ("DELETE FROM approval", Broken::Approval),
         ("DELETE FROM action WHERE key = 'k'", Broken::NoAction),
         ("UPDATE entry SET record = 'x' WHERE record IS NOT NULL", Broken::Record),
+        (
+            "UPDATE action SET payload = '', erased = 1; UPDATE approval SET record = '';
+             UPDATE outcome SET payload = '', body = CASE WHEN body IS NOT NULL THEN ''::bytea END",
+            Broken::Erased,
+        ),
+        ("UPDATE fate SET moved = (SELECT max(row) FROM entry) WHERE state = 4", Broken::Fate),
+        ("INSERT INTO passkey VALUES ('p', 'default', 'x', (SELECT min(row) FROM entry))", Broken::Passkey),
     ];
     for (forgery, broken) in cases {
         let Some((url, gateways)) = gateways(1) else { return };
@@ -504,6 +513,293 @@ fn a_server_that_may_lose_what_it_acknowledged_is_not_opened() {
         let refused = Postgres::open(access(&server.url("postgres"))).err().map(|it| it.to_string());
         assert!(refused.as_ref().is_some_and(|why| why.contains(named)), "{refused:?}");
     }
+}
+
+#[test]
+fn rows_and_the_entries_that_tell_of_them_are_of_one_moment() {
+    let Some((_, gateways)) = gateways(2) else { return };
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let (stop, gateways) = (&stop, &gateways);
+        let writer = scope.spawn(move || {
+            for number in 0..60 {
+                let mut mandate = mandate_of(&format!("m-{number}"));
+                mandate.chain.clear();
+                wait(gateways[0].issue(mandate, event("mandate_issued"))).unwrap();
+                wait(gateways[0].freeze(freeze(Scope::All), event("frozen"))).unwrap();
+                wait(gateways[0].thaw(Scope::All, event("thawed"))).unwrap();
+            }
+            stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
+        while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+            let found = wait(gateways[1].authority(&["mandate_issued", "frozen", "thawed"])).unwrap();
+            let told = |event: &str| found.enacted.iter().filter(|it| &*it.event == event).count();
+            assert_eq!(found.mandates.len(), told("mandate_issued"));
+            assert_eq!(found.freezes.len(), told("frozen") - told("thawed"));
+        }
+        writer.join().unwrap();
+    });
+}
+
+#[test]
+fn whoever_verifies_while_others_write_finds_nothing_wrong() {
+    let Some((_, gateways)) = gateways(2) else { return };
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let (stop, gateways) = (&stop, &gateways);
+        let writer = scope.spawn(move || {
+            for number in 0..60 {
+                let id = admitted(&gateways[0], admission(&format!("k-{number}")));
+                wait(gateways[0].settle(settlement(id, State::Executed, &number.to_string()))).unwrap();
+                wait(gateways[0].outcomes(&Tenant::default(), id)).unwrap();
+                wait(gateways[0].erase(erasure(id))).unwrap();
+            }
+            stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
+        while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+            assert_eq!(found(&gateways[1]), []);
+        }
+        writer.join().unwrap();
+    });
+}
+
+#[test]
+fn what_came_of_an_action_is_read_whole_while_more_comes_of_it() {
+    let Some((_, gateways)) = gateways(1) else { return };
+    let gateway = &gateways[0];
+    for number in 0..40 {
+        let id = admitted(gateway, admission(&format!("k-{number}")));
+        std::thread::scope(|scope| {
+            let settled = scope.spawn(move || {
+                wait(gateway.settle(settlement(id, State::Executed, &number.to_string()))).unwrap();
+            });
+            while wait(gateway.outcomes(&Tenant::default(), id)).unwrap().is_empty() {}
+            settled.join().unwrap();
+        });
+    }
+}
+
+/// Runs statements in a transaction that stays open for some seconds, beside what is done meanwhile.
+fn while_open<T>(url: &str, statements: &str, seconds: f64, at_its_end: &str, deed: impl FnOnce() -> T) -> T {
+    std::thread::scope(|scope| {
+        let open = scope.spawn(|| {
+            sql(url, &format!("BEGIN; {statements}; SELECT pg_sleep({seconds}); {at_its_end}; COMMIT"))
+        });
+        let waits =
+            "SELECT 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = current_database()";
+        while asked(url, waits).unwrap().is_empty() {}
+        let done = deed();
+        open.join().unwrap();
+        done
+    })
+}
+
+#[test]
+fn a_freeze_is_honoured_whatever_isolation_the_database_gives_by_default() {
+    let Some(server) = server() else { return };
+    let url = server.database();
+    let isolation = "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET default_transaction_isolation = %L',
+                     current_database(), 'repeatable read'); END $$";
+    sql(&url, isolation);
+    let gateway = Postgres::open(access(&url)).unwrap();
+    // It has begun, and waits for whoever freezes.
+    let freeze = "INSERT INTO stop VALUES ('all', '', '', FALSE, 0, 'op', 'why')";
+    let all = "SELECT number FROM replica FOR UPDATE";
+    let stopped = while_open(&url, all, 1.0, freeze, || wait(gateway.admit(admission("k")))).unwrap();
+    assert_eq!(stopped, Admitted::Refused(Obstacle::Frozen(Scope::All)));
+}
+
+#[test]
+fn a_key_that_is_locked_for_long_is_waited_for_and_no_sign_that_the_database_is_gone() {
+    let Some((url, gateways)) = gateways(1) else { return };
+    let made =
+        while_open(&url, "LOCK TABLE claim", 5.0, "SELECT 1", || wait(gateways[0].admit(admission("k"))));
+    assert!(is_new(&made.unwrap()));
+}
+
+/// Milliseconds since 1970.
+fn now_ms() -> i64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    i64::try_from(since.as_millis()).unwrap()
+}
+
+/// An action that one of them is at, by a lease that runs.
+fn under_way(gateway: &Postgres, key: &str) -> ActionId {
+    let mut admission = admission(key);
+    admission.intent.at_ms = now_ms();
+    admission.lease_ms = now_ms() + 60_000;
+    admitted(gateway, admission)
+}
+
+#[test]
+fn a_clock_that_is_ahead_takes_nothing_over_from_whoever_lives() {
+    let Some((_, gateways)) = gateways(2) else { return };
+    let id = under_way(&gateways[0], "k");
+    let early = wait(gateways[1].settle(heir(id, 1, now_ms() + 3_600_000)));
+    assert!(matches!(early, Err(Error::Leased(_))), "{early:?}");
+    wait(gateways[0].settle(settlement(id, State::Executed, "a"))).unwrap();
+}
+
+#[test]
+fn whose_clock_is_not_the_databases_writes_nothing_and_says_so() {
+    let Some(server) = server() else { return };
+    let url = server.database();
+    for (clock, how) in [
+        ((|| now_ms() + 60_000) as fn() -> i64, "ahead of"),
+        ((|| now_ms() - 60_000) as fn() -> i64, "behind"),
+    ] {
+        let refused = Postgres::open(Access { clock, ..access(&url) }).err().map(|it| it.to_string());
+        assert!(refused.as_ref().is_some_and(|why| why.contains(how)), "{refused:?}");
+    }
+}
+
+#[test]
+fn what_one_is_at_is_nobody_elses_to_look_after_until_it_is_gone() {
+    let Some((_, mut gateways)) = gateways(2) else { return };
+    let id = under_way(&gateways[0], "k");
+    let open = |gateway: &Postgres| {
+        wait(gateway.unsettled(None, 10)).unwrap().rows.into_iter().map(|it| it.id).collect::<Vec<_>>()
+    };
+    assert_eq!(open(&gateways[1]), []);
+    drop(gateways.remove(0));
+    assert_eq!(open(&gateways[0]), [id]);
+}
+
+#[test]
+fn what_is_open_is_the_turn_of_one_of_them() {
+    let Some((_, gateways)) = gateways(3) else { return };
+    let ids: BTreeSet<ActionId> =
+        (0..24).map(|number| held(&gateways[0], admission(&format!("k-{number}")), 1)).collect();
+    let listed: Vec<ActionId> = gateways
+        .iter()
+        .flat_map(|it| wait(it.expired(NOW + 29_999, None, 100)).unwrap().rows)
+        .map(|it| it.id)
+        .collect();
+    assert_eq!(listed.len(), ids.len(), "each once");
+    assert_eq!(listed.into_iter().collect::<BTreeSet<_>>(), ids);
+}
+
+#[test]
+fn a_notice_is_told_by_one_of_them_and_does_not_come_back() {
+    let Some((_, gateways)) = gateways(2) else { return };
+    for gateway in &gateways {
+        wait(gateway.give_places(vec!["ops".into()])).unwrap();
+    }
+    let entry = wait(gateways[0].standing("ops")).unwrap().upto + 1000;
+    let taken = || vec![Notice { entry, action: None, taken_ms: NOW }];
+    let due = |gateway: &Postgres| wait(gateway.untold("ops", NOW, 10)).unwrap().len();
+    wait(gateways[0].put("ops", entry, taken())).unwrap();
+    assert_eq!((due(&gateways[0]), due(&gateways[1])), (1, 0));
+    wait(gateways[0].tried("ops", vec![ledger::Tried { entry, again_ms: Some(NOW) }])).unwrap();
+    assert_eq!((due(&gateways[1]), due(&gateways[0])), (1, 0), "what came to nothing anybody may try");
+    wait(gateways[1].tried("ops", vec![ledger::Tried { entry, again_ms: None }])).unwrap();
+    // Whoever had read its place before.
+    wait(gateways[0].put("ops", entry, taken())).unwrap();
+    assert_eq!((due(&gateways[0]), due(&gateways[1])), (0, 0));
+}
+
+#[test]
+fn a_destination_that_another_knows_is_not_forgotten_by_who_does_not() {
+    let Some((url, gateways)) = gateways(2) else { return };
+    wait(gateways[0].give_places(vec!["pager".into()])).unwrap();
+    wait(gateways[1].forget_others(vec![])).unwrap();
+    wait(gateways[0].standing("pager")).unwrap();
+    sql(&url, "UPDATE destination SET seen = seen - interval '2 days'");
+    wait(gateways[1].forget_others(vec![])).unwrap();
+    assert!(matches!(wait(gateways[0].standing("pager")), Err(Error::Absent(_))));
+}
+
+#[test]
+fn a_chain_begins_with_its_opening_however_long_it_took_to_write_that() {
+    let Some((url, gateways)) = gateways(1) else { return };
+    sql(
+        &url,
+        "CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+         RAISE EXCEPTION 'not now' USING ERRCODE = '53100'; END $$;
+         CREATE TRIGGER fails BEFORE INSERT ON entry FOR EACH ROW EXECUTE FUNCTION fail();
+         UPDATE replica SET ended = TRUE",
+    );
+    assert!(wait(gateways[0].admit(admission("k"))).is_err());
+    assert!(gateways[0].health().is_err());
+    sql(&url, "DROP TRIGGER fails ON entry");
+    assert!(is_new(&wait(gateways[0].admit(admission("k"))).unwrap()));
+    assert_eq!(found(&gateways[0]), []);
+    gateways[0].health().unwrap();
+}
+
+#[test]
+fn one_that_finds_no_place_among_the_gateways_is_not_ready() {
+    let Some((url, gateways)) = gateways(1) else { return };
+    let others =
+        "INSERT INTO replica SELECT n + 100, n, 'other', 'other-' || n, 1, NULL, 0, 0, 'infinity', FALSE
+                  FROM generate_series(0, 63) n";
+    sql(&url, &format!("UPDATE replica SET ended = TRUE; {others}"));
+    assert!(wait(gateways[0].admit(admission("k"))).is_err());
+    assert!(gateways[0].health().is_err());
+    sql(&url, "DELETE FROM replica WHERE name = 'other'");
+    assert!(is_new(&wait(gateways[0].admit(admission("k"))).unwrap()));
+}
+
+#[test]
+fn whether_a_tenant_is_only_observed_all_of_them_are_told_alike() {
+    let Some((_, gateways)) = gateways(2) else { return };
+    let (tenant, subject) = (Tenant::default(), subject());
+    let told = |gateway: &Postgres| wait(gateway.facts(query(&tenant, &subject))).unwrap().observed_ms;
+    assert_eq!(told(&gateways[1]), Some(0));
+    wait(gateways[0].observe(&tenant, NOW + 1, event("observe_mode"))).unwrap();
+    assert_eq!(told(&gateways[1]), Some(NOW + 1));
+    wait(gateways[1].observe(&tenant, 0, event("observe_mode"))).unwrap();
+    assert_eq!(told(&gateways[0]), Some(0));
+}
+
+/// Waits until this holds.
+fn until(holds: impl Fn() -> bool) {
+    while !holds() {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn a_promise_that_the_server_takes_back_ends_what_is_acknowledged_by_it() {
+    let Some(binaries) = binaries() else { return };
+    let server = Server::start(&binaries, &[]);
+    let url = server.database();
+    let gateway = Postgres::open(access(&url)).unwrap();
+    let set = |name: &str, value: &str| {
+        sql(&url, &format!("ALTER SYSTEM SET {name} = {value}"));
+        sql(&url, "SELECT pg_reload_conf()");
+    };
+    set("synchronous_commit", "off");
+    set("full_page_writes", "off");
+    until(|| gateway.health().is_err());
+    assert!(matches!(wait(gateway.admit(admission("k"))), Err(Error::Unavailable(_))));
+    set("full_page_writes", "on");
+    set("synchronous_commit", "on");
+    until(|| gateway.health().is_ok());
+    assert!(is_new(&wait(gateway.admit(admission("k"))).unwrap()));
+}
+
+#[test]
+fn where_no_commit_comes_to_an_end_everybody_hears_so_and_nothing_is_lost_or_doubled() {
+    let Some(binaries) = binaries() else { return };
+    let server = Server::start(&binaries, &[]);
+    let url = server.database();
+    let gateways = [Postgres::open(access(&url)).unwrap()];
+    let set = |value: &str| {
+        sql(&url, &format!("ALTER SYSTEM SET synchronous_standby_names = '{value}'"));
+        sql(&url, "SELECT pg_reload_conf()");
+    };
+    set("nobody");
+    let admit =
+        |gateway: &Postgres, number: usize| wait(gateway.admit(payment(&format!("k-{number}"), 1, &["m"])));
+    let made = at_once(&gateways, 50, admit);
+    assert!(made.iter().all(|it| matches!(it, Err(Error::Unavailable(_) | Error::Busy))), "{made:?}");
+    assert!(gateways[0].health().is_err());
+    set("");
+    until(|| gateways[0].health().is_ok());
+    at_once(&gateways, 50, admit).into_iter().for_each(|it| drop(it.unwrap()));
+    assert_eq!(spent(&gateways[0], "m"), 50);
+    holds(&gateways);
 }
 
 /// What a database that is shared, or lies behind something that shares connections, may not offer.

@@ -67,12 +67,13 @@ fn a_new_destination_begins_at_the_end_and_a_known_one_where_it_was() {
 fn a_destination_that_is_gone_is_forgotten_with_what_waits() {
     on_every_ledger(|ledger| {
         open(&*ledger, &["ops", "desk"]);
-        wait(ledger.put("ops", 9, vec![notice(8, id()), notice(9, id())])).unwrap();
-        wait(ledger.put("desk", 9, vec![notice(9, id())])).unwrap();
+        let [n8, n9] = [8, 9].map(|number| far(&*ledger) + number);
+        wait(ledger.put("ops", n9, vec![notice(n8, id()), notice(n9, id())])).unwrap();
+        wait(ledger.put("desk", n9, vec![notice(n9, id())])).unwrap();
         assert_eq!(wait(ledger.forget_others(vec!["desk".into(), "new".into()])).unwrap(), 2);
         assert!(matches!(wait(ledger.standing("ops")), Err(Error::Absent(_))));
         assert_eq!(due(&*ledger, "ops", NOW), []);
-        assert_eq!(due(&*ledger, "desk", NOW), [(9, 0)]);
+        assert_eq!(due(&*ledger, "desk", NOW), [(n9, 0)]);
         open(&*ledger, &["ops", "desk"]);
         assert_eq!(due(&*ledger, "ops", NOW), [], "nothing comes back under an old name");
     });

@@ -960,14 +960,17 @@ fn a_record_that_is_missing_or_stands_elsewhere_is_found() {
 
 /// Two sessions: of the first a cycle is done, one denied and one waits, the second was revoked.
 fn governed(directory: &std::path::Path) {
-    let ledger = sealed_sqlite(directory);
-    begun(&ledger, "s-1", "i-1");
-    admitted_and_done(&ledger, "a", "s-1", 2);
+    governed_in(&sealed_sqlite(directory));
+}
+
+fn governed_in(ledger: &dyn Ledger) {
+    begun(ledger, "s-1", "i-1");
+    admitted_and_done(ledger, "a", "s-1", 2);
     wait(ledger.refuse(ledger::Refusal { cycle: cycle("s-1", 0, 3), ..refusal("b", "b") })).unwrap();
-    let epoch = stands(&ledger, "s-1").epoch;
+    let epoch = stands(ledger, "s-1").epoch;
     let waits = ledger::Admission { cycle: cycle("s-1", epoch, 4), ..admission("c") };
-    admitted(&ledger, holding(waits, hold(NOW + 60_000)));
-    begun(&ledger, "s-2", "i-2");
+    admitted(ledger, holding(waits, hold(NOW + 60_000)));
+    begun(ledger, "s-2", "i-2");
     wait(ledger.turn(turn_of("s-2", Some(SessionEvent::Suspended)))).unwrap();
     wait(ledger.turn(turn_of("s-2", Some(SessionEvent::Revoked { halt: Halt::Partial, by_person: true }))))
         .unwrap();
@@ -1046,5 +1049,44 @@ fn what_a_session_counts_and_what_is_listed_of_it_is_held_against_its_entries() 
         let found = wait(altered(directory.path(), sql).inspect(None)).unwrap().findings;
         let first = found.first().map(|it| (it.entry, it.broken.clone()));
         assert_eq!(first, Some((entry, ledger::Broken::Governed)), "{sql}: {found:?}");
+    }
+}
+
+#[test]
+fn a_session_of_a_database_that_is_not_what_its_records_say_is_found_and_nothing_begins_in_it() {
+    let Some(server) = postgres::server() else { return };
+    let begins = [
+        ("suspended = TRUE", "s-1"),
+        ("closed = 1", "s-1"),
+        ("subject = 'eve'", "s-1"),
+        ("mandate = 'm-9'", "s-1"),
+        ("payload = 'x'", "s-1"),
+        ("closed = NULL, suspended = FALSE, halt = NULL", "s-2"),
+        ("closed = NULL", "s-2"),
+        ("halt = NULL", "s-2"),
+    ];
+    let counts = [
+        "UPDATE session SET denials = 0 WHERE id = 's-1'",
+        "UPDATE session SET held = 2 WHERE id = 's-1'",
+        "UPDATE session SET sequence = 3 WHERE id = 's-1'",
+        "UPDATE declaration SET mandate = 'm-9' WHERE intent = 'i-1'",
+        "DELETE FROM declaration WHERE intent = 'i-1'",
+        "UPDATE cycle SET intent = 'i-9' WHERE sequence = 2",
+        "DELETE FROM cycle WHERE sequence = 2",
+    ];
+    let begins =
+        begins.map(|(change, id)| (format!("UPDATE session SET {change} WHERE id = '{id}'"), Some(id)));
+    for (sql, id) in begins.into_iter().chain(counts.map(|sql| (sql.to_owned(), None))) {
+        let url = server.database();
+        let ledger = sealed_postgres(&url);
+        governed_in(&ledger);
+        postgres::sql(&url, &sql);
+        let found = wait(ledger.inspect(None)).unwrap().findings;
+        assert!(found.iter().any(|it| it.broken == ledger::Broken::Governed), "{sql}: {found:?}");
+        if let Some(id) = id {
+            let begins = ledger::Admission { cycle: cycle(id, 1, 9), ..admission("late") };
+            let begun = wait(ledger.admit(begins));
+            assert!(matches!(begun, Err(ledger::Error::Corrupt(_))), "{sql}: {begun:?}");
+        }
     }
 }

@@ -59,7 +59,8 @@ impl Gateway {
             return Err(wrong("`until` is not within the next 30 days"));
         }
         let record = json!({ "by": caller.subject.as_str(), "until": &until });
-        self.ledger.record(event(tenant, "observe_mode", &record)).await.map_err(unavailable)?;
+        let event = event(tenant, "observe_mode", &record);
+        self.ledger.observe(&tenant.tenant, until_ms, event).await.map_err(unavailable)?;
         tenant.observe_until(until_ms);
         Ok(ObserveView { tenant: tenant.tenant.to_string(), until: until.map(|_| clock::text(until_ms)) })
     }

@@ -62,6 +62,18 @@ impl Case<'_> {
         self.cycle.as_ref().is_some_and(|cycle| cycle.may_be_judged_anew(obstacle))
     }
 
+    /// Takes in whether its tenant is only observed now, as whoever said so last wants it.
+    pub(super) fn observes(&mut self, facts: &ledger::Facts) {
+        let tenant = self.asked.tenant;
+        if let Some(until_ms) = facts.observed_ms {
+            tenant.observe_until(until_ms);
+        }
+        self.observe = tenant.observes(self.now_ms);
+        let tolerates = self.observe || self.action.archetype.duplicate.on == OnDuplicate::Allow;
+        let tolerate = if tolerates { Tolerance::Anything } else { Tolerance::Nothing };
+        self.effect = self.effect.map(|effect| Effect { tolerate, ..effect });
+    }
+
     /// What people are asked about it, if they have not answered and it is judged only to ask them by other rules.
     pub(super) fn asked_anew(&self) -> Option<&EscalationRow> {
         let resumed = self.resumed.as_ref().filter(|it| matches!(it.basis, Basis::Held { .. }));
@@ -92,13 +104,12 @@ impl Gateway {
         };
         let hmac = &asked.tenant.hmac;
         let duplicate = &action.archetype.duplicate;
-        let observe = asked.tenant.observes(now_ms);
         let effect = action.effect_hash(hmac, &principal).map(|hash| Effect {
             hash,
             window_ms: i64::try_from(duplicate.window.as_millis()).unwrap_or(i64::MAX),
-            tolerate: match duplicate.on == OnDuplicate::Allow || observe {
-                true => Tolerance::Anything,
-                false => Tolerance::Nothing,
+            tolerate: match duplicate.on {
+                OnDuplicate::Allow => Tolerance::Anything,
+                _ => Tolerance::Nothing,
             },
         });
         let seed: [u8; 42] = clock::random()?;
@@ -114,7 +125,7 @@ impl Gateway {
             principal,
             effect,
             salt: salt.try_into().unwrap_or_default(),
-            observe,
+            observe: false,
             now_ms,
             cycle,
             resumed: None,

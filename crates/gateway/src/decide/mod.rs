@@ -88,6 +88,7 @@ impl Gateway {
             if let Some(existing) = facts.existing.take().filter(|_| !asked.ask.dry_run) {
                 return self.answer_again(asked.tenant, existing).await.map(Next::Said);
             }
+            case.observes(&facts);
             self.look_around(&mut case, &facts).await?;
             let mut decision = self.decide(&case, &facts);
             if quote.is_none() && matches!(decision.verdict, Verdict::Quote) {

@@ -48,8 +48,8 @@ pub(crate) struct Destination {
 
 /// Entries looked at in one go: a millisecond's work.
 const PAGE: u32 = 512;
-/// How far a destination's place may lag behind what was looked at and holds nothing for it: what a restart reads anew.
-const UNWRITTEN: i64 = 16_384;
+/// How many entries a destination's place may lag behind what was looked at and holds nothing for it: what a restart reads anew.
+const UNWRITTEN: usize = 16_384;
 /// Notices that one destination is told at once.
 const AT_ONCE: usize = 16;
 /// As many wait for one destination; over it the rest waits in the chain.
@@ -93,6 +93,13 @@ impl Destination {
     }
 }
 
+/// How far the chain was looked at for a destination, and how many entries behind its place that is.
+#[derive(Default)]
+struct Seen {
+    upto: i64,
+    entries: usize,
+}
+
 impl Gateway {
     /// Gives every destination its place, before anything happens that it is to be told of.
     pub(crate) async fn give_places(&self) -> Result<(), Error> {
@@ -117,7 +124,7 @@ impl Gateway {
     }
 
     async fn keep_telling_one(&self, to: &Destination) {
-        let mut seen = 0;
+        let mut seen = Seen::default();
         loop {
             self.until_whole().await;
             let more = self.tell_round(to, &mut seen).await.unwrap_or_else(|error| {
@@ -131,7 +138,7 @@ impl Gateway {
     }
 
     /// One round; whether there is more to do at once.
-    async fn tell_round(&self, to: &Destination, seen: &mut i64) -> Result<bool, Error> {
+    async fn tell_round(&self, to: &Destination, seen: &mut Seen) -> Result<bool, Error> {
         let more = self.take_up(to, seen).await?;
         let due = self.ledger.untold(&to.name, clock::now_ms(), AT_ONCE as u32).await.map_err(unavailable)?;
         if due.is_empty() {
@@ -145,22 +152,35 @@ impl Gateway {
 
     /// Looks at the next entries of the chain; whether there are more. `seen` is how far it looked, which is written
     /// down only now and then where there is nothing to tell.
-    async fn take_up(&self, to: &Destination, seen: &mut i64) -> Result<bool, Error> {
-        let standing = self.ledger.standing(&to.name).await.map_err(unavailable)?;
+    async fn take_up(&self, to: &Destination, seen: &mut Seen) -> Result<bool, Error> {
+        let standing = match self.ledger.standing(&to.name).await {
+            Err(ledger::Error::Absent(_)) => {
+                // Another gateway, which is configured otherwise, has forgotten it.
+                tracing::warn!(
+                    destination = &*to.name,
+                    "a destination had lost its place, and is told from now on"
+                );
+                self.give_places().await?;
+                return Ok(true);
+            }
+            standing => standing.map_err(unavailable)?,
+        };
         self.metrics.notices_waiting(&to.name, standing.waiting);
         if standing.waiting >= MOST_WAITING {
             return Ok(false);
         }
-        let from = standing.upto.max(*seen);
+        let from = standing.upto.max(seen.upto);
         let page = self.ledger.entries(Some(from), PAGE).await.map_err(unavailable)?;
         let Some((last, _)) = page.rows.last() else { return Ok(false) };
         let now_ms = clock::now_ms();
         let notices: Vec<Notice> =
             page.rows.iter().filter_map(|(row, bytes)| self.notice(to, *row, bytes, now_ms)).collect();
-        if !notices.is_empty() || last - standing.upto >= UNWRITTEN {
+        let entries = if from > standing.upto { seen.entries } else { 0 } + page.rows.len();
+        let writes = !notices.is_empty() || entries >= UNWRITTEN;
+        if writes {
             self.ledger.put(&to.name, *last, notices).await.map_err(unavailable)?;
         }
-        *seen = *last;
+        *seen = Seen { upto: *last, entries: if writes { 0 } else { entries } };
         Ok(page.next.is_some())
     }
 

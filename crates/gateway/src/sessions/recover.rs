@@ -48,6 +48,26 @@ impl Gateway {
         Ok(taken.filter(|it| it.on_record == OnRecord::Begun || !it.cycles.is_empty()).collect())
     }
 
+    /// Takes in what was left behind by somebody who was taken for gone only after that. Looked for twice: what was sent and
+    /// settled here while it was looked is found once.
+    pub(crate) async fn left_since(&self, taken: &mut Vec<Taken>) -> Result<(), Error> {
+        let known: BTreeSet<i64> = taken.iter().map(|it| it.governed.row).collect();
+        let is_new = |it: &Taken| !known.contains(&it.governed.row) && !it.cycles.is_empty();
+        let found = self.left_behind().await?;
+        let found = found.iter().filter(|it| is_new(it)).flat_map(|it| it.cycles.iter().copied());
+        let found: BTreeSet<ActionId> = found.collect();
+        if found.is_empty() {
+            return Ok(());
+        }
+        for mut again in self.left_behind().await? {
+            again.cycles.retain(|id| found.contains(id));
+            if is_new(&again) {
+                taken.push(again);
+            }
+        }
+        Ok(())
+    }
+
     /// Puts on record that each recovery began of which that is not said yet.
     pub(crate) async fn begin_recoveries(&self, taken: &mut Vec<Taken>) -> Result<(), Error> {
         let begins = std::mem::take(taken).into_iter().map(|it| async move {

@@ -541,6 +541,10 @@ pub(crate) const MADE: &[(&str, &str)] = &[
         "aside",
         "what waits for clients at one gateway and may be answered at another: nobody else is in a file",
     ),
+    ("observed", "tenants that are only observed: a gateway on a file keeps that for as long as it runs"),
+    ("destination.seen", "as if a gateway had just told it"),
+    ("notice.teller", "nobody tells it just now"),
+    ("notice.until", "as above"),
     ("store_copy", "says that a copy is under way, or was done"),
     ("table_copy", "how far each table has come"),
     ("refinery_schema_history", "what was done to the schema"),
@@ -627,7 +631,8 @@ mod tests {
                 match words[..] {
                     ["CREATE", "TABLE", _, "PARTITION", ..] | [] => {}
                     ["CREATE", "TABLE", "IF", "NOT", "EXISTS", table, ..]
-                    | ["CREATE", "TABLE", table, ..] => {
+                    | ["CREATE", "TABLE", table, ..]
+                    | ["CREATE", "UNLOGGED", "TABLE", table, ..] => {
                         let inner = statement.split_once('(').unwrap().1;
                         let columns_of =
                             inner.lines().map(str::trim).filter_map(|line| line.split(' ').next());

@@ -1,20 +1,15 @@
 //! What nobody waits for: partitions of the months to come, and locks and what was put aside that nobody needs any more.
 
-use deadpool_postgres::Pool;
+use std::time::Duration;
+
+use deadpool_postgres::{Object, Pool};
 
 use super::replica::first_at;
 use super::shelf;
-use super::sql::{Db, Done, Failure, get, many, one, write};
+use super::sql::{Db, Done, answered, get, many, one, write};
 
-/// Tables that are partitioned by the ids of actions, with the column.
-pub(super) const BY_ACTION: [(&str, &str); 6] = [
-    ("action", "id"),
-    ("fate", "id"),
-    ("outcome", "action"),
-    ("approval", "action"),
-    ("usage", "action"),
-    ("cycle", "action"),
-];
+/// Tables that are partitioned by the ids of actions.
+pub(super) const BY_ACTION: [&str; 6] = ["action", "fate", "outcome", "approval", "usage", "cycle"];
 
 /// Months that there is a partition for beside that of now.
 const AHEAD: i32 = 1;
@@ -35,57 +30,67 @@ pub(super) async fn partitions(db: &Db, ours_ms: Option<i64>) -> Done<()> {
 }
 
 async fn month(db: &Db, name: &str, from_ms: i64, to_ms: i64) -> Done<()> {
-    if one(db, "SELECT 1 WHERE to_regclass($1) IS NOT NULL", &[&format!("entry_{name}")]).await?.is_some() {
-        return Ok(());
-    }
-    let mut sql = String::from("BEGIN; SELECT name FROM gate WHERE name = 'migration' FOR UPDATE;");
-    for (table, _) in BY_ACTION {
-        let (from, to) = (lowest_id(from_ms), lowest_id(to_ms));
-        sql += &format!(
-            "CREATE TABLE IF NOT EXISTS {table}_{name} PARTITION OF {table} FOR VALUES FROM ('{from}') TO ('{to}');"
-        );
-    }
-    let (from, to) = (first_at(from_ms), first_at(to_ms));
-    sql += &format!(
-        "CREATE TABLE IF NOT EXISTS entry_{name} PARTITION OF entry FOR VALUES FROM ({from}) TO ({to}); COMMIT"
-    );
-    match db.batch_execute(&sql).await.map_err(Failure::from) {
-        Ok(()) => Ok(()),
-        Err(Failure::Lost(why)) => Err(Failure::Lost(why)),
-        Err(failure) => {
-            tracing::warn!(month = name, why = %failure, "no partitions were made: rows of this month stay in the default ones");
-            Ok(db.batch_execute("ROLLBACK").await?)
+    let id = |at_ms| format!("'\\x{}'", hex::encode(lowest_id(at_ms)));
+    let by_action = BY_ACTION.map(|table| (table, id(from_ms), id(to_ms)));
+    let by_entry = ("entry", first_at(from_ms).to_string(), first_at(to_ms).to_string());
+    for (table, from, to) in by_action.into_iter().chain([by_entry]) {
+        let made = partition(db, table, name, &from, &to).await;
+        if let Err(failure) = made {
+            answered(db.batch_execute("ROLLBACK")).await?;
+            tracing::warn!(table, month = name, why = %failure, "there is no partition yet: rows of this month would go to the default one");
         }
     }
+    Ok(())
 }
 
+/// Makes one, each in a transaction of its own: whoever writes waits for it, and it waits for everybody.
+async fn partition(db: &Db, table: &str, name: &str, from: &str, to: &str) -> Done<()> {
+    let known = one(db, "SELECT 1 WHERE to_regclass($1) IS NOT NULL", &[&format!("{table}_{name}")]).await?;
+    if known.is_some() {
+        return Ok(());
+    }
+    let sql = format!(
+        "BEGIN; SET LOCAL lock_timeout = {}; SELECT name FROM gate WHERE name = 'migration' FOR UPDATE;
+         CREATE TABLE IF NOT EXISTS {table}_{name} PARTITION OF {table} FOR VALUES FROM ({from}) TO ({to}); COMMIT",
+        LOCK.as_millis()
+    );
+    answered(db.batch_execute(&sql)).await
+}
+
+/// So long all others wait for a partition at most; then it is tried again a minute later.
+const LOCK: Duration = Duration::from_millis(200);
+
 /// The id that no action of this time or later is below.
-pub(super) fn lowest_id(at_ms: i64) -> String {
-    format!("\\x{:012x}{}", at_ms.max(0), "0".repeat(20))
+pub(super) fn lowest_id(at_ms: i64) -> [u8; 16] {
+    let mut id = [0; 16];
+    if let Some((time, _)) = id.split_at_mut_checked(6) {
+        time.copy_from_slice(&at_ms.max(0).to_be_bytes()[2..]);
+    }
+    id
 }
 
 /// What is done now and then.
 pub(super) async fn all(pool: Pool) {
-    let done = async {
-        let db = pool.get().await?;
+    let Ok(db) = pool.get().await else { return };
+    let done: Done<()> = async {
         partitions(&db, None).await?;
-        // Nobody who locked them so long ago is at it any more.
-        let sql = "DELETE FROM guard WHERE at < (extract(epoch FROM clock_timestamp()) * 1000)::bigint - $1::bigint";
-        write(&db, sql, &[&DAY_MS]).await
-    };
-    let done: Done<u64> = done.await;
+        shelf::clear(&db).await?;
+        unguard(&db).await
+    }
+    .await;
     if let Err(failure) = done {
         tracing::warn!(why = %failure, "what the database needs now and then was not done");
+        // Nobody is given it as it was left.
+        drop(Object::take(db));
     }
 }
 
-/// What is done more often: results that nobody takes are large.
-pub(super) async fn clear(pool: Pool) {
-    let cleared = async { shelf::clear(&pool.get().await?).await };
-    let cleared: Done<u64> = cleared.await;
-    if let Err(failure) = cleared {
-        tracing::warn!(why = %failure, "what nobody comes back for was not cleared away");
-    }
+/// Deletes locks that nobody has any more, and nobody has taken for an hour: some at once, and none that somebody has.
+async fn unguard(db: &Db) -> Done<()> {
+    let sql = "DELETE FROM guard WHERE ctid = ANY(ARRAY(SELECT ctid FROM guard
+               WHERE at < clock_timestamp() - interval '1 hour' ORDER BY at LIMIT $1 FOR UPDATE SKIP LOCKED))";
+    while write(db, sql, &[&AT_ONCE]).await? == AT_ONCE.unsigned_abs() {}
+    Ok(())
 }
 
-const DAY_MS: i64 = 24 * 60 * 60 * 1000;
+const AT_ONCE: i64 = 10_000;

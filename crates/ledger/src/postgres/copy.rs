@@ -176,10 +176,10 @@ async fn older_partitions(db: &Db, now_ms: i64) -> Done<()> {
         return Ok(());
     }
     let mut sql = String::from("BEGIN;");
-    for (table, _) in BY_ACTION {
-        let upto = lowest_id(upto_ms);
+    for table in BY_ACTION {
+        let upto = hex::encode(lowest_id(upto_ms));
         sql += &format!(
-            "CREATE TABLE {table}_older PARTITION OF {table} FOR VALUES FROM (MINVALUE) TO ('{upto}');"
+            "CREATE TABLE {table}_older PARTITION OF {table} FOR VALUES FROM (MINVALUE) TO ('\\x{upto}');"
         );
     }
     let upto = first_at(upto_ms);

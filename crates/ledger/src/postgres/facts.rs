@@ -8,15 +8,16 @@ use boundary::Series;
 use deadpool_postgres::Object;
 use mandate::Account;
 use tokio::join;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc};
 use tokio_postgres::Row;
 
 use super::load::account_at;
-use super::read::last_reply;
+use super::read::last_replies;
 use super::sql::{Db, Done, Failure, bytes, get, id, many, state, tenant};
+use super::writer::Promise;
 use super::{Shared, rules};
 use crate::identity::{self, Claim};
-use crate::{Earlier, Effect, Error, Existing, Facts, FactsQuery, Freeze};
+use crate::{ApiKey, Earlier, Effect, Error, Existing, Facts, FactsQuery, Freeze};
 
 /// What the judge is told of the past.
 pub(super) struct Question {
@@ -56,7 +57,11 @@ impl Question {
 }
 
 /// A question, and where its answer goes.
-pub(super) type Asked = (Question, oneshot::Sender<Result<Facts, Error>>);
+pub(super) enum Asked {
+    Facts(Box<Question>, Promise<Facts>),
+    /// The credential with this hash that is not revoked.
+    Key([u8; 32], Promise<Option<Arc<ApiKey>>>),
+}
 
 /// Answers questions, together those that wait while others are looked up: each costs the database a fraction of what it would
 /// alone.
@@ -76,12 +81,29 @@ pub(super) async fn answer(shared: Arc<Shared>, mut asked: mpsc::Receiver<Asked>
 }
 
 /// How many times at once is looked up, and for how many questions at most.
-const AT_ONCE: usize = 2;
+pub(super) const AT_ONCE: usize = 2;
 const TOGETHER: usize = 128;
 
 async fn answer_all(shared: &Shared, asked: Vec<Asked>) {
-    let (questions, promises): (Vec<Question>, Vec<_>) = asked.into_iter().unzip();
-    match look_up(shared, &questions).await {
+    let (mut questions, mut promises, mut hashes, mut keys) = (vec![], vec![], vec![], vec![]);
+    for asked in asked {
+        match asked {
+            Asked::Facts(question, promise) => {
+                questions.push(*question);
+                promises.push(promise);
+            }
+            Asked::Key(hash, promise) => {
+                hashes.push(hash);
+                keys.push(promise);
+            }
+        }
+    }
+    let (facts, found) = look_up(shared, &questions, &hashes).await;
+    for (hash, promise) in hashes.iter().zip(keys) {
+        let key = found.as_ref().map(|found| found.get(hash).cloned());
+        drop(promise.send(key.map_err(|failure| failure.clone().into())));
+    }
+    match facts {
         Ok(facts) => {
             for (promise, facts) in promises.into_iter().zip(facts) {
                 drop(promise.send(Ok(facts)));
@@ -90,7 +112,7 @@ async fn answer_all(shared: &Shared, asked: Vec<Asked>) {
         // One by one, so that a row that cannot be read keeps nobody from the others.
         Err(failure) if questions.len() > 1 && !matches!(failure, Failure::Lost(_)) => {
             for (question, promise) in questions.iter().zip(promises) {
-                let found = look_up(shared, std::slice::from_ref(question)).await;
+                let (found, _) = look_up(shared, std::slice::from_ref(question), &[]).await;
                 let facts = found.map(|mut facts| facts.pop().unwrap_or_default());
                 drop(promise.send(facts.map_err(Error::from)));
             }
@@ -103,28 +125,50 @@ async fn answer_all(shared: &Shared, asked: Vec<Asked>) {
     }
 }
 
-async fn look_up(shared: &Shared, questions: &[Question]) -> Done<Vec<Facts>> {
-    let db = shared.pool.get().await?;
-    let facts = facts(&db, questions).await;
-    if let Err(failure @ Failure::Lost(_)) = &facts {
+type Keys = HashMap<[u8; 32], Arc<ApiKey>>;
+
+async fn look_up(
+    shared: &Shared,
+    questions: &[Question],
+    hashes: &[[u8; 32]],
+) -> (Done<Vec<Facts>>, Done<Keys>) {
+    let db = match shared.judging.get().await.map_err(Failure::from) {
+        Ok(db) => db,
+        Err(failure) => return (Err(failure.clone()), Err(failure)),
+    };
+    let (keys, facts) = join!(keys(&db, hashes), facts(&db, questions));
+    let lost = keys.as_ref().err().into_iter().chain(facts.as_ref().err());
+    if let Some(failure) = lost.into_iter().find(|it| matches!(it, Failure::Lost(_))) {
         shared.note(failure);
         drop(Object::take(db));
     }
-    facts
+    (facts, keys)
+}
+
+async fn keys(db: &Db, hashes: &[[u8; 32]]) -> Done<Keys> {
+    if hashes.is_empty() {
+        return Ok(Keys::new());
+    }
+    let found = rules::keys_of(db, hashes).await?;
+    Ok(found.into_iter().map(|key| (key.hash, Arc::new(key))).collect())
 }
 
 /// Asked one behind the other, and answered together.
 async fn facts(db: &Db, questions: &[Question]) -> Done<Vec<Facts>> {
-    let (existing, accounts, freezes, series, seen, earlier) = join!(
+    if questions.is_empty() {
+        return Ok(Vec::new());
+    }
+    let (existing, accounts, freezes, observed, series, seen, earlier) = join!(
         existing(db, questions),
         accounts(db, questions),
         rules::freezes(db),
+        observed(db),
         series(db, questions),
         seen(db, questions),
         earlier(db, questions)
     );
     let (mut existing, accounts, stops) = (existing?, accounts?, rules::stops(freezes?));
-    let (mut series, seen, mut earlier) = (series?, seen?, earlier?);
+    let (observed, mut series, seen, mut earlier) = (observed?, series?, seen?, earlier?);
     let fact = |(at, question): (usize, &Question)| {
         if let Some(existing) = existing.remove(&at) {
             return Facts { existing: Some(existing), ..Facts::default() };
@@ -142,6 +186,7 @@ async fn facts(db: &Db, questions: &[Question]) -> Done<Vec<Facts>> {
             series: Arc::new(series.remove(&at).unwrap_or_default()),
             first_seen: question.seen.is_some() && !seen.contains(&at),
             earlier: earlier.remove(&at),
+            observed_ms: Some(observed.get(tenant).copied().unwrap_or(0)),
         }
     };
     Ok(questions.iter().enumerate().map(fact).collect())
@@ -164,10 +209,13 @@ async fn existing(db: &Db, questions: &[Question]) -> Done<HashMap<usize, Existi
     let digests: Vec<Option<&[u8]>> =
         questions.iter().map(|it| it.claim.as_ref().map(|claim| &claim.bytes()[..])).collect();
     let mut found = HashMap::new();
-    for row in many(db, sql, &[&tenants(questions), &digests]).await? {
+    let rows = many(db, sql, &[&tenants(questions), &digests]).await?;
+    let actions = rows.iter().map(|row| id(row, 1)).collect::<Done<Vec<_>>>()?;
+    let told = last_replies(db, &actions).await?;
+    for row in rows {
         let (at, action) = (place(&row)?, id(&row, 1)?);
         let Some(question) = questions.get(at) else { continue };
-        let (reply, altered) = last_reply(db, action).await?;
+        let (reply, altered) = told.get(&action).cloned().unwrap_or_default();
         let same_request = bytes(&row, 2)? == question.request_hash;
         let (state, at_ms) = (state(&row, 3)?, get(&row, 4)?);
         found.insert(at, Existing { id: action, same_request, state, at_ms, reply, altered });
@@ -189,6 +237,11 @@ async fn accounts(db: &Db, questions: &[Question]) -> Done<HashMap<(Tenant, i64)
     }
     let rows = many(db, ACCOUNT, &[&tenants, &keys]).await?;
     rows.iter().map(|row| Ok(((tenant(row, 0)?, get(row, 1)?), account_at(row, 2)?))).collect()
+}
+
+async fn observed(db: &Db) -> Done<HashMap<Tenant, i64>> {
+    let rows = many(db, "SELECT tenant, until FROM observed", &[]).await?;
+    rows.iter().map(|row| Ok((tenant(row, 0)?, get(row, 1)?))).collect()
 }
 
 async fn series(db: &Db, questions: &[Question]) -> Done<HashMap<usize, Series>> {

@@ -14,7 +14,10 @@ use crate::world::{Concluded, Declaration, Row, Touched, World, Written};
 use crate::{Clustered, Given, Reply};
 
 /// Prepared when a connection is made.
-pub(super) const HOT: [&str; 8] = [ENTRIES, ACTIONS, FATES, CHANGES, OUTCOMES, ACCOUNTS, SERIES, END];
+pub(super) const HOT: [&str; 14] = [
+    ENTRIES, ACTIONS, FATES, CHANGES, OUTCOMES, ACCOUNTS, SERIES, INTENTS, APPROVALS, USAGES, CYCLES,
+    RECORDS, SEEN, END,
+];
 
 const ENTRIES: &str = "INSERT INTO entry (row, slot, action, bytes, record)
     SELECT * FROM unnest($1::bigint[], $2::smallint[], $3::bytea[], $4::bytea[], $5::bytea[])";
@@ -95,8 +98,15 @@ pub(super) async fn commit(
     let new: Vec<&Row> = world.actions.values().filter(|row| row.touched.new).collect();
     let changed: Vec<&Row> =
         world.actions.values().filter(|row| row.touched.fate && !row.touched.new).collect();
-    // Sent one behind the other without waiting for any; a commit after a failure commits nothing.
+    // Sent one behind the other without waiting for any, so each of them is one statement; a commit after a failure commits
+    // nothing.
     let sent: Vec<Sent<'_>> = vec![
+        intents(db, world).boxed(),
+        approvals(db, world).boxed(),
+        usages(db, world).boxed(),
+        cycles(db, world).boxed(),
+        records(db, world).boxed(),
+        seen(db, world, needs).boxed(),
         entries(db, world).boxed(),
         actions(db, &new).boxed(),
         fates(db, &new).boxed(),
@@ -110,20 +120,15 @@ pub(super) async fn commit(
     try_join_all(sent).await.map(drop)
 }
 
+/// What takes a statement for each row.
 async fn rare(db: &Db, world: &World, needs: &Needs, ours: &BTreeSet<(Tenant, Claim)>) -> Done<()> {
     claims(db, world, needs, ours).await?;
-    intents(db, world).await?;
-    approvals(db, world).await?;
-    usages(db, world).await?;
     new_sessions(db, world).await?;
     sessions(db, world).await?;
     declarations(db, world).await?;
-    cycles(db, world).await?;
-    records(db, world).await?;
     recoveries(db, world).await?;
     clusters(db, world).await?;
-    mandates(db, world).await?;
-    seen(db, world, needs).await
+    mandates(db, world).await
 }
 
 /// A key belongs to whoever was written down with it; one that nobody was is free again.

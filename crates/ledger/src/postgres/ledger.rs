@@ -6,14 +6,14 @@ use std::sync::atomic::Ordering;
 use action::{ActionId, Subject, Tenant};
 use mandate::Account;
 
-use super::facts::Question;
+use super::facts::{Asked, Question};
 use super::needs::Needs;
 use super::read;
 use super::replica::horizon;
 use super::rules::{self, legible, scope_key};
 use super::sql::{Db, Done, Values, get, id, many, most, one, write};
 use super::writer::Batch;
-use super::{Counts, Postgres, audit, sessions, verify};
+use super::{Counts, Postgres, audit, chores, sessions, verify};
 use crate::intake::Close;
 use crate::packed;
 use crate::pruned::Pruned;
@@ -47,6 +47,13 @@ impl Postgres {
     }
 }
 
+impl Postgres {
+    /// Its number among the processes of this store.
+    pub(super) fn process(&self) -> i64 {
+        self.shared.number.load(Ordering::Relaxed)
+    }
+}
+
 /// Reads the freezes again after they were changed: what is admitted behind that in the same transaction is judged by them.
 async fn thawed(batch: &mut Batch<'_>) -> Done<()> {
     batch.world.rows.freezes = Arc::new(rules::stops(rules::freezes(batch.db).await?));
@@ -63,7 +70,7 @@ impl Ledger for Postgres {
     }
 
     fn facts<'a>(&'a self, query: FactsQuery<'a>) -> Answer<'a, Facts> {
-        self.ask(Question::of(&query))
+        self.ask(|promise| Asked::Facts(Box::new(Question::of(&query)), promise))
     }
 
     fn admit(&self, admission: Admission) -> Answer<'_, Admitted> {
@@ -107,7 +114,8 @@ impl Ledger for Postgres {
     }
 
     fn due(&self, now_ms: i64, after: Option<i64>, limit: u32) -> Answer<'_, Page<Stored>> {
-        self.look(move |db| async move { read::due(&db, now_ms, after, limit).await })
+        let me = self.process();
+        self.look(move |db| async move { read::due(&db, me, now_ms, after, limit).await })
     }
 
     fn approvals<'a>(&'a self, tenant: &'a Tenant, id: ActionId) -> Answer<'a, Vec<Given>> {
@@ -127,7 +135,8 @@ impl Ledger for Postgres {
     }
 
     fn approved(&self, after: Option<i64>, limit: u32) -> Answer<'_, Page<Stored>> {
-        self.look(move |db| async move { read::approved(&db, after, limit).await })
+        let me = self.process();
+        self.look(move |db| async move { read::approved(&db, me, after, limit).await })
     }
 
     fn refuse(&self, refusal: Refusal) -> Answer<'_, Recorded> {
@@ -198,11 +207,13 @@ impl Ledger for Postgres {
     }
 
     fn unsettled(&self, after: Option<i64>, limit: u32) -> Answer<'_, Page<Stored>> {
-        self.look(move |db| async move { read::unsettled(&db, after, limit).await })
+        let me = self.process();
+        self.look(move |db| async move { read::unsettled(&db, me, after, limit).await })
     }
 
     fn expired(&self, now_ms: i64, after: Option<i64>, limit: u32) -> Answer<'_, Page<Stored>> {
-        self.look(move |db| async move { read::expired(&db, now_ms, after, limit).await })
+        let me = self.process();
+        self.look(move |db| async move { read::expired(&db, me, now_ms, after, limit).await })
     }
 
     fn issue(&self, mandate: Mandate, event: Event) -> Answer<'_, i64> {
@@ -384,8 +395,7 @@ impl Ledger for Postgres {
     }
 
     fn key<'a>(&'a self, hash: &'a [u8; 32]) -> Answer<'a, Option<Arc<ApiKey>>> {
-        let hash = *hash;
-        self.look(move |db| async move { Ok(rules::key(&db, &hash).await?.map(Arc::new)) })
+        self.ask(|promise| Asked::Key(*hash, promise))
     }
 
     fn keys<'a>(&'a self, tenant: &'a Tenant) -> Answer<'a, Vec<ApiKey>> {
@@ -509,7 +519,8 @@ impl Ledger for Postgres {
     }
 
     fn recovering(&self) -> Answer<'_, Vec<Recovering>> {
-        self.look(|db| async move { sessions::recovering(&db).await })
+        let me = self.process();
+        self.look(move |db| async move { sessions::recovering(&db, me).await })
     }
 
     fn hear(&self, heard: SecurityEvent, event: Event) -> Answer<'_, Heard> {
@@ -604,6 +615,22 @@ impl Ledger for Postgres {
         self.decide(|_| (), move |batch| batch.world.event(event.clone()))
     }
 
+    fn observe<'a>(&'a self, tenant: &'a Tenant, until_ms: i64, event: Event) -> Answer<'a, i64> {
+        let tenant = tenant.clone();
+        self.perform(
+            |_| (),
+            move |batch| {
+                let (tenant, event) = (tenant.clone(), event.clone());
+                Box::pin(async move {
+                    let sql = "INSERT INTO observed (tenant, until) VALUES ($1, $2)
+                               ON CONFLICT (tenant) DO UPDATE SET until = excluded.until";
+                    write(batch.db, sql, &[&tenant.as_str(), &until_ms]).await?;
+                    Ok(batch.world.event(event))
+                })
+            },
+        )
+    }
+
     fn tenant_key<'a>(&'a self, tenant: &'a Tenant, offered: Option<Vec<u8>>) -> Answer<'a, Option<Vec<u8>>> {
         let tenant = tenant.clone();
         self.look(move |db| async move {
@@ -658,24 +685,29 @@ impl Ledger for Postgres {
     }
 
     fn prune(&self, before_ms: i64, limit: u32, now_ms: i64) -> Answer<'_, u64> {
-        self.perform(
-            |_| (),
-            move |batch| {
-                Box::pin(async move {
-                    let apart: Vec<Vec<u8>> =
-                        batch.world.ids.keys().map(|id| id.as_bytes().to_vec()).collect();
-                    let pruned = prune(batch.db, before_ms, limit, &apart).await?;
-                    if pruned.actions == 0 {
-                        return Ok(Ok(0));
-                    }
-                    let sql = "INSERT INTO pruning (entry) VALUES ($1)";
-                    write(batch.db, sql, &[&batch.world.next_entry()]).await?;
-                    let event =
-                        pruned.event(now_ms).map_err(|error| Error::Rejected(error.to_string().into()));
-                    Ok(event.and_then(|event| batch.world.event(event)).map(|_| pruned.actions))
-                })
-            },
-        )
+        // Looked for first where nobody waits for it.
+        let found = self.look(move |db| async move { Ok(!old(&db, before_ms, 1, &[]).await?.is_empty()) });
+        let pruned = move || {
+            self.perform(
+                |_| (),
+                move |batch| {
+                    Box::pin(async move {
+                        let apart: Vec<Vec<u8>> =
+                            batch.world.ids.keys().map(|id| id.as_bytes().to_vec()).collect();
+                        let pruned = prune(batch.db, before_ms, limit, &apart).await?;
+                        if pruned.actions == 0 {
+                            return Ok(Ok(0));
+                        }
+                        let sql = "INSERT INTO pruning (entry) VALUES ($1)";
+                        write(batch.db, sql, &[&batch.world.next_entry()]).await?;
+                        let event =
+                            pruned.event(now_ms).map_err(|error| Error::Rejected(error.to_string().into()));
+                        Ok(event.and_then(|event| batch.world.event(event)).map(|_| pruned.actions))
+                    })
+                },
+            )
+        };
+        Box::pin(async move { if found.await? { pruned().await } else { Ok(0) } })
     }
 
     fn erase(&self, erasure: Erasure) -> Answer<'_, i64> {
@@ -778,21 +810,32 @@ async fn empty(db: &Db, action: ActionId) -> Done<()> {
     write(db, "DELETE FROM aside WHERE action = $1", &[&id]).await.map(drop)
 }
 
-/// Deletes old actions that nobody waits for, with everything that became of them. `apart`: those that the same transaction is
-/// about to write.
-async fn prune(db: &Db, before_ms: i64, limit: u32, apart: &[Vec<u8>]) -> Done<Pruned> {
-    let over = "(f.state >= 4 OR f.state IN (0, 1) AND a.expires <= $1)";
+/// Of an action: nobody waits for it at `$1` any more.
+const OVER: &str = "(f.state >= 4 OR f.state IN (0, 1) AND a.expires <= $1)";
+
+/// The oldest actions from before then that nobody waits for. Ids are in the order of time, so no younger one is looked at.
+async fn old(db: &Db, before_ms: i64, limit: u32, apart: &[Vec<u8>]) -> Done<Vec<Vec<u8>>> {
     let sql = format!(
-        "SELECT a.id FROM action a JOIN fate f ON f.id = a.id WHERE a.at < $1 AND {over}
+        "SELECT a.id FROM action a JOIN fate f ON f.id = a.id WHERE a.id < $4 AND a.at < $1 AND {OVER}
          AND NOT a.id = ANY($3::bytea[]) ORDER BY a.id LIMIT $2"
     );
-    let old = many(db, &sql, &[&before_ms, &most(limit), &apart]).await?;
-    let old: Vec<Vec<u8>> = old.iter().map(|row| Ok(id(row, 0)?.as_bytes().to_vec())).collect::<Done<_>>()?;
+    let until = chores::lowest_id(before_ms);
+    let old = many(db, &sql, &[&before_ms, &most(limit), &apart, &&until[..]]).await?;
+    old.iter().map(|row| Ok(id(row, 0)?.as_bytes().to_vec())).collect()
+}
+
+/// Deletes old actions that nobody waits for, with everything that became of them. `apart`: those that the same transaction is
+/// about to write.
+///
+/// What it locks it locks out of the order of `load`: with whoever is at one of them it may wait in a circle, which the database
+/// ends, and then it is done once more.
+async fn prune(db: &Db, before_ms: i64, limit: u32, apart: &[Vec<u8>]) -> Done<Pruned> {
+    let old = old(db, before_ms, limit, apart).await?;
     let sql = "SELECT id FROM fate WHERE id = ANY($1::bytea[]) ORDER BY id FOR UPDATE";
     many(db, sql, &[&old]).await?;
     // Whoever had one of them in hand may have gone on with it.
     let sql = format!(
-        "SELECT a.id, a.row FROM action a JOIN fate f ON f.id = a.id WHERE a.id = ANY($2::bytea[]) AND {over} ORDER BY a.row"
+        "SELECT a.id, a.row FROM action a JOIN fate f ON f.id = a.id WHERE a.id = ANY($2::bytea[]) AND {OVER} ORDER BY a.row"
     );
     let mut pruned = Pruned::default();
     let mut gone: Vec<Vec<u8>> = Vec::new();

@@ -1,12 +1,16 @@
 //! A world of the rows that a batch touches: read under locks, which everybody takes in the same order.
 //!
 //! ```text
-//!   (all processes, to freeze) ─▶ own end of the chain ─▶ keys ─▶ effects, agents ─▶ actions ─▶ clusters ─▶ accounts ─▶ sessions ─▶ histories
+//!   (all processes, to freeze) ─▶ own end of the chain ─▶ keys ─▶ effects, agents ─▶ actions ─▶ clusters ─▶ accounts ─▶ histories ─▶ sessions
 //! ```
 //!
-//! INVARIANT (order): of each kind rows are locked in the order of their keys, and kinds in the order above.
+//! INVARIANT (order): of each kind rows are locked in the order of their keys, and kinds in the order above. Rare exceptions
+//! (accounts that are new, or that what was charged reaches beyond what was debited; what is pruned, erased or heard) may wait in
+//! a circle with others, which the database ends; then it is done once more.
+//!
+//! All that is known to be needed before anything is read is asked for at once, and answered together.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use action::{ActionId, Currency, Money, Tenant};
@@ -18,6 +22,7 @@ use mandate::{
 use tokio::join;
 use tokio_postgres::Row as Columns;
 
+use super::governed;
 use super::needs::Needs;
 use super::replica::{Replica, numbers};
 use super::rules;
@@ -34,8 +39,22 @@ use crate::{Clustered, Earlier, Given, Governed, Intention, Labels, Mandate, Sea
 
 /// What is asked in every batch, prepared when a connection is made: whoever waits for that in between would be overtaken
 /// by what comes after.
-pub(super) const HOT: [&str; 9] =
-    [super::replica::OWN, rules::FREEZES, CLAIM, GUARD, LOCK, ACTIONS, CLAIMED, STANDING, HELD];
+pub(super) const HOT: [&str; 14] = [
+    super::replica::OWN,
+    rules::FREEZES,
+    CLAIM,
+    GUARD,
+    LOCK,
+    ACTIONS,
+    STANDING,
+    HELD,
+    ACCOUNTS,
+    NEW_ACCOUNTS,
+    SERIES,
+    NEW_SERIES,
+    SEEN,
+    CLAIMED,
+];
 
 /// Whoever changes what is frozen waits for everybody's transactions, and lets nobody begin another or join meanwhile: what is
 /// admitted after it was acknowledged was judged by it. Each of these rows is locked by one process and by those who freeze, so
@@ -46,9 +65,10 @@ const ALONE: &str = "BEGIN; SELECT name FROM gate WHERE name = 'registry' FOR UP
 /// A key that somebody claims who did not commit yet is waited for; one that was claimed stays as it is.
 const CLAIM: &str = "INSERT INTO claim (tenant, digest, action)
     SELECT * FROM unnest($1::text[], $2::bytea[], $3::bytea[]) ON CONFLICT DO NOTHING RETURNING digest";
+/// A row that is there is locked, and written only now and then: what says when it was used last is for whoever clears up.
 const GUARD: &str = "INSERT INTO guard AS g (tenant, kind, key, at)
-    SELECT * FROM unnest($1::text[], $2::smallint[], $3::bytea[], $4::bigint[])
-    ON CONFLICT (tenant, kind, key) DO UPDATE SET at = greatest(g.at, excluded.at)";
+    SELECT *, clock_timestamp() FROM unnest($1::text[], $2::smallint[], $3::bytea[])
+    ON CONFLICT (tenant, kind, key) DO UPDATE SET at = excluded.at WHERE g.at < excluded.at - interval '10 minutes'";
 /// By way of the ids one by one, each of which leads to one partition.
 const LOCK: &str =
     "SELECT f.id FROM unnest($1::bytea[]) w (id) JOIN fate f ON f.id = w.id ORDER BY f.id FOR UPDATE OF f";
@@ -111,9 +131,15 @@ pub(super) async fn world(
     sealer: Option<Arc<dyn Sealer>>,
 ) -> Done<(World, Needs, BTreeSet<(Tenant, Claim)>)> {
     let actions: Vec<&[u8]> = needs.actions.iter().map(|id| &id.as_bytes()[..]).collect();
-    // Asked one after the other, and answered together.
     let begin = if needs.freezes { ALONE } else { "BEGIN" };
-    let (begun, own, freezes, claims, guarded, locked, found, claimed, standing, held) = join!(
+    // Unless something that is locked before them has to be found first.
+    let early = needs.lines.is_empty()
+        && needs.clusters.is_empty()
+        && needs.grouped.is_empty()
+        && needs.bound.is_empty();
+    let accounts: Vec<_> = needs.accounts.keys().filter(|_| early).collect();
+    let histories: Vec<_> = needs.series.iter().filter(|_| early).collect();
+    let (begun, own, freezes, claims, guarded, locked, found, standing, held, accounts, histories, seen) = join!(
         async { Ok::<_, Failure>(db.batch_execute(begin).await?) },
         replica.own(db),
         rules::freezes(db),
@@ -121,34 +147,54 @@ pub(super) async fn world(
         guard(db, &needs),
         some(db, LOCK, &actions),
         some(db, ACTIONS, &actions),
-        claimed(db, &needs),
         standing(db, &needs, &actions),
         held(db, &needs, &actions),
+        locked_rows(db, ACCOUNTS, &accounts),
+        locked_rows(db, SERIES, &histories),
+        seen(db, &needs),
     );
+    // In the order in which they were sent: what fails first says why, and all behind it only that something had failed.
     begun?;
-    let own = own?;
+    let own = own.map_err(unlocked)?;
+    let (freezes, ours) = (freezes?, claims?);
     guarded?;
     locked?;
+    let (found, standing, held) = (found?, standing?, held?);
+    let (accounts, histories, seen) = (accounts?, histories?, seen?);
     let chain = Chain::at(&own.chain, own.seq, own.head, own.at_ms);
-    let owners = Owners::Living(if needs.living { living(db).await? } else { BTreeSet::new() });
+    let processes = if needs.living { living(db).await? } else { BTreeSet::new() };
+    let owners = Owners::Living { processes, now_ms: own.clock_ms };
     let mut world = World::new(chain, numbers(&own, replica.slot), replica.number, owners);
     world.sessions.sealer = sealer;
-    world.rows.freezes = Arc::new(rules::stops(freezes?));
-    let ours = claims?;
-    for (claim, claimed) in claimed? {
-        world.rows.claims.insert(claim, claimed);
+    world.rows.freezes = Arc::new(rules::stops(freezes));
+    if ours.len() < needs.claims.len() {
+        world.rows.claims.extend(claimed(db, &needs).await?);
     }
     // Whoever had claimed it is gone by now.
     if needs.claims.keys().any(|key| !ours.contains(key) && !world.rows.claims.contains_key(&key.1)) {
         return Err(Failure::Conflict("a key was freed meanwhile".to_owned()));
     }
-    (world.beyond.effects, world.beyond.held) = (standing?, held?);
-    for row in found? {
+    (world.beyond.effects, world.beyond.held) = (standing, held);
+    for row in found {
         action(&mut world, &mut needs, &row)?;
     }
+    accounts.iter().try_for_each(|row| take_account(&mut world, row))?;
+    histories.iter().try_for_each(|row| take_series(&mut world, row))?;
+    world.rows.seen.extend(seen);
     voices(db, &mut world, &needs).await?;
-    related(db, &mut world, &mut needs).await?;
+    related(db, &mut world, &mut needs, early).await?;
     Ok((world, needs, ours))
+}
+
+/// Only a commit of this process itself keeps its own row for long, and people who freeze for a moment: it waits for a standby
+/// or a disk, and so would whatever is written behind it.
+fn unlocked(failure: Failure) -> Failure {
+    match failure {
+        Failure::Conflict(why) => {
+            Failure::Lost(format!("an earlier commit of this gateway does not come to an end: {why}"))
+        }
+        failure => failure,
+    }
 }
 
 async fn some(db: &Db, sql: &str, ids: &[&[u8]]) -> Done<Vec<Columns>> {
@@ -192,19 +238,17 @@ const AGENT: i16 = 2;
 
 /// Locks effects and agents, of which there need be no row yet that could be.
 async fn guard(db: &Db, needs: &Needs) -> Done<()> {
-    let effects =
-        needs.effects.iter().map(|((tenant, hash), at_ms)| (tenant.as_str(), EFFECT, &hash[..], *at_ms));
-    let agents = needs.agents.iter();
-    let agents =
-        agents.map(|((tenant, agent), at_ms)| (tenant.as_str(), AGENT, agent.as_str().as_bytes(), *at_ms));
-    let mut all: Vec<(&str, i16, &[u8], i64)> = effects.chain(agents).collect();
+    let effects = needs.effects.keys().map(|(tenant, hash)| (tenant.as_str(), EFFECT, &hash[..]));
+    let agents = needs.agents.keys();
+    let agents = agents.map(|(tenant, agent)| (tenant.as_str(), AGENT, agent.as_str().as_bytes()));
+    let mut all: Vec<(&str, i16, &[u8])> = effects.chain(agents).collect();
     if all.is_empty() {
         return Ok(());
     }
     all.sort_unstable();
     let (tenants, kinds): (Vec<&str>, Vec<i16>) = all.iter().map(|it| (it.0, it.1)).unzip();
-    let (keys, times): (Vec<&[u8]>, Vec<i64>) = all.iter().map(|it| (it.2, it.3)).unzip();
-    write(db, GUARD, &[&tenants, &kinds, &keys, &times]).await.map(drop)
+    let keys: Vec<&[u8]> = all.iter().map(|it| it.2).collect();
+    write(db, GUARD, &[&tenants, &kinds, &keys]).await.map(drop)
 }
 
 type Standing = std::collections::HashMap<[u8; 32], Vec<Earlier>>;
@@ -363,22 +407,28 @@ async fn voices(db: &Db, world: &mut World, needs: &Needs) -> Done<()> {
 }
 
 /// What belongs to the actions, and to what is asked for by name.
-async fn related(db: &Db, world: &mut World, needs: &mut Needs) -> Done<()> {
+async fn related(db: &Db, world: &mut World, needs: &mut Needs, early: bool) -> Done<()> {
     mandates(db, world, needs).await?;
     bound(db, world, needs).await?;
     let grouped = memberships(db, needs).await?;
     needs.clusters.extend(grouped.iter().cloned());
     clusters(db, world, needs).await?;
-    accounts(db, world, needs).await?;
+    if !early {
+        for row in locked_rows(db, ACCOUNTS, &needs.accounts.keys().collect::<Vec<_>>()).await? {
+            take_account(world, &row)?;
+        }
+        for row in locked_rows(db, SERIES, &needs.series.iter().collect::<Vec<_>>()).await? {
+            take_series(world, &row)?;
+        }
+    }
+    new_accounts(db, world, needs).await?;
+    new_series(db, world, needs).await?;
     sessions(db, world, needs).await?;
     // Whoever changes that holds the session.
     if memberships(db, needs).await? != grouped {
         return Err(Failure::Conflict("a session changed its cluster meanwhile".to_owned()));
     }
-    let (series, seen, declared, declaring) =
-        join!(series(db, needs), seen(db, needs), declared(db, needs), declaring(db, needs));
-    world.rows.series.extend(series?);
-    world.rows.seen.extend(seen?);
+    let (declared, declaring) = join!(declared(db, needs), declaring(db, needs));
     world.sessions.declared.extend(declared?.into_iter().chain(declaring?));
     Ok(())
 }
@@ -498,13 +548,8 @@ pub(super) fn clustered_at(row: &Columns) -> Done<Clustered> {
     Ok(Clustered { tenant: tenant(row, 1)?, cluster, formed_ms, opening, entry })
 }
 
-async fn accounts(db: &Db, world: &mut World, needs: &Needs) -> Done<()> {
-    if needs.accounts.is_empty() {
-        return Ok(());
-    }
-    for row in locked(db, ACCOUNTS, &needs.accounts.keys().collect::<Vec<_>>()).await? {
-        take_account(world, &row)?;
-    }
+/// Makes the accounts that are not there yet.
+async fn new_accounts(db: &Db, world: &mut World, needs: &Needs) -> Done<()> {
     let new: Vec<_> =
         needs.accounts.iter().filter(|((_, key), _)| !world.rows.accounts.contains_key(key)).collect();
     if new.is_empty() {
@@ -513,11 +558,11 @@ async fn accounts(db: &Db, world: &mut World, needs: &Needs) -> Done<()> {
     let tenants: Vec<&str> = new.iter().map(|((tenant, _), _)| tenant.as_str()).collect();
     let keys: Vec<i64> = new.iter().map(|((_, key), _)| *key).collect();
     let names: Vec<&str> = new.iter().map(|(_, jti)| &***jti).collect();
-    write(db, NEW_ACCOUNTS, &[&tenants, &keys, &names]).await?;
-    for row in many(db, ACCOUNTS, &[&tenants, &keys]).await? {
-        take_account(world, &row)?;
-    }
-    Ok(())
+    let (made, locked) = join!(async { write(db, NEW_ACCOUNTS, &[&tenants, &keys, &names]).await }, async {
+        many(db, ACCOUNTS, &[&tenants, &keys]).await
+    });
+    made?;
+    locked?.iter().try_for_each(|row| take_account(world, row))
 }
 
 fn take_account(world: &mut World, row: &Columns) -> Done<()> {
@@ -526,7 +571,10 @@ fn take_account(world: &mut World, row: &Columns) -> Done<()> {
     Ok(())
 }
 
-async fn locked(db: &Db, sql: &str, keys: &[&(Tenant, i64)]) -> Done<Vec<Columns>> {
+async fn locked_rows(db: &Db, sql: &str, keys: &[&(Tenant, i64)]) -> Done<Vec<Columns>> {
+    if keys.is_empty() {
+        return Ok(Vec::new());
+    }
     let tenants: Vec<&str> = keys.iter().map(|(tenant, _)| tenant.as_str()).collect();
     let keys: Vec<i64> = keys.iter().map(|(_, key)| *key).collect();
     many(db, sql, &[&tenants, &keys]).await
@@ -559,7 +607,7 @@ async fn sessions(db: &Db, world: &mut World, needs: &Needs) -> Done<()> {
         "{SESSION} JOIN unnest($1::text[], $2::bigint[]) w (tenant, key) ON s.tenant = w.tenant AND s.key = w.key
          ORDER BY s.tenant, s.key FOR UPDATE OF s"
     );
-    for row in locked(db, &sql, &needs.sessions.iter().collect::<Vec<_>>()).await? {
+    for row in locked_rows(db, &sql, &needs.sessions.iter().collect::<Vec<_>>()).await? {
         let key: i64 = get(&row, 0)?;
         let found = governed_at(&row)?;
         if let Some(entry) = get::<Option<i64>>(&row, 23)? {
@@ -568,7 +616,11 @@ async fn sessions(db: &Db, world: &mut World, needs: &Needs) -> Done<()> {
         world.rows.sessions.insert(key, Cell::stored(found.session.clone()));
         world.sessions.opened.push((key, found));
     }
-    Ok(())
+    if world.sessions.opened.is_empty() {
+        Ok(())
+    } else {
+        governed::as_told(db, &world.sessions.opened).await
+    }
 }
 
 pub(super) fn governed_at(row: &Columns) -> Done<Governed> {
@@ -606,7 +658,7 @@ pub(super) fn governed_at(row: &Columns) -> Done<Governed> {
 }
 
 /// Where limits cannot be read neither can the session, and nothing is admitted in it.
-fn limits_at(row: &Columns, column: usize) -> Done<ApprovedLimits> {
+pub(super) fn limits_at(row: &Columns, column: usize) -> Done<ApprovedLimits> {
     let unfit = || Failure::Corrupt("the limits of a session are of no kind that is ever stored".to_owned());
     let max_amount = match get::<Option<i64>>(row, column)? {
         None => None,
@@ -618,31 +670,26 @@ fn limits_at(row: &Columns, column: usize) -> Done<ApprovedLimits> {
     Ok(ApprovedLimits { max_amount, not_after_ms: get(row, column + 2)? })
 }
 
-async fn series(db: &Db, needs: &Needs) -> Done<BTreeMap<i64, Cell<Arc<Series>>>> {
-    let mut found = BTreeMap::new();
-    if needs.series.is_empty() {
-        return Ok(found);
-    }
-    let mut rows = locked(db, SERIES, &needs.series.iter().collect::<Vec<_>>()).await?;
-    let known = rows.iter().map(|row| get::<i64>(row, 1)).collect::<Done<BTreeSet<i64>>>()?;
-    let new: Vec<&(Tenant, i64)> = needs.series.iter().filter(|(_, key)| !known.contains(key)).collect();
-    if !new.is_empty() {
-        locked(db, NEW_SERIES, &new).await?;
-        rows.extend(locked(db, SERIES, &new).await?);
-    }
-    for row in &rows {
-        // An unreadable one begins anew, which can only make the judge more careful.
-        let series = Series::from_bytes(get(row, 2)?).unwrap_or_default();
-        found.insert(get(row, 1)?, Cell::stored(Arc::new(series)));
-    }
-    Ok(found)
+/// Makes the histories that are not there yet.
+async fn new_series(db: &Db, world: &mut World, needs: &Needs) -> Done<()> {
+    let new: Vec<_> = needs.series.iter().filter(|(_, key)| !world.rows.series.contains_key(key)).collect();
+    let (made, locked) = join!(locked_rows(db, NEW_SERIES, &new), locked_rows(db, SERIES, &new));
+    made?;
+    locked?.iter().try_for_each(|row| take_series(world, row))
+}
+
+fn take_series(world: &mut World, row: &Columns) -> Done<()> {
+    // An unreadable one begins anew, which can only make the judge more careful.
+    let series = Series::from_bytes(get(row, 2)?).unwrap_or_default();
+    world.rows.series.insert(get(row, 1)?, Cell::stored(Arc::new(series)));
+    Ok(())
 }
 
 async fn seen(db: &Db, needs: &Needs) -> Done<Vec<(i64, Cell<()>)>> {
     if needs.seen.is_empty() {
         return Ok(Vec::new());
     }
-    let rows = locked(db, SEEN, &needs.seen.iter().collect::<Vec<_>>()).await?;
+    let rows = locked_rows(db, SEEN, &needs.seen.iter().collect::<Vec<_>>()).await?;
     rows.iter().map(|row| Ok((get(row, 0)?, Cell::stored(())))).collect()
 }
 

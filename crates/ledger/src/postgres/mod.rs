@@ -27,6 +27,7 @@ mod connect;
 pub(crate) mod copy;
 mod facts;
 mod flush;
+mod governed;
 mod ledger;
 mod load;
 mod log;
@@ -45,7 +46,7 @@ mod writer;
 use std::fmt;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc as blocking};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use deadpool_postgres::{Object, Pool};
 use futures_util::future::BoxFuture;
@@ -59,7 +60,7 @@ use crate::admit::Item;
 use crate::intake::{Close, Process};
 use crate::packed;
 use crate::refusals::Refusals;
-use crate::{Admitted, Answer, Durability, Error, Facts, Sealer, Settlement};
+use crate::{Admitted, Answer, Durability, Error, Sealer, Settlement};
 
 /// How a process takes part in a database.
 #[derive(Clone)]
@@ -84,6 +85,13 @@ pub struct Access {
     pub silence: Duration,
     /// Signs the entries of governed sessions; without it there are none.
     pub sealer: Option<Arc<dyn Sealer>>,
+    /// This machine's clock, milliseconds since 1970, UTC: whose clock is not the database's writes nothing.
+    pub clock: fn() -> i64,
+}
+
+fn machine_ms() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
 impl Access {
@@ -101,6 +109,7 @@ impl Access {
             readers: 8,
             silence: Duration::from_secs(10),
             sealer: None,
+            clock: machine_ms,
         }
     }
 }
@@ -126,7 +135,10 @@ pub struct Postgres {
 }
 
 struct Shared {
+    /// For whoever reads. The writer has a connection of its own: no flood of reads keeps it from telling that it is there.
     pool: Pool,
+    /// For what admissions are judged by, which nobody's search keeps waiting.
+    judging: Pool,
     /// The process as which this one writes at present.
     number: AtomicI64,
     /// Why nothing can be written just now.
@@ -258,9 +270,12 @@ impl Postgres {
     }
 
     /// Has a question answered together with those that wait.
-    fn ask(&self, question: facts::Question) -> Answer<'_, Facts> {
+    fn ask<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(writer::Promise<T>) -> facts::Asked,
+    ) -> Answer<'_, T> {
         let (promise, answer) = oneshot::channel();
-        let asked = self.questions.try_send((question, promise)).map_err(|_| Error::Busy);
+        let asked = self.questions.try_send(question(promise)).map_err(|_| Error::Busy);
         Box::pin(async move {
             asked?;
             answer.await.map_err(|_| gone())?

@@ -1,9 +1,12 @@
 //! Reading actions and what became of them.
 
+use std::collections::HashMap;
+
 use action::{ActionId, Subject, Tenant};
 use sha2::{Digest, Sha256};
 use tokio_postgres::Row;
 
+use super::replica::{EPOCH_MS, NUMBER_BITS};
 use super::sql::{
     Db, Done, Failure, Values, bytes, count, environment, get, id, lines, many, maybe_state, maybe_text,
     most, one, state, state_code, subject, tenant, text, unpacked,
@@ -50,11 +53,27 @@ pub(super) const STORED: &str = concat!(
 );
 
 /// The members of [`Settled`], in the order of [`settled_at`].
+macro_rules! settled {
+    () => {
+        concat!(
+            "SELECT l.action, l.tenant, l.state, l.at, l.status, l.body, l.receipt_id, l.short, l.signature, l.document,
+             l.payload, l.entry, ",
+            kept!()
+        )
+    };
+}
+
 const SETTLED: &str = concat!(
-    "SELECT l.action, l.tenant, l.state, l.at, l.status, l.body, l.receipt_id, l.short, l.signature, l.document, l.payload,
-     l.entry, ",
-    kept!(),
+    settled!(),
     " FROM outcome l LEFT JOIN entry e ON e.row = l.entry LEFT JOIN entry b ON b.row = l.previous "
+);
+
+/// The same of every outcome of an action, with the last that its row names: in one statement, since another may be written
+/// between two.
+const OUTCOMES: &str = concat!(
+    settled!(),
+    ", f.outcome FROM fate f LEFT JOIN outcome l ON l.action = f.id LEFT JOIN entry e ON e.row = l.entry
+     LEFT JOIN entry b ON b.row = l.previous WHERE f.id = $1 AND f.tenant = $2 ORDER BY l.entry"
 );
 
 /// What is read, unless a value is of no kind that is ever stored there: nobody but us writes here, so somebody else did.
@@ -106,25 +125,59 @@ async fn readable_page(db: &Db, sql: &str, values: Values<'_>, limit: u32) -> Do
     Ok(Page { rows: rows.into_iter().filter_map(|(_, stored)| stored).collect(), next })
 }
 
-/// Actions of every tenant whose fates are these, oldest first.
-async fn of_fate(db: &Db, fates: &str, values: Values<'_>, limit: u32) -> Done<Page<Stored>> {
+/// The database's time.
+pub(super) const CLOCK: &str = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint";
+
+/// Of `fate f`: no other process than `$1` is at it.
+pub(super) fn at_hand() -> String {
+    format!(
+        "NOT EXISTS (SELECT 1 FROM replica r WHERE r.number = f.owner AND r.number <> $1 AND NOT r.ended AND f.until > {CLOCK})"
+    )
+}
+
+/// Of `fate f`: it is the turn of process `$1`, because of the action's last byte, which is random; or whoever's turn it was has
+/// let it lie for so long (`late`).
+fn turn(late: &str) -> String {
+    format!(
+        "(get_byte(f.id, 15) % (SELECT greatest(count(*), 1) FROM replica WHERE NOT ended)
+         = (SELECT count(*) FROM replica WHERE NOT ended AND number < $1) OR {late})"
+    )
+}
+
+/// After so many milliseconds it is everybody's turn.
+const LATE_MS: i64 = 30_000;
+
+/// Of `fate f`: nothing was written of it for that long. Numbers of entries are times.
+fn untouched() -> String {
+    let late = format!("({CLOCK} - {LATE_MS} - {EPOCH_MS}) << {NUMBER_BITS}");
+    format!("greatest(f.row, coalesce(f.moved, 0), coalesce(f.outcome, 0)) < {late}")
+}
+
+/// Actions of every tenant whose fates are these, oldest first: those of which it is the turn of process `$1`, unless another is
+/// at them.
+async fn of_fate(db: &Db, fates: &str, late: &str, values: Values<'_>, limit: u32) -> Done<Page<Stored>> {
+    let (at_hand, turn) = (at_hand(), turn(late));
     let sql = format!(
-        "{STORED} WHERE a.id IN (SELECT id FROM fate WHERE state <= 3 AND {fates} ORDER BY row LIMIT $1) ORDER BY a.row"
+        "{STORED} WHERE a.id IN (SELECT f.id FROM fate f WHERE f.state <= 3 AND {fates} AND {at_hand} AND {turn}
+         ORDER BY f.row LIMIT $2) ORDER BY a.row"
     );
     readable_page(db, &sql, values, limit).await
 }
 
-pub(super) async fn unsettled(db: &Db, after: Option<i64>, limit: u32) -> Done<Page<Stored>> {
-    of_fate(db, "state IN (2, 3, -5) AND row > $2", &[&most(limit), &after.unwrap_or(0)], limit).await
+pub(super) async fn unsettled(db: &Db, me: i64, after: Option<i64>, limit: u32) -> Done<Page<Stored>> {
+    let values: Values<'_> = &[&me, &most(limit), &after.unwrap_or(0)];
+    of_fate(db, "f.state IN (2, 3, -5) AND f.row > $3", &untouched(), values, limit).await
 }
 
-pub(super) async fn approved(db: &Db, after: Option<i64>, limit: u32) -> Done<Page<Stored>> {
-    of_fate(db, "state = 0 AND row > $2", &[&most(limit), &after.unwrap_or(0)], limit).await
+pub(super) async fn approved(db: &Db, me: i64, after: Option<i64>, limit: u32) -> Done<Page<Stored>> {
+    let values: Values<'_> = &[&me, &most(limit), &after.unwrap_or(0)];
+    of_fate(db, "f.state = 0 AND f.row > $3", &untouched(), values, limit).await
 }
 
-pub(super) async fn due(db: &Db, now_ms: i64, after: Option<i64>, limit: u32) -> Done<Page<Stored>> {
-    let fates = "state IN (-1, -2, -4, -6, -7) AND until <= $2 AND row > $3";
-    of_fate(db, fates, &[&most(limit), &now_ms, &after.unwrap_or(0)], limit).await
+pub(super) async fn due(db: &Db, me: i64, now_ms: i64, after: Option<i64>, limit: u32) -> Done<Page<Stored>> {
+    let fates = "f.state IN (-1, -2, -4, -6, -7) AND f.until <= $4 AND f.row > $3";
+    let late = format!("f.until <= $4 - {LATE_MS}");
+    of_fate(db, fates, &late, &[&me, &most(limit), &after.unwrap_or(0), &now_ms], limit).await
 }
 
 pub(super) async fn held(
@@ -141,11 +194,18 @@ pub(super) async fn held(
     readable_page(db, &sql, &[&of.as_str(), &now_ms, &after, &most(limit)], limit).await
 }
 
-pub(super) async fn expired(db: &Db, now_ms: i64, after: Option<i64>, limit: u32) -> Done<Page<Stored>> {
+pub(super) async fn expired(
+    db: &Db,
+    me: i64,
+    now_ms: i64,
+    after: Option<i64>,
+    limit: u32,
+) -> Done<Page<Stored>> {
+    let turn = turn(&format!("a.expires <= $2 - {LATE_MS}"));
     let sql = format!(
-        "{STORED} WHERE f.state IN (0, 1) AND a.expires <= $1 AND f.row > $2 ORDER BY f.row LIMIT $3"
+        "{STORED} WHERE f.state IN (0, 1) AND a.expires <= $2 AND f.row > $3 AND {turn} ORDER BY f.row LIMIT $4"
     );
-    readable_page(db, &sql, &[&now_ms, &after.unwrap_or(0), &most(limit)], limit).await
+    readable_page(db, &sql, &[&me, &now_ms, &after.unwrap_or(0), &most(limit)], limit).await
 }
 
 /// Settled actions whose time to be erased has come.
@@ -253,15 +313,13 @@ pub(super) fn is_whole(row: &Row, first: usize, action: Option<ActionId>) -> Don
 
 /// All outcomes of an action, if each leads to the one before it.
 pub(super) async fn outcomes(db: &Db, of: &Tenant, action: ActionId) -> Done<Vec<Settled>> {
-    let sql = "SELECT outcome FROM fate WHERE id = $1 AND tenant = $2";
-    let Some(row) = one(db, sql, &[&&action.as_bytes()[..], &of.as_str()]).await? else {
-        return Ok(Vec::new());
-    };
-    let latest: Option<i64> = get(&row, 0)?;
-    let sql = format!("{SETTLED} WHERE l.action = $1 ORDER BY l.entry");
-    let mut before = None;
+    let (mut before, mut latest) = (None, None);
     let mut found = Vec::new();
-    for row in many(db, &sql, &[&&action.as_bytes()[..]]).await? {
+    for row in many(db, OUTCOMES, &[&&action.as_bytes()[..], &of.as_str()]).await? {
+        latest = get::<Option<i64>>(&row, 21)?;
+        if get::<Option<i64>>(&row, 11)?.is_none() {
+            continue;
+        }
         let settled = settled_at(&row)?;
         if get::<Option<i64>>(&row, 20)? != before {
             return Err(Failure::Corrupt(format!(
@@ -356,6 +414,11 @@ pub(super) fn labels(row: &Row, first: usize) -> Done<Labels> {
 /// Gives items whose key was claimed before the answer that their caller had last. Of what this transaction writes the rows
 /// are still to be written.
 pub(super) async fn replies(db: &Db, world: &World, admitted: &mut [Admitted]) -> Done<()> {
+    let repeated = |it: &Admitted| match it {
+        Admitted::Existing(existing) if !is_here(world, existing.id) => Some(existing.id),
+        _ => None,
+    };
+    let told = last_replies(db, &admitted.iter().filter_map(repeated).collect::<Vec<_>>()).await?;
     for existing in
         admitted.iter_mut().filter_map(|it| if let Admitted::Existing(it) = it { Some(it) } else { None })
     {
@@ -365,21 +428,33 @@ pub(super) async fn replies(db: &Db, world: &World, admitted: &mut [Admitted]) -
                 reply.body = unpack(&reply.body).ok_or_else(unfit)?;
             }
         } else {
-            (existing.reply, existing.altered) = last_reply(db, existing.id).await?;
+            (existing.reply, existing.altered) = told.get(&existing.id).cloned().unwrap_or_default();
         }
     }
     Ok(())
 }
 
-/// What the caller of an action was last answered, and whether somebody altered that.
-pub(super) async fn last_reply(db: &Db, action: ActionId) -> Done<(Option<Reply>, bool)> {
-    let sql = format!("{SETTLED} JOIN fate f ON f.id = l.action AND f.reply = l.entry WHERE l.action = $1");
-    let told = one(db, &sql, &[&&action.as_bytes()[..]]).await?;
-    match readable(told.as_ref().map(settled_at).transpose())? {
-        Some(Some(told)) => Ok((told.reply, !told.whole)),
-        Some(None) => Ok((None, false)),
-        None => Ok((None, true)),
+/// What the callers of actions were last answered, and whether somebody altered that.
+pub(super) async fn last_replies(
+    db: &Db,
+    actions: &[ActionId],
+) -> Done<HashMap<ActionId, (Option<Reply>, bool)>> {
+    let mut told = HashMap::new();
+    if actions.is_empty() {
+        return Ok(told);
     }
+    let ids: Vec<&[u8]> = actions.iter().map(|id| &id.as_bytes()[..]).collect();
+    let sql = format!(
+        "{SETTLED} JOIN fate f ON f.id = l.action AND f.reply = l.entry WHERE l.action = ANY($1::bytea[])"
+    );
+    for row in many(db, &sql, &[&ids]).await? {
+        let reply = match readable(settled_at(&row))? {
+            Some(told) => (told.reply, !told.whole),
+            None => (None, true),
+        };
+        told.insert(id(&row, 0)?, reply);
+    }
+    Ok(told)
 }
 
 /// Entries in order, each with its row number.

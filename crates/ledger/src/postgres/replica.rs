@@ -14,8 +14,9 @@
 
 use std::time::Duration;
 
+use super::Access;
 use super::copy::is_under_way;
-use super::sql::{Db, Done, Failure, get, many, maybe_bytes, number, one, text, write};
+use super::sql::{Db, Done, Failure, answered, get, many, maybe_bytes, number, one, text, write};
 use crate::intake::Process;
 use crate::world::Numbers;
 
@@ -23,15 +24,25 @@ use crate::world::Numbers;
 pub(super) const SLOTS: i64 = 1 << SLOT_BITS;
 const SLOT_BITS: u32 = 6;
 const COUNT_BITS: u32 = 6;
+/// So many of a number are no time.
+pub(super) const NUMBER_BITS: u32 = COUNT_BITS + SLOT_BITS;
 /// 2025-01-01, in milliseconds since 1970.
-const EPOCH_MS: i64 = 1_735_689_600_000;
+pub(super) const EPOCH_MS: i64 = 1_735_689_600_000;
 
 /// This process, as the database knows it.
 #[derive(Clone, Debug)]
 pub(super) struct Replica {
     pub(super) number: Process,
     pub(super) slot: i16,
+    /// Of its chain, by which it knows its own row: a database that was put back gives numbers once more.
+    chain: Box<str>,
+    /// This machine's clock.
+    clock: fn() -> i64,
 }
+
+/// So far the clocks of gateways and database may be apart. What somebody has in hand is theirs for some seconds after it has to
+/// be over, and this is less.
+const APART_MS: i64 = 2_000;
 
 /// The end of its chain.
 pub(super) struct Own {
@@ -40,21 +51,24 @@ pub(super) struct Own {
     pub(super) head: Option<[u8; 32]>,
     pub(super) at_ms: i64,
     last: i64,
-    clock_ms: i64,
+    /// The database's time, from between the question and the answer.
+    pub(super) clock_ms: i64,
 }
 
 pub(super) const OWN: &str =
     "SELECT chain, seq, head, at, last, (extract(epoch FROM clock_timestamp()) * 1000)::bigint, ended
-    FROM replica WHERE number = $1 FOR UPDATE";
+    FROM replica WHERE number = $1 AND chain = $2 FOR UPDATE";
 
 impl Replica {
     /// The end of its own chain, locked until the transaction ends: whatever an earlier one of this process came to is known
     /// then.
     pub(super) async fn own(&self, db: &Db) -> Done<Own> {
-        let row = one(db, OWN, &[&self.number]).await?.ok_or(Failure::Ended)?;
+        let asked_ms = (self.clock)();
+        let row = one(db, OWN, &[&self.number, &&*self.chain]).await?.ok_or(Failure::Ended)?;
         if get(&row, 6)? {
             return Err(Failure::Ended);
         }
+        self.agrees(asked_ms, get(&row, 5)?)?;
         Ok(Own {
             chain: text(&row, 0)?,
             seq: number(&row, 1)?,
@@ -66,21 +80,37 @@ impl Replica {
     }
 
     /// Registers a process in a transaction of its own. Its chain follows on the last one of its slot.
-    pub(super) async fn register(db: &Db, name: &str, chain: &str, silence: Duration) -> Done<Replica> {
-        db.batch_execute("BEGIN").await?;
-        let registered = register(db, name, chain, silence).await;
-        db.batch_execute(if registered.is_ok() { "COMMIT" } else { "ROLLBACK" }).await?;
-        let registered = registered?;
-        registered.fall_in(db).await?;
-        Ok(registered)
+    pub(super) async fn register(db: &Db, access: &Access) -> Done<Replica> {
+        let Access { replica_id, chain_id, silence, clock, .. } = access;
+        answered(db.batch_execute("BEGIN")).await?;
+        let registered = register(db, replica_id, chain_id, *silence).await;
+        answered(db.batch_execute(if registered.is_ok() { "COMMIT" } else { "ROLLBACK" })).await?;
+        let (number, slot, chain) = registered?;
+        let replica = Replica { number, slot, chain, clock: *clock };
+        replica.fall_in(db).await?;
+        Ok(replica)
     }
 
     /// Keeps (horizon): until others saw it they went on, and somebody may have read up to where they were. Now nobody reads
     /// beyond it any more, so it begins behind all that was read by then.
     async fn fall_in(&self, db: &Db) -> Done<()> {
         let sql = "UPDATE replica SET last = greatest(last, (SELECT max(last) FROM replica))
-                   WHERE number = $1 AND NOT ended";
-        if write(db, sql, &[&self.number]).await? == 0 { Err(Failure::Ended) } else { Ok(()) }
+                   WHERE number = $1 AND chain = $2 AND NOT ended";
+        if write(db, sql, &[&self.number, &&*self.chain]).await? == 0 { Err(Failure::Ended) } else { Ok(()) }
+    }
+
+    /// Lets through who has the database's time, as told between then and now. Whose clock is wrong takes over what others are
+    /// at, and loses what it is at itself.
+    fn agrees(&self, asked_ms: i64, told_ms: i64) -> Done<()> {
+        let (ahead_ms, behind_ms) = (asked_ms - told_ms, told_ms - (self.clock)());
+        let (off_ms, how) = if ahead_ms > behind_ms { (ahead_ms, "ahead of") } else { (behind_ms, "behind") };
+        if off_ms <= APART_MS {
+            return Ok(());
+        }
+        let off = off_ms / 1000;
+        Err(Failure::Lost(format!(
+            "this machine's clock is {off} s {how} the database's; set them, nothing is written until they agree"
+        )))
     }
 
     /// Tells that it is still there, and that it writes nothing up to now any more.
@@ -88,18 +118,22 @@ impl Replica {
         let sql = format!(
             "UPDATE replica SET beat = clock_timestamp(), last = greatest(last,
              ((extract(epoch FROM clock_timestamp()) * 1000)::bigint - {EPOCH_MS}) << {COUNT_BITS} << {SLOT_BITS})
-             WHERE number = $1 AND NOT ended"
+             WHERE number = $1 AND chain = $2 AND NOT ended
+             RETURNING (extract(epoch FROM clock_timestamp()) * 1000)::bigint"
         );
-        if write(db, &sql, &[&self.number]).await? == 0 { Err(Failure::Ended) } else { Ok(()) }
+        let asked_ms = (self.clock)();
+        let row = one(db, &sql, &[&self.number, &&*self.chain]).await?.ok_or(Failure::Ended)?;
+        self.agrees(asked_ms, get(&row, 0)?)
     }
 
     /// It writes nothing any more.
     pub(super) async fn end(&self, db: &Db) -> Done<()> {
-        write(db, "UPDATE replica SET ended = TRUE WHERE number = $1", &[&self.number]).await.map(drop)
+        let sql = "UPDATE replica SET ended = TRUE WHERE number = $1 AND chain = $2";
+        write(db, sql, &[&self.number, &&*self.chain]).await.map(drop)
     }
 }
 
-async fn register(db: &Db, name: &str, chain: &str, silence: Duration) -> Done<Replica> {
+async fn register(db: &Db, name: &str, chain: &str, silence: Duration) -> Done<(Process, i16, Box<str>)> {
     one(db, "SELECT name FROM gate WHERE name = 'registry' FOR UPDATE", &[]).await?;
     if is_under_way(db).await? {
         return Err(Failure::Lost(UNDER_WAY.to_owned()));
@@ -111,7 +145,8 @@ async fn register(db: &Db, name: &str, chain: &str, silence: Duration) -> Done<R
     let slot = slot.ok_or_else(|| Failure::Lost(format!("{SLOTS} gateways are there already")))?;
     let sql = "SELECT coalesce(max(number), 0) + 1, coalesce(max(last), 0),
                (extract(epoch FROM clock_timestamp()) * 1000)::bigint FROM replica";
-    let row = one(db, sql, &[]).await?.ok_or(Failure::Ended)?;
+    let row = one(db, sql, &[]).await?;
+    let row = row.ok_or_else(|| Failure::Lost("the registry did not answer".to_owned()))?;
     let (number, last, clock_ms): (i64, i64, i64) = (get(&row, 0)?, get(&row, 1)?, get(&row, 2)?);
     let last = last.max((clock_ms - EPOCH_MS) << COUNT_BITS << SLOT_BITS);
     let sql = "SELECT head FROM replica WHERE slot = $1 ORDER BY number DESC LIMIT 1";
@@ -123,7 +158,7 @@ async fn register(db: &Db, name: &str, chain: &str, silence: Duration) -> Done<R
     let known = one(db, "SELECT 1 FROM replica WHERE chain = $1 LIMIT 1", &[&chain]).await?.is_some();
     let chain = if known { format!("{chain}.{number}") } else { chain.to_owned() };
     write(db, sql, &[&number, &slot, &name, &chain, &head, &last]).await?;
-    Ok(Replica { number, slot })
+    Ok((number, slot, chain.into()))
 }
 
 const UNDER_WAY: &str = "a store is being copied into this database and is not all there: run `countersign store copy` again, as \

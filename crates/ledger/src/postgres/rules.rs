@@ -92,11 +92,11 @@ pub(super) async fn keys(db: &Db, of: Option<&Tenant>) -> Done<Legible<ApiKey>> 
     each_of("api_key", many(db, &sql, &[&of.map(Tenant::as_str)]).await?, key_at)
 }
 
-/// A credential that is not revoked.
-pub(super) async fn key(db: &Db, hash: &[u8; 32]) -> Done<Option<ApiKey>> {
-    let sql = format!("{KEY} WHERE hash = $1 AND revoked IS NULL");
-    let found = each_of("api_key", many(db, &sql, &[&&hash[..]]).await?, key_at)?;
-    Ok(legible(found).pop())
+/// Credentials with these hashes that are not revoked.
+pub(super) async fn keys_of(db: &Db, hashes: &[[u8; 32]]) -> Done<Vec<ApiKey>> {
+    let sql = format!("{KEY} WHERE hash = ANY($1::bytea[]) AND revoked IS NULL");
+    let hashes: Vec<&[u8]> = hashes.iter().map(|hash| &hash[..]).collect();
+    Ok(legible(each_of("api_key", many(db, &sql, &[&hashes]).await?, key_at)?))
 }
 
 fn key_at(row: &Row) -> Done<ApiKey> {

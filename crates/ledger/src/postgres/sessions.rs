@@ -7,9 +7,9 @@ use mandate::ClusterState;
 use tokio_postgres::Row;
 
 use super::load::{CLUSTER, DESCENDS, SESSION, clustered_at, governed_at, with_members};
-use super::read::readable;
+use super::read::{at_hand, readable};
 use super::rules;
-use super::sql::{Db, Done, get, id, many, most, number, one, text};
+use super::sql::{Db, Done, at_once, get, id, many, most, number, one, text};
 use crate::entry;
 use crate::stored::page;
 use crate::{Clustered, Governed, Intention, Lapse, Lapsed, Page, Record, Recovering, identity};
@@ -113,14 +113,22 @@ async fn lapse_of(db: &Db, of: &Tenant, jti: &str, now_ms: i64) -> Done<Option<L
     Ok((held.mandate.expires_ms <= now_ms).then_some(Lapse::Expired { mandate: held.mandate.jti }))
 }
 
-pub(super) async fn recovering(db: &Db) -> Done<Vec<Recovering>> {
-    let sent = "SELECT c.tenant, c.session, f.id FROM fate f JOIN cycle c ON c.action = f.id
-                WHERE f.state = 2 AND f.state <= 3 ORDER BY f.row";
+pub(super) async fn recovering(db: &Db, me: i64) -> Done<Vec<Recovering>> {
+    at_once(db, recovering_now(db, me)).await
+}
+
+async fn recovering_now(db: &Db, me: i64) -> Done<Vec<Recovering>> {
+    // What another is at was left behind by nobody.
+    let sent = format!(
+        "SELECT c.tenant, c.session, f.id FROM fate f JOIN cycle c ON c.action = f.id
+         WHERE f.state = 2 AND f.state <= 3 AND {} ORDER BY f.row",
+        at_hand()
+    );
     let mut open: BTreeMap<(String, i64), Vec<ActionId>> = BTreeMap::new();
     for row in many(db, "SELECT tenant, key FROM session WHERE recovering IS NOT NULL", &[]).await? {
         open.entry((get(&row, 0)?, get(&row, 1)?)).or_default();
     }
-    for row in many(db, sent, &[]).await? {
+    for row in many(db, &sent, &[&me]).await? {
         open.entry((get(&row, 0)?, get(&row, 1)?)).or_default().push(id(&row, 2)?);
     }
     let mut found = Vec::with_capacity(open.len());
@@ -195,7 +203,12 @@ pub(super) async fn records(
     rows.iter().map(record).collect()
 }
 
+/// A cluster with its members, of one moment: each change takes all of them out and puts them in again.
 pub(super) async fn cluster(db: &Db, of: &Tenant, id: &str) -> Done<Option<Clustered>> {
+    at_once(db, cluster_now(db, of, id)).await
+}
+
+pub(super) async fn cluster_now(db: &Db, of: &Tenant, id: &str) -> Done<Option<Clustered>> {
     let sql = format!("{CLUSTER} WHERE tenant = $1 AND id = $2");
     let Some(row) = one(db, &sql, &[&of.as_str(), &id]).await? else { return Ok(None) };
     Ok(Some(with_members(db, clustered_at(&row)?).await?))
@@ -203,13 +216,20 @@ pub(super) async fn cluster(db: &Db, of: &Tenant, id: &str) -> Done<Option<Clust
 
 pub(super) async fn cluster_of(db: &Db, of: &Tenant, session: &str) -> Done<Option<Clustered>> {
     let sql = "SELECT cluster FROM member WHERE tenant = $1 AND session = $2";
-    match one(db, sql, &[&of.as_str(), &session]).await? {
-        Some(row) => cluster(db, of, get(&row, 0)?).await,
-        None => Ok(None),
-    }
+    let found = async {
+        match one(db, sql, &[&of.as_str(), &session]).await? {
+            Some(row) => cluster_now(db, of, get(&row, 0)?).await,
+            None => Ok(None),
+        }
+    };
+    at_once(db, found).await
 }
 
 pub(super) async fn deadlocks(db: &Db, of: &Tenant) -> Done<Vec<Clustered>> {
+    at_once(db, deadlocks_now(db, of)).await
+}
+
+async fn deadlocks_now(db: &Db, of: &Tenant) -> Done<Vec<Clustered>> {
     let sql = format!(
         "{CLUSTER} WHERE tenant = $1 AND NOT terminated AND id IN
          (SELECT cluster FROM member WHERE tenant = $1 AND waits IS NOT NULL) ORDER BY entry"

@@ -49,6 +49,8 @@ impl From<tokio_postgres::Error> for Failure {
             SqlState::T_R_DEADLOCK_DETECTED,
             SqlState::LOCK_NOT_AVAILABLE,
             SqlState::QUERY_CANCELED,
+            // What was sent behind a statement that failed. Whoever looks at them in order sees that one first.
+            SqlState::IN_FAILED_SQL_TRANSACTION,
         ]
         .contains(code)
         {
@@ -57,7 +59,7 @@ impl From<tokio_postgres::Error> for Failure {
         if *code == SqlState::UNIQUE_VIOLATION {
             return Failure::Clash(why);
         }
-        // Wrong data, and what unique indexes stand in the way of. Whatever else it is, it is not this write's fault.
+        // Wrong data, and what breaks a rule of its table. Whatever else it is, it is not this write's fault.
         match code.code().get(..2) {
             Some("22" | "23") => Failure::Refused(why),
             _ => Failure::Lost(why),
@@ -126,8 +128,19 @@ pub(super) async fn write(db: &Db, sql: &str, values: Values<'_>) -> Done<u64> {
     .await
 }
 
+/// Everything that is read in here is of one moment, however many statements it takes and whoever writes meanwhile.
+pub(super) async fn at_once<T>(db: &Db, read: impl Future<Output = Done<T>>) -> Done<T> {
+    answered(db.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")).await?;
+    let found = read.await;
+    // Whoever asked gives up a connection that was lost.
+    if !matches!(found, Err(Failure::Lost(_))) {
+        answered(db.batch_execute("ROLLBACK")).await?;
+    }
+    found
+}
+
 /// What the server answers while it is one that ends its statements itself: another one is not waited for.
-async fn answered<T>(answer: impl Future<Output = Result<T, tokio_postgres::Error>>) -> Done<T> {
+pub(super) async fn answered<T>(answer: impl Future<Output = Result<T, tokio_postgres::Error>>) -> Done<T> {
     match timeout(STATEMENT + Duration::from_secs(2), answer).await {
         Ok(answer) => Ok(answer?),
         Err(_) => Err(Failure::silent()),

@@ -7,27 +7,35 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::{Mutex, PoisonError};
 
 use action::{ActionId, Subject, Tenant};
+use mandate::ApprovedLimits;
 use receipt::Timestamp;
 use sha2::{Digest, Sha256};
 use tokio_postgres::Row;
 
+use super::governed;
+use super::load::{CLUSTER, clustered_at, limits_at, with_members};
 use super::read::{STORED, is_whole, kept, labels, readable, stand, stand_at, stored_at};
 use super::replica::horizon;
 use super::rules::{self, Legible};
 use super::sql::{
-    Db, Done, Failure, count, get, id, many, maybe_bytes, maybe_text, one, state, subject, tenant, text,
+    Db, Done, Failure, at_once, count, get, id, many, maybe_bytes, maybe_text, one, state, subject, tenant,
+    text,
 };
 use crate::cluster::said_in;
-use crate::entry::{RESOLVED, Reading, Said, sealed, session_of};
+use crate::entry::{
+    PASSKEY_ENROLLED, PASSKEY_REGISTERED, PASSKEY_REVOKED, RESOLVED, Reading, Said, sealed, session_of,
+};
 use crate::erasure::ERASED;
+use crate::governed::{A_YEAR_MS, declared_so};
 use crate::log::Passed;
 use crate::packed::unpack;
 use crate::pruned::Pruned;
+use crate::session::{LIMITED, says_limits};
 use crate::stand::{Stand, goes_on, writes_row};
 use crate::step::{Left, Mark, Step};
 use crate::{
-    Authority, Broken, Enacted, Error, Finding, Illegible, Inspected, Labels, Place, Receipt, State, Stored,
-    Testimony, Verified, Walk, Witness,
+    Authority, Broken, Clustered, Enacted, Error, Finding, Illegible, Inspected, Labels, Place, Receipt,
+    State, Stored, Testimony, Verified, Walk, Witness,
 };
 
 /// Entries of a stretch.
@@ -100,7 +108,12 @@ async fn left_by(db: &Db, row: i64) -> Done<Left> {
     Ok(left)
 }
 
+/// Rows and entries of one moment: what is being written meanwhile would look as if somebody had altered it.
 async fn stretch(db: &Db, after: Place, left: Left) -> Done<(Inspected, Left)> {
+    at_once(db, stretch_of(db, after, left)).await
+}
+
+async fn stretch_of(db: &Db, after: Place, left: Left) -> Done<(Inspected, Left)> {
     let last = horizon(db).await?;
     let sql = "SELECT row, slot, bytes, record, action FROM entry WHERE row > $1 AND row <= $2 ORDER BY row LIMIT $3";
     let entries = many(db, sql, &[&after.row, &last, &STRETCH]).await?;
@@ -123,6 +136,10 @@ struct Standing {
     /// Is what was asked gone?
     empty: bool,
     erased: Option<i64>,
+    /// Is there nothing to tell of its erasure, or an entry that does?
+    told: bool,
+    /// Is the entry that its row was last written with one of its own, that writes rows, and no outcome?
+    moves: bool,
     stand: Stand,
     session: Option<i64>,
     stored: Option<(Stored, Labels)>,
@@ -147,16 +164,29 @@ struct Heard {
     record: Vec<u8>,
 }
 
+/// Where an entry is in its session.
+struct Spot {
+    session: i64,
+    id: String,
+    seq: u64,
+    /// The newest entry that says what limits the session has, and those.
+    limited: Option<(i64, ApprovedLimits)>,
+    /// The number that the session has come to, if its declaration is this entry's.
+    declared: Option<i64>,
+}
+
 /// One stretch, with all that belongs to it.
 struct Look {
     walks: HashMap<i16, Walk>,
     standings: HashMap<ActionId, Option<Standing>>,
     outcomes: BTreeMap<i64, Vec<Kept>>,
-    /// By action: entry and state of all its outcomes.
-    came: HashMap<ActionId, Vec<(i64, State)>>,
+    /// By action: entry and state of all its outcomes, and the entry of the one that each says was before it.
+    came: HashMap<ActionId, Vec<(i64, State, Option<i64>)>>,
     approvals: BTreeMap<i64, Vec<Heard>>,
-    /// The place of entries in their sessions: key, id and number.
-    places: HashMap<i64, (i64, String, u64)>,
+    /// The place of entries in their sessions.
+    places: HashMap<i64, Spot>,
+    /// Clusters that records of this stretch tell of.
+    clusters: Vec<Clustered>,
     logs: Passed,
     gone: Gone,
     left: Left,
@@ -166,8 +196,10 @@ struct Look {
 const STANDING: &str = concat!(
     "SELECT a.id, a.tenant, a.subject, a.archetype, a.key, a.entry, a.at, length(a.payload) = 0, a.erased, ",
     stand!(),
-    ", c.session FROM action a JOIN fate f ON f.id = a.id LEFT JOIN outcome l ON l.action = a.id AND l.entry = f.outcome
-     LEFT JOIN cycle c ON c.action = a.id WHERE a.id = ANY($1::bytea[])"
+    ", c.session, x.bytes, m.bytes, EXISTS (SELECT 1 FROM outcome q WHERE q.action = a.id AND q.entry = f.moved)
+     FROM action a JOIN fate f ON f.id = a.id LEFT JOIN outcome l ON l.action = a.id AND l.entry = f.outcome
+     LEFT JOIN cycle c ON c.action = a.id LEFT JOIN entry x ON x.row = a.erased LEFT JOIN entry m ON m.row = f.moved
+     WHERE a.id = ANY($1::bytea[])"
 );
 const KEPT: &str = concat!(
     "SELECT l.entry, l.action, l.state, l.receipt_id, l.short, l.signature, l.document,
@@ -188,6 +220,7 @@ impl Look {
             approvals: BTreeMap::new(),
             places: HashMap::new(),
             logs: Passed::default(),
+            clusters: Vec::new(),
             gone: Gone { told: prunings(db).await?, by_now: Place { row: last, ..after } },
             left,
             found: Inspected { last, ..Inspected::default() },
@@ -224,13 +257,45 @@ impl Look {
             };
             look.approvals.entry(get(&row, 0)?).or_default().push(heard);
         }
-        let sql = "SELECT r.entry, r.session, coalesce(s.id, ''), r.seq FROM record r
-                   LEFT JOIN session s ON s.tenant = r.tenant AND s.key = r.session WHERE r.entry >= $1 AND r.entry <= $2";
+        let sql = "SELECT r.entry, r.session, coalesce(s.id, ''), r.seq, s.limited, s.limit_minor, s.limit_currency, s.limit_until,
+                   CASE WHEN d.entry IS NULL THEN NULL ELSE s.sequence END FROM record r
+                   LEFT JOIN session s ON s.tenant = r.tenant AND s.key = r.session
+                   LEFT JOIN declaration d ON d.tenant = r.tenant AND d.session = r.session AND d.entry = r.entry
+                   WHERE r.entry >= $1 AND r.entry <= $2";
         for row in many(db, sql, &[&first, &end]).await? {
-            let place = (get(&row, 1)?, get(&row, 2)?, super::sql::number(&row, 3)?);
-            look.places.insert(get(&row, 0)?, place);
+            let limits = readable(limits_at(&row, 5))?;
+            let spot = Spot {
+                session: get(&row, 1)?,
+                id: get(&row, 2)?,
+                seq: super::sql::number(&row, 3)?,
+                limited: get::<Option<i64>>(&row, 4)?.zip(limits),
+                declared: get(&row, 8)?,
+            };
+            look.places.insert(get(&row, 0)?, spot);
         }
+        look.read_clusters(db, entries).await?;
         Ok(look)
+    }
+
+    async fn read_clusters(&mut self, db: &Db, entries: &[Row]) -> Done<()> {
+        let mut named = BTreeSet::new();
+        for row in entries {
+            let (told, record): (Option<&[u8]>, Option<&[u8]>) = (get(row, 2)?, get(row, 3)?);
+            let said = told.and_then(crate::event_of).zip(record);
+            let said = said.and_then(|(event, record)| said_in(event, record));
+            named.extend(said.map(|said| said.id().to_owned()));
+        }
+        if named.is_empty() {
+            return Ok(());
+        }
+        let named: Vec<String> = named.into_iter().collect();
+        let sql = format!("{CLUSTER} WHERE id = ANY($1::text[])");
+        for row in many(db, &sql, &[&named]).await? {
+            if let Some(found) = readable(clustered_at(&row))? {
+                self.clusters.push(with_members(db, found).await?);
+            }
+        }
+        Ok(())
     }
 
     async fn read_standings(&mut self, db: &Db, actions: &[Vec<u8>]) -> Done<()> {
@@ -262,10 +327,11 @@ impl Look {
                 None => self.report(entry, readable(id(&row, 1))?, None, Broken::Unreadable),
             }
         }
-        let sql = "SELECT action, entry, state FROM outcome WHERE action = ANY($1::bytea[]) ORDER BY entry";
+        let sql = "SELECT action, entry, state, previous FROM outcome WHERE action = ANY($1::bytea[]) ORDER BY entry";
         for row in many(db, sql, &[&actions]).await? {
             if let Some(state) = readable(state(&row, 2))? {
-                self.came.entry(id(&row, 0)?).or_default().push((get(&row, 1)?, state));
+                let came = (get(&row, 1)?, state, get(&row, 3)?);
+                self.came.entry(id(&row, 0)?).or_default().push(came);
             }
         }
         Ok(())
@@ -292,8 +358,9 @@ impl Look {
         if self.logs.lacks(row, bytes) {
             self.report(row, said.action, None, Broken::Unlogged);
         }
-        let place = self.places.remove(&row);
-        let (session, told) = place.map(|(key, id, seq)| (key, (id, seq))).unzip();
+        let spot = self.places.remove(&row);
+        let session = spot.as_ref().map(|spot| spot.session);
+        let told = spot.as_ref().map(|spot| (spot.id.clone(), spot.seq));
         if session_of(bytes).map(|said| (said.id, said.seq)) != told {
             self.report(row, None, None, Broken::Session);
         }
@@ -303,11 +370,34 @@ impl Look {
             && record.map(|record| Sha256::digest(record).into()) != said.action_hash
         {
             self.report(row, None, None, Broken::Record);
+        } else if let Some(record) = record
+            && let Some(broken) = self.record(row, said.event, record, spot.as_ref())
+        {
+            self.report(row, None, None, broken);
         }
         if let Some(action) = said.action {
             self.rows(row, action, &said, session);
         }
         Ok(())
+    }
+
+    /// Do rows stand as a record says that they do, or as a later one does?
+    fn record(&self, row: i64, event: &str, record: &[u8], spot: Option<&Spot>) -> Option<Broken> {
+        if let Some(said) = said_in(event, record) {
+            let mut of = self.clusters.iter().filter(|it| *it.cluster.id == *said.id() && it.entry >= row);
+            if !of.any(|it| it.entry > row || said.is(&it.cluster)) {
+                return Some(Broken::Cluster);
+            }
+        }
+        let newest = spot.and_then(|spot| spot.limited.as_ref());
+        let limited = |(newest, limits): &(i64, ApprovedLimits)| {
+            *newest > row || (*newest == row && says_limits(record, *limits))
+        };
+        if event == LIMITED && !newest.is_some_and(limited) {
+            return Some(Broken::Session);
+        }
+        let spot = spot?;
+        (!declared_so(event, record, spot.declared)).then_some(Broken::Governed)
     }
 
     /// What is stored with an entry of an action.
@@ -326,6 +416,7 @@ impl Look {
         let broken = [
             self.action(row, standing.as_ref(), !outcomes.is_empty() || !approvals.is_empty()),
             self.outcome(row, action, said, &outcomes),
+            self.listed(row, action, &outcomes, standing.as_ref()),
             self.approval(row, action, said, &approvals, standing.as_ref()),
             standing.as_ref().and_then(|standing| fate(row, said, !outcomes.is_empty(), standing)),
             standing.as_ref().and_then(|standing| way(row, said, standing)),
@@ -379,6 +470,29 @@ impl Look {
         }
     }
 
+    /// Is it found when the outcomes of its action are read, from the last one back?
+    fn listed(
+        &self,
+        row: i64,
+        action: ActionId,
+        outcomes: &[Kept],
+        standing: Option<&Standing>,
+    ) -> Option<Broken> {
+        let (Some(_), Some(standing)) = (outcomes.first(), standing) else { return None };
+        let came = self.came.get(&action)?;
+        let mut next = standing.stand.outcome;
+        // The newest first: each names one before it.
+        for (entry, _, previous) in came.iter().rev() {
+            if next == Some(*entry) {
+                if *entry == row {
+                    return None;
+                }
+                next = *previous;
+            }
+        }
+        Some(Broken::Unlisted)
+    }
+
     /// Is there one person's word where the entry says so, and the one that it names?
     fn approval(
         &mut self,
@@ -428,7 +542,8 @@ impl Look {
             None if standing.entry == row => Mark::NONE,
             None => {
                 let came = self.came.get(&action).into_iter().flatten().rev();
-                self.left.by_outcome(came.copied().find(|(entry, _)| *entry < row))
+                let before = came.map(|(entry, state, _)| (*entry, *state)).find(|(entry, _)| *entry < row);
+                self.left.by_outcome(before)
             }
         };
         let step = Step::of(said, outcomes.first().map(|kept| kept.state));
@@ -531,7 +646,9 @@ impl Look {
         if let Some(row) = self.gone.too_much() {
             self.report(row, None, None, Broken::Pruned);
         }
-        self.found.authority = Some(Box::new(authority(db, None).await?));
+        let authority = authority_now(db, None).await?;
+        self.passkeys(db, &authority.enacted).await?;
+        self.found.authority = Some(Box::new(authority));
         Ok(())
     }
 
@@ -544,6 +661,35 @@ impl Look {
         for row in many(db, sql, &[]).await? {
             self.report(get(&row, 0)?, None, None, Broken::Session);
         }
+        for row in governed::limited_by_nobody(db).await? {
+            self.report(row, None, None, Broken::Session);
+        }
+        for row in governed::unlike(db, !self.gone.told.is_empty()).await? {
+            self.report(row, None, None, Broken::Governed);
+        }
+        Ok(())
+    }
+
+    /// Passkeys that were added, given out as enrolled or kept from their end without an entry: each event is named by one row.
+    async fn passkeys(&mut self, db: &Db, enacted: &[Enacted]) -> Done<()> {
+        let kinds = [PASSKEY_REGISTERED, PASSKEY_ENROLLED, PASSKEY_REVOKED];
+        let kind_of = |event: &str| kinds.iter().position(|kind| *kind == event);
+        let mut told: BTreeSet<(i64, usize)> =
+            enacted.iter().filter_map(|it| Some((it.entry, kind_of(&it.event)?))).collect();
+        let sql = "SELECT named.entry, named.kind, e.bytes, e.record FROM
+                   (SELECT registered AS entry, 0 AS kind FROM passkey UNION ALL SELECT enrolled, 1 FROM passkey
+                    UNION ALL SELECT revoked, 2 FROM passkey) named LEFT JOIN entry e ON e.row = named.entry
+                   WHERE named.entry IS NOT NULL";
+        for row in many(db, sql, &[]).await? {
+            let (entry, kind): (i64, i32) = (get(&row, 0)?, get(&row, 1)?);
+            let fits = told.remove(&(entry, usize::try_from(kind).unwrap_or_default()));
+            // One that is altered is told of at its place.
+            let altered = get::<Option<&[u8]>>(&row, 3)?.is_some() && rules::recorded(&row, 2)?.is_none();
+            if !fits && !altered {
+                self.report(entry, None, None, Broken::Passkey);
+            }
+        }
+        told.into_iter().for_each(|(entry, _)| self.report(entry, None, None, Broken::Passkey));
         Ok(())
     }
 
@@ -556,12 +702,20 @@ impl Look {
             let (told, record): (Option<&[u8]>, Option<&[u8]>) = (get(&row, 3)?, get(&row, 4)?);
             let said =
                 told.and_then(crate::event_of).zip(record).and_then(|(event, record)| said_in(event, record));
-            let found = super::sessions::cluster(db, &of, &name).await?;
+            let found = super::sessions::cluster_now(db, &of, &name).await?;
             let fits =
                 said.zip(found).is_some_and(|(said, found)| said.id() == &*name && said.is(&found.cluster));
             if !fits {
                 self.report(entry, None, None, Broken::Cluster);
             }
+        }
+        // Whoever waits for another is blocked, and nobody else is.
+        let sql = "SELECT coalesce(s.entry, 0) FROM member m LEFT JOIN cluster c ON c.tenant = m.tenant AND c.id = m.cluster
+                   LEFT JOIN session s ON s.tenant = m.tenant AND s.key = m.session_key WHERE c.id IS NULL OR s.key IS NULL
+                   UNION SELECT s.entry FROM session s LEFT JOIN member m ON m.tenant = s.tenant AND m.session_key = s.key
+                   WHERE s.closed IS NULL AND (s.blocked IS NULL) <> (m.waits IS NULL)";
+        for row in many(db, sql, &[]).await? {
+            self.report(get(&row, 0)?, None, None, Broken::Cluster);
         }
         Ok(())
     }
@@ -572,7 +726,15 @@ impl Look {
 }
 
 fn standing_at(row: &Row, stored: Option<(Stored, Labels)>) -> Done<Standing> {
+    let action = id(row, 0)?;
+    let own = |column| {
+        let said = get::<Option<&[u8]>>(row, column)?.and_then(Reading::of);
+        Ok::<_, Failure>(said.filter(|said| said.action == Some(action)).map(|said| said.event))
+    };
+    let erased: Option<i64> = get(row, 8)?;
     Ok(Standing {
+        told: erased.is_none() || own(16)? == Some(ERASED),
+        moves: own(17)?.is_some_and(writes_row) && !get::<bool>(row, 18)?,
         tenant: tenant(row, 1)?,
         subject: subject(row, 2)?,
         archetype: text(row, 3)?,
@@ -580,7 +742,7 @@ fn standing_at(row: &Row, stored: Option<(Stored, Labels)>) -> Done<Standing> {
         entry: get(row, 5)?,
         at_ms: get(row, 6)?,
         empty: get(row, 7)?,
-        erased: get(row, 8)?,
+        erased,
         stand: stand_at(row, 9)?,
         session: get(row, 15)?,
         stored,
@@ -636,22 +798,21 @@ fn arrival(said: &Said<'_>, standing: &Standing) -> Option<Broken> {
     (written.abs_diff(standing.at_ms) > A_YEAR_MS).then_some(Broken::Arrival)
 }
 
-const A_YEAR_MS: u64 = 366 * 24 * 60 * 60 * 1000;
-
 /// Does the row name an entry with which it may have been written, and is that one of those after it began?
 fn way(row: i64, said: &Said<'_>, standing: &Standing) -> Option<Broken> {
     let moved = standing.stand.moved?;
-    let unfit = (standing.entry == row && moved <= row) || (moved == row && !writes_row(said.event));
+    let begins = standing.entry == row;
+    let unfit = (begins && (moved <= row || !standing.moves)) || (moved == row && !writes_row(said.event));
     unfit.then_some(Broken::Fate)
 }
 
 /// Is what was asked and answered there, unless an entry says that it was erased?
 fn erasure(row: i64, said: &Said<'_>, outcomes: &[Kept], standing: &Standing) -> Option<Broken> {
-    let Standing { entry, erased, empty, .. } = standing;
+    let Standing { entry, erased, empty, told, .. } = standing;
     let as_told = |it: &Kept| if erased.is_some() { it.all_gone } else { !it.some_gone };
     let mut fits = outcomes.iter().all(as_told) && (said.event != ERASED || *erased == Some(row));
     if *entry == row {
-        fits &= *empty == erased.is_some();
+        fits &= *empty == erased.is_some() && *told;
     }
     (!fits).then_some(Broken::Erased)
 }
@@ -699,8 +860,13 @@ async fn prunings(db: &Db) -> Done<Vec<(i64, Pruned)>> {
     Ok(told)
 }
 
-/// What is asked for authority, and the entries that tell of it: all, or those of these events.
+/// What is asked for authority, and the entries that tell of it: all, or those of these events. All of one moment: each row is
+/// written in the commit of its entry.
 pub(super) async fn authority(db: &Db, events: Option<&[&str]>) -> Done<Authority> {
+    at_once(db, authority_now(db, events)).await
+}
+
+async fn authority_now(db: &Db, events: Option<&[&str]>) -> Done<Authority> {
     let mut illegible = Vec::new();
     Ok(Authority {
         enacted: enacted(db, events).await?,

@@ -6,15 +6,15 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use action::ActionId;
-use deadpool_postgres::Object;
+use deadpool_postgres::{Object, Pool};
 use futures_util::future::BoxFuture;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use super::needs::Needs;
 use super::replica::{Replica, end_silent};
-use super::sql::{Db, Done, Failure};
-use super::{Access, Shared, chores, connect, flush, load, migrate, read, shelf};
+use super::sql::{Db, Done, Failure, answered};
+use super::{Access, Shared, chores, connect, facts, flush, load, migrate, read, shelf};
 use crate::admit::Item;
 use crate::intake::Close;
 use crate::world::World;
@@ -92,22 +92,28 @@ fn told<T>(result: Result<T, Error>) -> Done<Result<T, Error>> {
 
 /// Between two signs of life while nothing is written.
 const BEAT: Duration = Duration::from_millis(250);
-/// Signs of life between two looks at who is silent.
-const LOOK: u32 = 8;
-/// The same between two times at which what was put aside is forgotten that nobody comes back for: a minute.
-const CLEARING: u32 = 4 * 60;
-/// The same between two times at which chores are done: an hour.
-const CHORES: u32 = 60 * CLEARING;
+/// Between two looks at who is silent, and at what the server promises.
+const LOOK: Duration = Duration::from_secs(2);
+/// Between two times at which chores are done.
+const CHORES: Duration = Duration::from_secs(60);
 /// No transaction takes longer; after that its connection is given up.
 const DEADLINE: Duration = Duration::from_secs(15);
 /// How often a transaction is tried in whose way somebody else was.
 const TRIES: u32 = 5;
+/// Nor is one tried again after this time: whoever waits hears that it was in vain while they still listen.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 pub(super) struct Writer {
     access: Access,
     shared: Arc<Shared>,
+    /// One connection.
+    pool: Pool,
     replica: Replica,
     db: Option<Object>,
+    opened: Instant,
+    wrote: Instant,
+    /// Since when the database has been answering: who was silent until then may not have been able to tell.
+    since: Instant,
 }
 
 /// Everything that is in one transaction.
@@ -128,16 +134,19 @@ struct Made {
 impl Writer {
     pub(super) async fn open(access: Access) -> Result<(Writer, Arc<Shared>), Error> {
         let cannot = |failure: Failure| Error::Open(failure.to_string().into());
-        let pool = connect::pool(&access.url, &access.schema, access.readers.max(1) + 1)?;
-        migrate::run(&pool, &access.schema).await?;
+        let connections = |most| connect::pool(&access.url, &access.schema, most);
+        // A migration takes two.
+        let readers = connections(access.readers.max(2))?;
+        migrate::run(&readers, &access.schema).await?;
+        let pool = connections(1)?;
         let db = pool.get().await.map_err(|error| cannot(error.into()))?;
         chores::partitions(&db, Some(access.now_ms)).await.map_err(cannot)?;
         shelf::clear(&db).await.map_err(cannot)?;
         load::prepare(&db).await.map_err(cannot)?;
-        let replica = Replica::register(&db, &access.replica_id, &access.chain_id, access.silence).await;
-        let replica = replica.map_err(cannot)?;
+        let replica = Replica::register(&db, &access).await.map_err(cannot)?;
         let shared = Arc::new(Shared {
-            pool,
+            pool: readers,
+            judging: connections(facts::AT_ONCE)?,
             number: replica.number.into(),
             failed: Default::default(),
             refusals: Default::default(),
@@ -145,34 +154,34 @@ impl Writer {
             counts: Default::default(),
             durability: connect::durability(&db).await.map_err(cannot)?.into(),
         });
-        let mut writer = Writer { access, shared: Arc::clone(&shared), replica, db: Some(db) };
-        writer.open_chain().await.map_err(cannot)?;
+        let opened = Instant::now();
+        let (db, wrote, since) = (Some(db), opened, opened);
+        let mut writer =
+            Writer { access, shared: Arc::clone(&shared), pool, replica, db, opened, wrote, since };
+        // Its chain begins with this, which also shows that the store can be written.
+        writer.transaction(&mut Work::default()).await.map_err(cannot)?;
         Ok((writer, shared))
-    }
-
-    /// The first entry of this process, which also shows that the store can be written.
-    async fn open_chain(&mut self) -> Done<()> {
-        let db = self.db.as_ref().ok_or(Failure::Ended)?;
-        let (mut world, needs, ours) = load::world(db, &self.replica, Needs::default(), None).await?;
-        world.open(self.access.now_ms).map_err(|error| Failure::Refused(error.to_string()))?;
-        flush::commit(db, &self.replica, &world, &needs, &ours).await
     }
 
     pub(super) async fn run(mut self, mut queue: mpsc::Receiver<Write>) {
         let mut beat = interval(BEAT);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let (mut taken, mut beats) = (Vec::new(), 0_u32);
+        let mut taken = Vec::new();
+        let (mut chores, mut done, mut looked) = (tokio::spawn(async {}), Instant::now(), Instant::now());
         loop {
             tokio::select! {
                 biased;
                 _ = beat.tick() => {
-                    beats = beats.wrapping_add(1);
-                    self.beat(beats.is_multiple_of(LOOK)).await;
-                    if beats.is_multiple_of(CLEARING) {
-                        tokio::spawn(chores::clear(self.shared.pool.clone()));
+                    let look = looked.elapsed() >= LOOK;
+                    // What was written just now was a sign of life.
+                    if look || self.wrote.elapsed() >= BEAT {
+                        self.beat(look).await;
                     }
-                    if beats.is_multiple_of(CHORES) {
-                        tokio::spawn(chores::all(self.shared.pool.clone()));
+                    if look {
+                        looked = Instant::now();
+                    }
+                    if done.elapsed() >= CHORES && chores.is_finished() {
+                        (chores, done) = (tokio::spawn(chores::all(self.shared.pool.clone())), Instant::now());
                     }
                 }
                 count = queue.recv_many(&mut taken, self.access.batch.max(1)) => {
@@ -195,10 +204,12 @@ impl Writer {
         let told = timeout(DEADLINE, async {
             let silence = self.access.silence;
             self.connect().await?;
-            let db = self.db.as_ref().ok_or(Failure::Ended)?;
+            let db = self.db.as_ref().ok_or_else(unconnected)?;
             self.replica.beat(db).await?;
             if look {
-                end_silent(db, silence).await?;
+                if self.since.elapsed() >= silence {
+                    end_silent(db, silence).await?;
+                }
                 *self.shared.durability() = connect::durability(db).await?;
             }
             Ok(())
@@ -215,11 +226,11 @@ impl Writer {
             return Ok(());
         }
         self.db = None;
-        let db = self.shared.pool.get().await?;
+        let db = self.pool.get().await?;
         load::prepare(&db).await?;
         // After a failover it may be another server.
         *self.shared.durability() = connect::durability(&db).await?;
-        self.db = Some(db);
+        (self.db, self.since) = (Some(db), Instant::now());
         Ok(())
     }
 
@@ -231,46 +242,38 @@ impl Writer {
 
     /// Gives the connection up after a failure that it may not have outlived, so that nothing of it is left open.
     async fn lost(&mut self, failure: &Failure) {
+        let mut why: Arc<str> = failure.to_string().into();
         if let Some(db) = self.db.take() {
-            match failure {
+            let goes_on = match failure {
                 Failure::Conflict(_) | Failure::Clash(_) | Failure::Refused(_) | Failure::Corrupt(_) => {
-                    if db.batch_execute("ROLLBACK").await.is_ok() {
-                        self.db = Some(db);
-                        return;
-                    }
-                    drop(Object::take(db));
+                    answered(db.batch_execute("ROLLBACK")).await
                 }
-                Failure::Ended => {
-                    let _ = db.batch_execute("ROLLBACK").await;
-                    self.register(db).await;
+                Failure::Ended => self.register(&db).await,
+                Failure::Lost(_) => Err(failure.clone()),
+            };
+            match goes_on {
+                Ok(()) => {
+                    self.db = Some(db);
                     return;
                 }
-                Failure::Lost(_) => drop(Object::take(db)),
+                Err(failure) => why = failure.to_string().into(),
             }
+            drop(Object::take(db));
         }
-        let why: Arc<str> = failure.to_string().into();
         if self.shared.failed().replace(Arc::clone(&why)).is_none() {
             tracing::error!(%why, "the ledger cannot be written; it is tried again");
         }
     }
 
     /// Goes on as another process after this one was taken for gone.
-    async fn register(&mut self, db: Object) {
+    async fn register(&mut self, db: &Db) -> Done<()> {
+        answered(db.batch_execute("ROLLBACK")).await?;
+        self.replica = Replica::register(db, &self.access).await?;
+        self.shared.number.store(self.replica.number, Ordering::Relaxed);
         tracing::warn!(
             "this gateway was silent for so long that others took it for gone; it goes on with a chain of its own"
         );
-        let Access { replica_id, chain_id, silence, .. } = &self.access;
-        match Replica::register(&db, replica_id, chain_id, *silence).await {
-            Ok(replica) => {
-                self.shared.number.store(replica.number, Ordering::Relaxed);
-                (self.replica, self.db) = (replica, Some(db));
-                if let Err(failure) = self.open_chain().await {
-                    tracing::error!(why = %failure, "the chain could not be opened");
-                    self.db = None;
-                }
-            }
-            Err(failure) => tracing::error!(why = %failure, "this gateway could not be registered"),
-        }
+        Ok(())
     }
 
     async fn commit(&mut self, mut work: Work) {
@@ -278,6 +281,7 @@ impl Writer {
         let count = work.len();
         match self.attempt(&mut work).await {
             Ok(made) => {
+                self.wrote = Instant::now();
                 self.count(count, started.elapsed());
                 self.is_well();
                 self.answer(work, made);
@@ -287,6 +291,10 @@ impl Writer {
                 if count > 1 =>
             {
                 for mut single in work.singles() {
+                    if started.elapsed() > DEADLINE {
+                        single.refuse(&Error::Busy);
+                        continue;
+                    }
                     match self.attempt(&mut single).await {
                         Ok(made) => self.answer(single, made),
                         Err(failure) => single.refuse(&failure.into()),
@@ -299,7 +307,7 @@ impl Writer {
 
     /// Writes it all or nothing; what somebody else was in the way of is tried again.
     async fn attempt(&mut self, work: &mut Work) -> Done<Made> {
-        let mut tries = 0;
+        let (mut tries, started) = (0, Instant::now());
         loop {
             tries += 1;
             let made = match timeout(DEADLINE, self.transaction(work)).await {
@@ -309,7 +317,7 @@ impl Writer {
             let Err(failure) = made else { return made };
             self.lost(&failure).await;
             match failure {
-                Failure::Conflict(_) | Failure::Clash(_) if tries < TRIES => {
+                Failure::Conflict(_) | Failure::Clash(_) if tries < TRIES && started.elapsed() < PATIENCE => {
                     sleep(Duration::from_millis(u64::from(tries * tries))).await;
                 }
                 // Nothing was written by whom others took for gone.
@@ -321,9 +329,13 @@ impl Writer {
 
     async fn transaction(&mut self, work: &mut Work) -> Done<Made> {
         self.connect().await?;
-        let db = self.db.as_ref().ok_or_else(|| Failure::Lost("there is no connection".to_owned()))?;
+        let db = self.db.as_ref().ok_or_else(unconnected)?;
         let sealer = self.access.sealer.clone();
-        let (world, needs, ours) = load::world(db, &self.replica, work.needs(), sealer).await?;
+        let (mut world, needs, ours) = load::world(db, &self.replica, work.needs(), sealer).await?;
+        if world.chain.is_new() {
+            let since = i64::try_from(self.opened.elapsed().as_millis()).unwrap_or(0);
+            world.open(self.access.now_ms + since).map_err(|error| Failure::Refused(error.to_string()))?;
+        }
         let mut batch = Batch { db, world };
         let (mut admitted, closed) = work.write(&mut batch).await?;
         let world = batch.world;
@@ -410,6 +422,10 @@ impl Work {
         }
         self.deeds.into_iter().for_each(|deed| deed.finish(Err(error.clone())));
     }
+}
+
+fn unconnected() -> Failure {
+    Failure::Lost("there is no connection".to_owned())
 }
 
 /// An action among the rows of a batch.

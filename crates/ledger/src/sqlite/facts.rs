@@ -73,7 +73,15 @@ impl Shared {
             account.unwrap_or_else(|| mandate::Account::new(&**jti))
         };
         let accounts = known.accounts.into_iter().zip(query.mandates).map(fresh).collect();
-        Ok(Facts { existing: None, accounts, frozen: known.frozen, series, first_seen, earlier })
+        Ok(Facts {
+            existing: None,
+            accounts,
+            frozen: known.frozen,
+            series,
+            first_seen,
+            earlier,
+            observed_ms: None,
+        })
     }
 
     /// What memory alone knows, under one lock.

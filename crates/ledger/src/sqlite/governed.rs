@@ -3,27 +3,21 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use mandate::{Completion, Halt, Session};
+use rusqlite::Connection;
 use rusqlite::types::Type;
-use rusqlite::{Connection, Row};
-use serde_json::Value;
-use sha2::{Digest, Sha256};
 
 use super::read::{self, Sql, readable};
 use super::session::{SESSION, governed_at};
-use super::verify::A_YEAR_MS;
-use crate::entry::{ADMITTED, CHARGING, HELD, Reading, SENT_AGAIN, event_of, id_of, session_of};
-use crate::session::{
-    INTENT_DECLARED, SESSION_CLOSED, SESSION_HALTED, SESSION_OPENED, SESSION_STOPPED, is_under_way,
-};
-use crate::{Governed, State, identity};
+use crate::governed::{self, Cycles, Declared, End, Open, Part};
+use crate::session::INTENT_DECLARED;
+use crate::{Governed, State};
 
 /// The session, if its row says of it what its records do: whose it is, under what, and whether anything may begin in it.
 pub(super) fn as_told(db: &Connection, key: i64, found: Governed) -> Sql<Governed> {
     let session = &found.session;
     let why = if !opened_so(db, key, &found)? {
         "its first record says something else of whose it is and what it was opened with"
-    } else if !End::of(db, key)?.is(session) {
+    } else if !end_of(db, key)?.is(session) {
         "its records say something else of whether it is stopped or over"
     } else if waiting(db, key)? > i64::from(session.held) {
         "more of it waits for people than it says"
@@ -36,66 +30,28 @@ pub(super) fn as_told(db: &Connection, key: i64, found: Governed) -> Sql<Governe
 
 /// Does its first record say what never changes of it?
 fn opened_so(db: &Connection, key: i64, found: &Governed) -> Sql<bool> {
-    let Governed { row, tenant, session, opening, payload } = found;
     let sql = "SELECT e.bytes, e.record FROM record r JOIN entry e ON e.row = r.entry
                WHERE r.session = ?1 AND r.seq = 0 AND r.entry = ?2";
-    let said = read::one(db, sql, [key, *row], |first| {
-        let Some((SESSION_OPENED, record)) = read::recorded(first, 0)? else { return Ok(None) };
-        let (bytes, record) = (first.get_ref(0)?.as_blob()?, serde_json::from_slice::<Value>(record).ok());
-        let entry = Reading::of(bytes).zip(id_of(bytes)).map(|(entry, id)| (entry.at_ms, id));
-        Ok(entry.zip(record))
+    let said = read::one(db, sql, [key, found.row], |first| {
+        let Some((event, record)) = read::recorded(first, 0)? else { return Ok(false) };
+        Ok(governed::opened_so(found, key, first.get_ref(0)?.as_blob()?, event, record))
     })?;
-    let Some(((at_ms, id), record)) = said.flatten() else { return Ok(false) };
-    // What a record leaves out, as those from before it was written down do, is not compared.
-    let says = |member: &str, text: &str| record[member].is_null() || record[member] == text;
-    Ok(key == identity::session(tenant, &session.id)
-        && id == *opening
-        && says("sessionId", &session.id)
-        && says("by", session.subject.as_str())
-        && says("mandateId", &session.mandate_id)
-        && says("openedWith", &hex::encode(Sha256::digest(payload)))
-        && at_ms.abs_diff(session.opened_ms) < A_YEAR_MS)
+    Ok(said.unwrap_or(false))
 }
 
-/// How a session ended, or is about to, as its records say.
-#[derive(Default)]
-struct End {
-    suspended: bool,
-    closed: Option<Completion>,
-    halt: Option<Halt>,
-}
-
-impl End {
-    /// What was said of that since the last record that none has of a session in which nothing may begin.
-    fn of(db: &Connection, key: i64) -> Sql<End> {
-        let sql =
-            "SELECT e.bytes, e.record FROM record r JOIN entry e ON e.row = r.entry WHERE r.session = ?1
-                   ORDER BY r.seq DESC";
-        let mut select = db.prepare_cached(sql)?;
-        let mut records = select.query([key])?;
-        let mut end = End::default();
-        while let Some(told) = records.next()? {
-            let said = || -> Sql<Value> {
-                let record = told.get_ref(1)?.as_blob_or_null()?.unwrap_or_default();
-                Ok(serde_json::from_slice::<Value>(record).unwrap_or_default()["completionState"].take())
-            };
-            match event_of(told.get_ref(0)?.as_blob()?) {
-                Some(SESSION_CLOSED) => end.closed = said()?.as_str().and_then(Completion::parse),
-                Some(SESSION_HALTED) => {
-                    let halt = said()?.as_str().and_then(Halt::parse);
-                    (end.closed, end.halt) = (Some(Completion::Revoked), halt);
-                }
-                Some(SESSION_STOPPED) => end.suspended = true,
-                Some(SESSION_OPENED | INTENT_DECLARED | ADMITTED | SENT_AGAIN | CHARGING) => break,
-                _ => {}
-            }
+/// What is said of its end since the last record that none has of a session in which nothing may begin.
+fn end_of(db: &Connection, key: i64) -> Sql<End> {
+    let sql = "SELECT e.bytes, e.record FROM record r JOIN entry e ON e.row = r.entry WHERE r.session = ?1
+               ORDER BY r.seq DESC";
+    let mut select = db.prepare_cached(sql)?;
+    let mut records = select.query([key])?;
+    let mut end = End::default();
+    while let Some(told) = records.next()? {
+        if !end.hear(told.get_ref(0)?.as_blob()?, told.get_ref(1)?.as_blob_or_null()?) {
+            break;
         }
-        Ok(end)
     }
-
-    fn is(&self, session: &Session) -> bool {
-        (self.suspended, self.closed, self.halt) == (session.suspended, session.closed, session.halt)
-    }
+    Ok(end)
 }
 
 /// How many actions of a session wait for people.
@@ -118,9 +74,9 @@ pub(crate) fn unlike(db: &Connection, pruned: bool) -> Sql<BTreeSet<i64>> {
             Some(found) => {
                 let open = open.get(&key).copied().unwrap_or_default();
                 opened_so(db, key, &found)?
-                    && End::of(db, key)?.is(&found.session)
+                    && end_of(db, key)?.is(&found.session)
                     && open.is_in(&found.session, pruned)
-                    && Cycles::of(db, key, &found)?.are_in(&found.session, pruned)
+                    && cycles_of(db, key, &found)?.are_in(&found.session, pruned)
                     && declared_in(db, key, &found)?
             }
             None => false,
@@ -133,20 +89,6 @@ pub(crate) fn unlike(db: &Connection, pruned: bool) -> Sql<BTreeSet<i64>> {
     Ok(unlike)
 }
 
-/// What is open of a session.
-#[derive(Clone, Copy, Default)]
-struct Open {
-    held: u32,
-    in_flight: u32,
-}
-
-impl Open {
-    fn is_in(self, session: &Session, pruned: bool) -> bool {
-        self.in_flight == session.in_flight
-            && (self.held == session.held || (pruned && self.held < session.held))
-    }
-}
-
 /// What is open of each session, by key.
 fn open(db: &Connection) -> Sql<BTreeMap<i64, Open>> {
     let sql =
@@ -155,62 +97,31 @@ fn open(db: &Connection) -> Sql<BTreeMap<i64, Open>> {
     let mut open: BTreeMap<i64, Open> = BTreeMap::new();
     // Of what cannot be read the action's own entries tell.
     for (key, state) in read::many(db, sql, [], |row| Ok((row.get(0)?, State::from_code(row.get(1)?))))? {
-        let of = open.entry(key).or_default();
-        of.held += u32::from(state.is_some_and(State::waits));
-        of.in_flight += u32::from(state.is_some_and(is_under_way));
+        open.entry(key).or_default().count(state);
     }
     Ok(open)
 }
 
-/// What the cycles of a session come to.
-#[derive(Default)]
-struct Cycles {
-    admitted: u64,
-    denied: u64,
-    /// The highest number of one.
-    highest: u64,
-    /// Is each what its first entry says?
-    told: bool,
-}
-
-impl Cycles {
-    fn of(db: &Connection, key: i64, found: &Governed) -> Sql<Cycles> {
-        let sql = "SELECT c.sequence, c.intent, a.tenant, a.subject, e.bytes, f.state, m.bytes FROM cycle c
-                   JOIN action a ON a.row = c.action JOIN entry e ON e.row = a.entry
-                   JOIN fate f ON f.row = a.row LEFT JOIN entry m ON m.row = f.moved WHERE c.session = ?1";
-        let mut select = db.prepare_cached(sql)?;
-        let mut rows = select.query([key])?;
-        let mut cycles = Cycles { told: true, ..Cycles::default() };
-        while let Some(row) = rows.next()? {
-            cycles.take(found, row)?;
-        }
-        Ok(cycles)
+fn cycles_of(db: &Connection, key: i64, found: &Governed) -> Sql<Cycles> {
+    let sql = "SELECT c.sequence, c.intent, a.tenant, a.subject, e.bytes, f.state, m.bytes FROM cycle c
+               JOIN action a ON a.row = c.action JOIN entry e ON e.row = a.entry
+               JOIN fate f ON f.row = a.row LEFT JOIN entry m ON m.row = f.moved WHERE c.session = ?1";
+    let mut select = db.prepare_cached(sql)?;
+    let mut rows = select.query([key])?;
+    let mut cycles = Cycles::default();
+    while let Some(row) = rows.next()? {
+        let part = Part {
+            sequence: row.get(0)?,
+            intent: row.get_ref(1)?.as_str_or_null()?,
+            tenant: row.get_ref(2)?.as_str()?,
+            subject: row.get_ref(3)?.as_str()?,
+            first: row.get_ref(4)?.as_blob()?,
+            state: read::state(row, 5)?,
+            moved: row.get_ref(6)?.as_blob_or_null()?,
+        };
+        cycles.take(found, &part);
     }
-
-    fn take(&mut self, found: &Governed, row: &Row<'_>) -> Sql<()> {
-        let sequence: Option<i64> = row.get(0)?;
-        let (intent, bytes) = (row.get_ref(1)?.as_str_or_null()?, row.get_ref(4)?.as_blob()?);
-        // What waited and was never sent is denied once it is over.
-        let waits = |moved: Option<&[u8]>| moved.is_none_or(|moved| event_of(moved) == Some(HELD));
-        let is_over = || Ok::<_, rusqlite::Error>(read::state(row, 5)?.is_final());
-        match event_of(bytes) {
-            Some(HELD) if waits(row.get_ref(6)?.as_blob_or_null()?) && is_over()? => self.denied += 1,
-            Some(ADMITTED | HELD) => self.admitted += 1,
-            _ => self.denied += 1,
-        }
-        self.highest = self.highest.max(sequence.unwrap_or(0).cast_unsigned());
-        self.told &= row.get_ref(2)?.as_str()? == found.tenant.as_str()
-            && row.get_ref(3)?.as_str()? == found.session.subject.as_str()
-            && session_of(bytes)
-                .is_some_and(|it| *it.id == *found.session.id && it.intent_id.as_deref() == intent);
-        Ok(())
-    }
-
-    fn are_in(&self, session: &Session, pruned: bool) -> bool {
-        let counted = (self.admitted, self.denied) == (session.cycles, u64::from(session.denials))
-            || (pruned && self.admitted <= session.cycles && self.denied <= u64::from(session.denials));
-        counted && self.told && self.highest <= session.sequence
-    }
+    Ok(cycles)
 }
 
 /// Is each declaration of a session what its entry says?
@@ -218,14 +129,14 @@ fn declared_in(db: &Connection, key: i64, found: &Governed) -> Sql<bool> {
     let sql = "SELECT d.intent, d.tenant, d.mandate, d.id, e.bytes FROM declaration d LEFT JOIN entry e ON e.row = d.entry
                WHERE d.session = ?1";
     let told = read::many(db, sql, [key], |row| {
-        let Some(bytes) = row.get_ref(4)?.as_blob_or_null()? else { return Ok(false) };
-        let intent = row.get_ref(0)?.as_str()?;
-        Ok(row.get_ref(1)?.as_str()? == found.tenant.as_str()
-            && row.get_ref(2)?.as_str()? == &*found.session.mandate_id
-            && event_of(bytes) == Some(INTENT_DECLARED)
-            && id_of(bytes).as_deref() == Some(row.get_ref(3)?.as_str()?)
-            && session_of(bytes)
-                .is_some_and(|it| *it.id == *found.session.id && it.intent_id.as_deref() == Some(intent)))
+        let declared = Declared {
+            intent: row.get_ref(0)?.as_str()?,
+            tenant: row.get_ref(1)?.as_str()?,
+            mandate: row.get_ref(2)?.as_str()?,
+            id: row.get_ref(3)?.as_str()?,
+            bytes: row.get_ref(4)?.as_blob_or_null()?,
+        };
+        Ok(declared.is_in(found))
     })?;
     Ok(told.into_iter().all(|told| told))
 }
@@ -243,9 +154,7 @@ pub(crate) fn declared_so(
     let sql = "SELECT s.sequence FROM declaration d JOIN session s ON s.key = d.session
                WHERE d.session = ?1 AND d.entry = ?2";
     let sequence = read::one(db, sql, [session, entry], |row| row.get::<_, i64>(0))?;
-    let said: Value = serde_json::from_slice(record).unwrap_or_default();
-    let said = said["action_sequence_number"].as_u64().unwrap_or(0);
-    Ok(sequence.is_some_and(|sequence| sequence.cast_unsigned() >= said))
+    Ok(governed::declared_so(event, record, sequence))
 }
 
 /// Entries of declarations and cycles that are of no session, or no action.

@@ -20,6 +20,7 @@ use crate::entry::{
     PASSKEY_ENROLLED, PASSKEY_REGISTERED, PASSKEY_REVOKED, RESOLVED, Reading, Said, sealed, session_of,
 };
 use crate::erasure::ERASED;
+use crate::governed::A_YEAR_MS;
 use crate::log::Passed;
 use crate::pruned::Pruned;
 use crate::stand::{goes_on, writes_row};
@@ -606,9 +607,6 @@ fn arrival(said: &Said<'_>, standing: &Standing) -> Option<Broken> {
     let written = i64::try_from(Timestamp::parse(said.at).ok()?.unix_millis()).ok()?;
     (written.abs_diff(standing.at_ms) > A_YEAR_MS).then_some(Broken::Arrival)
 }
-
-/// Clocks are set by less.
-pub(super) const A_YEAR_MS: u64 = 366 * 24 * 60 * 60 * 1000;
 
 /// What the entries of a stretch say of passkeys: which events there are, each of which exactly one row names. So none
 /// can be added, given out as enrolled or kept from its end without an entry.

@@ -12,9 +12,9 @@ use std::thread::Thread;
 
 use action::{ActionId, Currency, Environment, Money, Subject, Tenant};
 use ledger::{
-    Access, Admission, Admitted, Approval, Basis, By, Debit, Deferral, Draft, Effect, Event, FactsQuery,
-    Freeze, Hold, Intent, Ledger, Link, Memory, Obstacle, Opening, Options, Outcome, Postgres, Receipt,
-    Refusal, Reply, Resumption, Scope, Settlement, Sqlite, State, Tolerance, Turn,
+    Access, Admission, Admitted, Approval, Basis, By, Debit, Deferral, Draft, Effect, Erasure, Event,
+    FactsQuery, Freeze, Hold, Intent, Ledger, Link, Memory, Obstacle, Opening, Options, Outcome, Postgres,
+    Receipt, Refusal, Reply, Resumption, Scope, Settlement, Sqlite, State, Tolerance, Turn,
 };
 use mandate::{Limits, Session, SessionEvent};
 use serde_json::json;
@@ -344,6 +344,17 @@ pub fn obstacle(ledger: &dyn Ledger, admission: Admission) -> Obstacle {
 /// Holds an action until that many agree.
 pub fn held(ledger: &dyn Ledger, admission: Admission, needed: u32) -> ActionId {
     admitted(ledger, holding(admission, Hold { needed, ..hold(NOW + 1000) }))
+}
+
+/// The erasure of an action, by an admin.
+pub fn erasure(action: ActionId) -> Erasure {
+    Erasure {
+        action,
+        at_ms: NOW + 100,
+        kept_ms: 0,
+        record: br#"{"by":"admin-1"}"#.to_vec(),
+        entry: Draft { state: Some("COMPLETED"), ..draft("set by the ledger") },
+    }
 }
 
 /// The same action, to wait for people.

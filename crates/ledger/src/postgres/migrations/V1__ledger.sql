@@ -1,7 +1,7 @@
 -- Rows of many gateways. Everything of an action is keyed by its id, which sorts by time, and is partitioned by that;
 -- entries are numbered by time and are partitioned by their numbers. What is unique over all of time is not partitioned.
 
--- One row for each lock that stands for no other row. Whoever migrates, registers or freezes locks one.
+-- One row for each lock that stands for no other row. Whoever migrates, makes partitions, registers or freezes locks one.
 CREATE TABLE IF NOT EXISTS gate (
     name TEXT PRIMARY KEY
 );
@@ -43,14 +43,16 @@ CREATE TABLE claim (
     PRIMARY KEY (tenant, digest)
 );
 
--- Rows to lock for what may not be there yet: effects, and agents of which something is to wait.
-CREATE TABLE guard (
+-- Rows to lock for what may not be there yet: effects, and agents of which something is to wait. After a crash or a failover
+-- nobody holds a lock, and there need be none of them.
+CREATE UNLOGGED TABLE guard (
     tenant TEXT NOT NULL,
     kind SMALLINT NOT NULL,
     key BYTEA NOT NULL,
-    at BIGINT NOT NULL,
+    at TIMESTAMPTZ NOT NULL,        -- when it was locked, to within minutes
     PRIMARY KEY (tenant, kind, key)
-) WITH (fillfactor = 70);
+);
+CREATE INDEX guard_at ON guard (at);
 
 -- What was asked.
 CREATE TABLE action (
@@ -233,6 +235,12 @@ CREATE TABLE stop (
     PRIMARY KEY (kind, tenant, name)
 );
 
+-- Tenants that are only observed, for all gateways alike.
+CREATE TABLE observed (
+    tenant TEXT PRIMARY KEY,
+    until BIGINT NOT NULL
+);
+
 CREATE TABLE principal_key (
     tenant TEXT NOT NULL,
     issuer TEXT NOT NULL,
@@ -407,7 +415,8 @@ CREATE TABLE pruning (
 -- What people are told of is read off the chains; here stands how far each destination got, and what it was not told yet.
 CREATE TABLE destination (
     name TEXT PRIMARY KEY,
-    entry BIGINT NOT NULL           -- everything up to here is told, waits below, or is nothing to tell
+    entry BIGINT NOT NULL,          -- everything up to here is told, waits below, or is nothing to tell
+    seen TIMESTAMPTZ NOT NULL DEFAULT clock_timestamp() -- when a gateway last said that it tells it, to within an hour
 );
 CREATE TABLE notice (
     destination TEXT NOT NULL,
@@ -417,6 +426,8 @@ CREATE TABLE notice (
     taken BIGINT NOT NULL,          -- when it was put here
     tries INTEGER NOT NULL,
     next BIGINT NOT NULL,           -- not tried before
+    teller BIGINT,                  -- the replica that tries
+    until TIMESTAMPTZ,              -- and until when nobody else does
     PRIMARY KEY (destination, entry)
 );
 CREATE INDEX notice_about ON notice (destination, about, entry);
