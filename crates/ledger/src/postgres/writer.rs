@@ -183,6 +183,8 @@ impl Writer {
                     if done.elapsed() >= CHORES && chores.is_finished() {
                         (chores, done) = (tokio::spawn(chores::all(self.shared.pool.clone())), Instant::now());
                     }
+                    // One that took long is not due again before who waits to write had a turn.
+                    beat.reset();
                 }
                 count = queue.recv_many(&mut taken, self.access.batch.max(1)) => {
                     if count == 0 {
