@@ -29,6 +29,7 @@ use receipt::log::{
     Edge, Hash, Leaf, LeafKind, Nonce, Plan, RefKey, TILE_WIDTH, Tile, Tiles, empty_root, leaf_hash,
 };
 use receipt::{Document, Event};
+use sha2::{Digest, Sha256};
 
 use crate::entry::{
     ADMITTED, APPROVED, CHALLENGED, CHARGING, EXTENDED, HELD, INFO_GIVEN, INFO_REQUESTED, OPENED,
@@ -272,7 +273,7 @@ impl<'a> Taken<'a> {
         let unreadable =
             || Error::Corrupt(format!("entry {} cannot be read, and so not be logged", entry.row).into());
         let said = Reading::of(&entry.bytes).ok_or_else(unreadable)?;
-        let receipt = entry.receipt.as_deref().filter(|_| said.receipt.is_some());
+        let receipt = entry.receipt.as_deref().filter(|receipt| is_named(entry.row, &said, receipt));
         let logged = receipt.and_then(Logged::of);
         let amends = logged.as_ref().is_some_and(|logged| logged.amends);
         let Some(kind) = kind_of(&said, amends) else { return Ok(None) };
@@ -311,6 +312,19 @@ impl<'a> Taken<'a> {
             commitment: Leaf::commit(&nonce, self.record),
         }
     }
+}
+
+/// Whether the document beside an entry is the receipt that it names. One that is not was altered since, and whoever was given the
+/// true one could never show that it is logged: as where it is gone, the leaf is the entry's then.
+fn is_named(row: i64, said: &Reading<'_>, receipt: &[u8]) -> bool {
+    let named = said.receipt.is_some_and(|hash| hash == hex::encode(Sha256::digest(receipt)));
+    if !named && said.receipt.is_some() {
+        tracing::error!(
+            entry = row,
+            "the stored receipt is not the one it names; `countersign audit verify` tells more"
+        );
+    }
+    named
 }
 
 /// Which logs an entry belongs in.

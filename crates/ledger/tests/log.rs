@@ -636,6 +636,29 @@ fn a_log_that_somebody_altered_is_not_gone_on_with() {
 }
 
 #[test]
+fn a_receipt_that_somebody_altered_gets_no_leaf_but_its_entry_does() {
+    let directory = tempfile::tempdir().unwrap();
+    let ledger = sqlite(directory.path());
+    acts(&ledger, 2);
+    let swap = "UPDATE outcome SET document = (SELECT document FROM outcome WHERE row = 1) WHERE row = 2";
+    rusqlite::Connection::open(directory.path().join("ledger.db")).unwrap().execute_batch(swap).unwrap();
+    grow(&ledger);
+    let (entries, all) = (entries(&ledger), leaves(&ledger));
+    let kinds = all.iter().map(|(_, leaf)| leaf.kind).collect::<Vec<_>>();
+    assert_eq!(kinds, [LeafKind::Intent, LeafKind::Terminal, LeafKind::Intent, LeafKind::Terminal]);
+    let opens = |place: usize, record: &[u8]| {
+        let (leafed, leaf) = all[place];
+        let said: serde_json::Value = serde_json::from_slice(&entries[&leafed.entry]).unwrap();
+        let action = said["actionId"].as_str().unwrap().parse().unwrap();
+        leaf.opens(&nonce(secret_of(&ledger, action), record), record)
+    };
+    let document = receipt("0-0").document;
+    assert!(opens(1, &document));
+    assert!(!opens(3, &document));
+    assert!(opens(3, &entries[&all[3].0.entry]));
+}
+
+#[test]
 fn an_entry_that_its_log_passed_over_is_found() {
     let alter = |sql: &str| {
         let directory = tempfile::tempdir().unwrap();
