@@ -1,7 +1,5 @@
 //! Bare axum: the least that any answer over HTTP costs, with the same client and the same number of bytes.
 
-use std::io::Read;
-
 use axum::Router;
 use axum::body::Bytes;
 use axum::http::header::CONTENT_TYPE;
@@ -29,13 +27,7 @@ pub(crate) fn start(answer_bytes: usize) -> Result<Server> {
 
 /// Serves until stdin closes.
 pub(crate) fn run(args: &Args) -> Result<()> {
-    process::allow_many_files();
-    std::thread::spawn(|| {
-        let _ = std::io::stdin().read_to_end(&mut Vec::new());
-        std::process::exit(0);
-    });
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    runtime.while_we(|| "cannot start the echo".to_owned())?.block_on(serve(args.answer_bytes))
+    process::serve("echo", serve(args.answer_bytes))
 }
 
 async fn serve(answer_bytes: usize) -> Result<()> {

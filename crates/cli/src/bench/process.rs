@@ -2,12 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::{self, Read};
 use std::process::Child;
 use std::thread;
 use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit};
 use rustix::time::{ClockId, clock_gettime};
+
+use crate::error::{Context, Result};
 
 /// CPU and memory of a process at one moment.
 #[derive(Clone, Debug, Default)]
@@ -39,6 +42,17 @@ impl Usage {
         }
         out
     }
+}
+
+/// Serves in this process until its stdin closes.
+pub(crate) fn serve(name: &str, serving: impl Future<Output = Result<()>>) -> Result<()> {
+    allow_many_files();
+    thread::spawn(|| {
+        let _ = io::stdin().read_to_end(&mut Vec::new());
+        std::process::exit(0);
+    });
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    runtime.while_we(|| format!("cannot start the {name}"))?.block_on(serving)
 }
 
 /// CPU of this process.

@@ -1,7 +1,6 @@
 //! A proxy that only passes requests on: the least that anything between a client and its server costs, with the HTTP client and
 //! the HTTP server that the gateway has, too.
 
-use std::io::Read;
 use std::net::SocketAddr;
 
 use axum::Router;
@@ -30,13 +29,7 @@ pub(crate) fn start(to: SocketAddr) -> Result<Server> {
 
 /// Serves until stdin closes.
 pub(crate) fn run(args: &Args) -> Result<()> {
-    process::allow_many_files();
-    std::thread::spawn(|| {
-        let _ = std::io::stdin().read_to_end(&mut Vec::new());
-        std::process::exit(0);
-    });
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    runtime.while_we(|| "cannot start the proxy".to_owned())?.block_on(serve(args.to))
+    process::serve("proxy", serve(args.to))
 }
 
 async fn serve(to: SocketAddr) -> Result<()> {
