@@ -59,6 +59,39 @@ pub fn canonical(value: &Value) -> String {
     out
 }
 
+/// An item of [`canonical_array`].
+#[derive(Clone, Copy, Debug)]
+pub enum Item<'a> {
+    /// A string.
+    Text(&'a str),
+    /// Any value.
+    Value(&'a Value),
+    /// A value in RFC 8785 form already.
+    Canonical(&'a str),
+}
+
+impl<'a> From<Option<&'a str>> for Item<'a> {
+    /// A string or `null`.
+    fn from(text: Option<&'a str>) -> Item<'a> {
+        text.map_or(Item::Canonical("null"), Item::Text)
+    }
+}
+
+/// The RFC 8785 form of an array of items that lie in several places; none of them is copied for it.
+pub fn canonical_array(items: &[Item<'_>]) -> String {
+    let mut out = String::with_capacity(256);
+    for (index, item) in items.iter().enumerate() {
+        out.push(if index == 0 { '[' } else { ',' });
+        match item {
+            Item::Text(text) => write_string(text, &mut out),
+            Item::Value(value) => write_canonical(value, &mut out),
+            Item::Canonical(text) => out.push_str(text),
+        }
+    }
+    out.push_str(if items.is_empty() { "[]" } else { "]" });
+    out
+}
+
 /// Appends the RFC 8785 form of a value.
 pub fn write_canonical(value: &Value, out: &mut String) {
     match value {

@@ -14,11 +14,13 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use action::json::{Item, canonical_array};
 use action::{ActionId, IdempotencyKey};
 use ledger::{AsideId, State};
 use mandate::SessionState;
 use provider::mcp::{Quarantine, Seat, SeenTool, Servers, Unreachable, provider_of};
-use serde_json::{Map, Value, json};
+use serde::Serialize;
+use serde_json::{Value, json};
 
 use crate::act::lock;
 use crate::atp::Words;
@@ -136,7 +138,7 @@ impl Gateway {
     ) -> Result<Called, Error> {
         let until = Instant::now() + wait;
         let archetype = archetype_of(&call.server, &call.tool);
-        let body = body(&archetype, &call);
+        let body = body(&archetype, &call)?;
         if body.len() > MOST_BODY {
             let why = "the arguments are longer than 256 KiB";
             return Err(Error::new(Code::BodyTooLarge, why).field("/arguments"));
@@ -415,11 +417,14 @@ impl Gateway {
         (arguments, repeat_of): (&Value, Option<&str>),
     ) -> Result<Alike, Error> {
         let (environment, subject) = (self.environment.as_str(), caller.subject.as_str());
-        let parts = match repeat_of {
-            None => json!(["countersign/mcp-alike/1", environment, subject, archetype, arguments]),
-            Some(of) => json!(["countersign/mcp-alike/1", environment, subject, archetype, arguments, of]),
+        let [kind, environment, subject, archetype] =
+            ["countersign/mcp-alike/1", environment, subject, archetype].map(Item::Text);
+        let parts = [kind, environment, subject, archetype, Item::Value(arguments)];
+        let text = match repeat_of {
+            None => canonical_array(&parts),
+            Some(of) => canonical_array(&[&parts[..], &[Item::Text(of)]].concat()),
         };
-        Ok(self.tenant(&caller.tenant)?.hmac.sign(action::json::canonical(&parts).as_bytes()))
+        Ok(self.tenant(&caller.tenant)?.hmac.sign(text.as_bytes()))
     }
 
     async fn delivered(&self, alike: &Alike) -> Result<u64, Error> {
@@ -665,20 +670,27 @@ fn is_read_only(rules: &Rules, archetype: &str) -> bool {
 }
 
 /// The action as a request of the Execution Protocol.
-fn body(archetype: &str, call: &ToolCall) -> Vec<u8> {
-    let mut body = Map::new();
-    body.insert("archetype".to_owned(), archetype.into());
-    body.insert("constraints".to_owned(), call.arguments.clone());
-    for (name, value) in [
-        ("delegation_token", &call.mandate),
-        ("repeat_of", &call.repeat_of),
-        ("session_id", &call.session_id),
-    ] {
-        if let Some(value) = value {
-            body.insert(name.to_owned(), value.as_str().into());
-        }
-    }
-    Value::Object(body).to_string().into_bytes()
+#[derive(Serialize)]
+struct Body<'a> {
+    archetype: &'a str,
+    constraints: &'a Value,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    delegation_token: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    repeat_of: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    session_id: Option<&'a str>,
+}
+
+fn body(archetype: &str, call: &ToolCall) -> Result<Vec<u8>, Error> {
+    let body = Body {
+        archetype,
+        constraints: &call.arguments,
+        delegation_token: call.mandate.as_deref(),
+        repeat_of: call.repeat_of.as_deref(),
+        session_id: call.session_id.as_deref(),
+    };
+    serde_json::to_vec(&body).map_err(|_| internal("a call has no form"))
 }
 
 /// Bytes of the request that an action comes from.

@@ -5,17 +5,19 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use action::IdempotencyKey;
+use action::json::{Item, canonical_array};
 use futures_util::future::BoxFuture;
 use gateway::upstream::{Output, Party, Seat, Server, Tie};
 use gateway::{Called, CalledKind, Caller, Code, Error, Gateway, Kind, ToolCall};
 use rmcp::model::{
-    CallToolRequestParams, CallToolResponse, CallToolResult, CreateTaskResult, ErrorData, MetaObject,
-    ProgressNotification, ProgressNotificationParam, ServerResult,
+    CallToolRequestParams, CallToolResponse, CallToolResult, CreateTaskResult, ErrorData, JsonObject,
+    MetaObject, ProgressNotification, ProgressNotificationParam, ServerResult,
 };
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::delivery::Owed;
 use super::desk::{Answered, Errand, Recall};
+use super::door::CALL;
 use super::face::Face;
 use super::inquiry::Inquiry;
 use super::own;
@@ -26,7 +28,7 @@ use super::told;
 impl Face {
     pub(super) async fn call(
         &self,
-        asked: CallToolRequestParams,
+        mut asked: CallToolRequestParams,
         inquiry: &Inquiry,
     ) -> Result<CallToolResponse, ErrorData> {
         let visit = &inquiry.visit;
@@ -36,22 +38,22 @@ impl Face {
         }
         let (server, tool) = self.scope.inward(&asked.name).ok_or_else(unknown_tool)?;
         let tool = tool.to_owned();
-        let call = match tool_call(&server, &tool, &asked, inquiry) {
+        let call = match tool_call(&server, &tool, asked.arguments.take(), inquiry) {
             Ok(call) => call,
             Err(error) => {
                 let output = output_of(&server, &tool).await;
                 return Ok(told::refusal(&error, output.is_some()).into());
             }
         };
-        let what = json!([
-            "tools/call",
-            call.server,
-            call.tool,
-            call.arguments,
-            call.mandate,
-            call.repeat_of,
-            call.session_id,
-            call.key.as_ref().map(IdempotencyKey::as_str),
+        let what = canonical_array(&[
+            Item::Text(CALL),
+            Item::Text(&call.server),
+            Item::Text(&call.tool),
+            Item::Value(&call.arguments),
+            call.mandate.as_deref().into(),
+            call.repeat_of.as_deref().into(),
+            call.session_id.as_deref().into(),
+            call.key.as_ref().map(IdempotencyKey::as_str).into(),
         ]);
         let errand = self.errand(inquiry, &what, (asked.input_responses, asked.request_state))?;
         let is_joined = self.scope.gateway.is_joined(&visit.caller, &call);
@@ -196,8 +198,8 @@ impl Waiting {
 }
 
 /// What the client has of a call that has an outcome, or still none.
-fn answered(called: Called, output: Option<&Output>) -> Answered {
-    let result = ServerResult::CallToolResult(told::outcome(&called, output));
+fn answered(mut called: Called, output: Option<&Output>) -> Answered {
+    let result = ServerResult::CallToolResult(told::outcome(&mut called, output));
     let came_to_nothing = called.kind == NO_EFFECT;
     let waits_at = called.waits_at.zip(called.action_id);
     Answered { result, owed: called.delivery, came_to_nothing, waits_at }
@@ -231,14 +233,14 @@ fn plain(result: CallToolResult) -> Answered {
 fn tool_call(
     server: &Server,
     tool: &str,
-    asked: &CallToolRequestParams,
+    arguments: Option<JsonObject>,
     inquiry: &Inquiry,
 ) -> Result<ToolCall, Error> {
     let meta: &MetaObject = &inquiry.meta;
     Ok(ToolCall {
         server: server.name().to_owned(),
         tool: tool.to_owned(),
-        arguments: Value::Object(asked.arguments.clone().unwrap_or_default()),
+        arguments: Value::Object(arguments.unwrap_or_default()),
         key: match text(meta, KEY)? {
             Some(key) => {
                 Some(IdempotencyKey::parse(&key).map_err(|_| {

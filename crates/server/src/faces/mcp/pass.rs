@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use action::json::{Item, canonical, canonical_array};
 use futures_util::future::join_all;
 use gateway::Caller;
 use gateway::upstream::{Party, Server, Tie};
@@ -16,7 +17,7 @@ use rmcp::model::{
 };
 use rmcp::service::{RequestContext, RoleServer};
 use serde::de::DeserializeOwned;
-use serde_json::{Value, json};
+use serde_json::json;
 use sha2::{Digest, Sha256};
 use tokio::time::timeout;
 
@@ -76,7 +77,7 @@ impl Face {
         let inquiry = Inquiry::of(context)?;
         self.may_speak_with(&inquiry.visit.caller, &server).await?;
         let said = serde_json::to_value(&request).unwrap_or_default();
-        let errand = self.errand(&inquiry, &json!([server.name(), said]), again.clone())?;
+        let errand = self.errand(&inquiry, &canonical(&json!([server.name(), said])), again.clone())?;
         bring_along(&mut request, again.0);
         *request.get_meta_mut() = self.meta(&inquiry);
         let answered = self
@@ -236,19 +237,20 @@ impl Face {
         }
     }
 
-    /// A request as it came this time, known again by who asks for `what`.
+    /// A request as it came this time, known again by who asks for `what`, in canonical form.
     pub(super) fn errand(
         &self,
         inquiry: &Inquiry,
-        what: &Value,
+        what: &str,
         (responses, state): (Option<InputResponses>, Option<String>),
     ) -> Result<Errand, ErrorData> {
         let caller = &inquiry.visit.caller;
         let shelf = self.scope.gateway.shelf(caller);
         let shelf = shelf.map_err(|error| ErrorData::invalid_request(error.message, None))?;
         let owner: Arc<str> = self.owner(caller).into();
-        let parts = json!(["countersign/mcp-errand/1", &*owner, self.scope.name(), what]);
-        let bound = Sha256::digest(action::json::canonical(&parts)).into();
+        let at = self.scope.name();
+        let [kind, who, at] = ["countersign/mcp-errand/1", &*owner, &at].map(Item::Text);
+        let bound = Sha256::digest(canonical_array(&[kind, who, at, Item::Canonical(what)])).into();
         let input = self.scope.gateway.mcp_settings().input();
         let able = match self.session() {
             Some(session) => session.client().capabilities.clone(),

@@ -27,14 +27,14 @@ impl Face {
     ) -> Result<GetTaskResult, ErrorData> {
         let visit = Visit::of(&context.extensions)?;
         let (gateway, caller, id) = (&self.scope.gateway, &visit.caller, &asked.task_id);
-        let called = gateway.called(caller, id).await.map_err(|error| no_task(&error))?;
+        let mut called = gateway.called(caller, id).await.map_err(|error| no_task(&error))?;
         let task = task_of(gateway, caller, id, &called).await?;
         let payload = match (called.waits(), called.body["code"].as_str()) {
             (Some(_), _) => TaskPayload::Working,
             (None, Some(code)) if code == Code::Cancelled.as_str() => TaskPayload::Cancelled,
             _ => {
                 let output = self.output_of_task(caller, id).await?;
-                let result = serde_json::to_value(told::outcome(&called, output.as_deref()));
+                let result = serde_json::to_value(told::outcome(&mut called, output.as_deref()));
                 let Ok(Value::Object(result)) = result else {
                     return Err(ErrorData::internal_error("the result has no form", None));
                 };

@@ -8,9 +8,9 @@ use serde_json::{Map, Value, json};
 use crate::errors;
 use crate::fault;
 
-/// What became of a call, of which its server may declare what form the answer has.
-pub(super) fn outcome(called: &Called, output: Option<&Output>) -> CallToolResult {
-    let answer = called.answer.clone().map(foreign).and_then(|answer| serde_json::from_value(answer).ok());
+/// What became of a call, of which its server may declare what form the answer has; its answer is taken out of it.
+pub(super) fn outcome(called: &mut Called, output: Option<&Output>) -> CallToolResult {
+    let answer = called.answer.take().map(foreign).and_then(|answer| serde_json::from_value(answer).ok());
     let mut result: CallToolResult = match answer {
         Some(answer) if called.waits().is_some() => unsettled(called, answer, output.is_some()),
         Some(answer) if output.is_some_and(|output| is_otherwise(output, &answer)) => unheld(answer),
@@ -342,7 +342,7 @@ mod tests {
         let content = json!([{"type": "resource", "resource": resource, "_meta": meta}]);
         let own = json!({"_meta": meta});
         let answer = json!({"content": content, "structuredContent": own, "_meta": meta});
-        let told = serde_json::to_value(outcome(&executed(Some(answer)), None)).unwrap();
+        let told = serde_json::to_value(outcome(&mut executed(Some(answer)), None)).unwrap();
         let block = &told["content"][0];
         for meta in [&told["_meta"], &block["_meta"], &block["resource"]["_meta"]] {
             assert_eq!(*meta, json!({"shop/till": 3}), "{told}");
@@ -366,8 +366,8 @@ mod tests {
         let failed = json!({"content": [{"type": "text", "text": "card declined"}], "isError": true});
         let kinds = Kind::ALL.into_iter().map(CalledKind::Outcome).chain([CalledKind::InFlight]);
         for kind in kinds {
-            let called = called(kind, Some(failed.clone()));
-            let result = outcome(&called, None);
+            let mut called = called(kind, Some(failed.clone()));
+            let result = outcome(&mut called, None);
             let texts: Vec<&str> = result.content.iter().map(|it| &*it.as_text().unwrap().text).collect();
             if called.waits().is_none() {
                 assert_eq!(texts, ["card declined"], "{kind:?}");
@@ -385,7 +385,7 @@ mod tests {
         let output =
             json!({"type": "object", "properties": {"lines": {"type": "integer"}}, "required": ["lines"]});
         let output = &Output::of(output.as_object().unwrap().clone().into());
-        let told = |answer: Value| outcome(&executed(Some(answer)), Some(output));
+        let told = |answer: Value| outcome(&mut executed(Some(answer)), Some(output));
         let answer = |more: Value| {
             let mut answer = json!({"content": [{"type": "text", "text": "many"}]});
             answer.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
@@ -403,7 +403,7 @@ mod tests {
             assert!(texts[0].starts_with("The call was carried out and confirmed: do not"), "{texts:?}");
             assert_eq!(texts[1..], ["many"]);
         }
-        let lost = [Some(output), None].map(|output| outcome(&executed(None), output).is_error);
+        let lost = [Some(output), None].map(|output| outcome(&mut executed(None), output).is_error);
         assert_eq!(lost, [Some(true), Some(false)], "clients want an answer in that form, or an error");
     }
 
