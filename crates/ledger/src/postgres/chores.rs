@@ -11,6 +11,10 @@ use super::sql::{Db, Done, answered, get, many, one, write};
 /// Tables that are partitioned by the ids of actions.
 pub(super) const BY_ACTION: [&str; 6] = ["action", "fate", "outcome", "approval", "usage", "cycle"];
 
+/// Of every partition: what is large in a row is compressed already, so it is not tried once more, and the row stays in one piece
+/// as long as a page can hold it.
+pub(super) const WHOLE: &str = "WITH (toast_tuple_target = 8160)";
+
 /// Months that there is a partition for beside that of now.
 const AHEAD: i32 = 1;
 
@@ -51,7 +55,8 @@ async fn partition(db: &Db, table: &str, name: &str, from: &str, to: &str) -> Do
     }
     let sql = format!(
         "BEGIN; SET LOCAL lock_timeout = {}; SELECT name FROM gate WHERE name = 'migration' FOR UPDATE;
-         CREATE TABLE IF NOT EXISTS {table}_{name} PARTITION OF {table} FOR VALUES FROM ({from}) TO ({to}); COMMIT",
+         CREATE TABLE IF NOT EXISTS {table}_{name} PARTITION OF {table} FOR VALUES FROM ({from}) TO ({to})
+         {WHOLE}; COMMIT",
         LOCK.as_millis()
     );
     answered(db.batch_execute(&sql)).await

@@ -31,7 +31,7 @@ CREATE TABLE entry (
     record BYTEA,                   -- of an event that is no action, or of an erasure
     PRIMARY KEY (row)
 ) PARTITION BY RANGE (row);
-CREATE TABLE entry_default PARTITION OF entry DEFAULT;
+CREATE TABLE entry_default PARTITION OF entry DEFAULT WITH (toast_tuple_target = 8160);
 CREATE INDEX entry_slot ON entry (slot, row);
 CREATE INDEX entry_record ON entry (row) WHERE record IS NOT NULL;
 
@@ -86,7 +86,7 @@ CREATE TABLE action (
     payload BYTEA NOT NULL,
     PRIMARY KEY (tenant, id)
 ) PARTITION BY RANGE (id);
-CREATE TABLE action_default PARTITION OF action DEFAULT;
+CREATE TABLE action_default PARTITION OF action DEFAULT WITH (toast_tuple_target = 8160);
 CREATE INDEX action_id ON action (id);
 CREATE INDEX action_row ON action (tenant, row);
 CREATE INDEX action_effect ON action (tenant, effect, claimed) WHERE effect IS NOT NULL;
@@ -108,7 +108,7 @@ CREATE TABLE fate (
     moved BIGINT,                   -- the entry with which it last went on after it was admitted
     PRIMARY KEY (id)
 ) PARTITION BY RANGE (id);
-CREATE TABLE fate_default PARTITION OF fate DEFAULT;
+CREATE TABLE fate_default PARTITION OF fate DEFAULT WITH (toast_tuple_target = 8160);
 CREATE INDEX fate_open ON fate (row) WHERE state <= 3;
 
 CREATE TABLE outcome (
@@ -129,7 +129,7 @@ CREATE TABLE outcome (
     payload BYTEA NOT NULL,
     PRIMARY KEY (action, entry)
 ) PARTITION BY RANGE (action);
-CREATE TABLE outcome_default PARTITION OF outcome DEFAULT;
+CREATE TABLE outcome_default PARTITION OF outcome DEFAULT WITH (toast_tuple_target = 8160);
 CREATE INDEX outcome_entry ON outcome (entry);
 CREATE INDEX outcome_receipt ON outcome (tenant, receipt_id) WHERE receipt_id IS NOT NULL;
 CREATE INDEX outcome_short ON outcome (short_tag) WHERE short_tag IS NOT NULL;
@@ -145,7 +145,7 @@ CREATE TABLE approval (
     record BYTEA NOT NULL,
     PRIMARY KEY (action, round, approver)
 ) PARTITION BY RANGE (action);
-CREATE TABLE approval_default PARTITION OF approval DEFAULT;
+CREATE TABLE approval_default PARTITION OF approval DEFAULT WITH (toast_tuple_target = 8160);
 CREATE INDEX approval_entry ON approval (entry);
 
 -- What an action debited beside money; of those that used nothing there is no row.
@@ -158,7 +158,7 @@ CREATE TABLE usage (
     egress BIGINT NOT NULL,
     PRIMARY KEY (action)
 ) PARTITION BY RANGE (action);
-CREATE TABLE usage_default PARTITION OF usage DEFAULT;
+CREATE TABLE usage_default PARTITION OF usage DEFAULT WITH (toast_tuple_target = 8160);
 
 -- Actions that are cycles of a session.
 CREATE TABLE cycle (
@@ -171,7 +171,7 @@ CREATE TABLE cycle (
     last TEXT NOT NULL,             -- id of its latest record
     PRIMARY KEY (action)
 ) PARTITION BY RANGE (action);
-CREATE TABLE cycle_default PARTITION OF cycle DEFAULT;
+CREATE TABLE cycle_default PARTITION OF cycle DEFAULT WITH (toast_tuple_target = 8160);
 CREATE INDEX cycle_session ON cycle (tenant, session);
 
 CREATE TABLE account (
