@@ -174,15 +174,9 @@ pub(super) async fn end_silent(db: &Db, silence: Duration) -> Done<u64> {
 
 /// Up to this row nothing is added any more: see (horizon).
 pub(super) async fn horizon(db: &Db) -> Done<i64> {
-    let row = one(db, "SELECT min(last) FROM replica WHERE NOT ended", &[]).await?;
-    let lowest: Option<i64> = row.map(|row| get(&row, 0)).transpose()?.flatten();
-    match lowest {
-        Some(lowest) => Ok(lowest),
-        None => {
-            let row = one(db, "SELECT coalesce(max(last), 0) FROM replica", &[]).await?;
-            row.map_or(Ok(0), |row| get(&row, 0))
-        }
-    }
+    // In one statement: between two of them somebody may register, and write behind what the second one says.
+    let sql = "SELECT coalesce(min(last) FILTER (WHERE NOT ended), max(last), 0) FROM replica";
+    one(db, sql, &[]).await?.map_or(Ok(0), |row| get(&row, 0))
 }
 
 /// The numbers of the rows that it writes next.
