@@ -98,7 +98,9 @@ impl Copy {
             ));
         }
         // All of them are left before the first is opened.
-        copies.iter().try_for_each(|(store, copying)| copying.leave().map_err(|why| failed(store, why)))?;
+        copies
+            .iter_mut()
+            .try_for_each(|(store, copying)| copying.leave().map_err(|why| failed(store, why)))?;
         copies.iter().try_for_each(|(store, copying)| copying.release().map_err(|why| failed(store, why)))?;
         out::line(format_args!(
             "gateways may start on the database (--store, `store` or COUNTERSIGN_STORE), with the same keys; none starts on the files \

@@ -60,8 +60,10 @@ pub const COPY_STEPS: [&str; 4] = ["copy.rows", "copy.there", "copy.verified", "
 /// A copy that has begun, or that goes on.
 pub struct Copying {
     route: Route,
-    source: Source,
+    /// Nothing, once the file is left.
+    source: Option<Source>,
     target: Target,
+    begun_ms: i64,
     runtime: Runtime,
     tables: Vec<Copied>,
 }
@@ -106,10 +108,11 @@ impl Copying {
         let source = Source::open(&route.file)?;
         let runtime = Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| Error::Open(error.to_string().into()))?;
-        let begun = runtime.block_on(Target::begin(&route, &source.end, source.moved_ms.is_some()))?;
-        let Some(target) = begun else {
+        let (begun_ms, target) = runtime.block_on(Target::begin(&route, &source.end, source.moved_ms))?;
+        let Some(target) = target else {
+            drop(source);
             // Somebody may have reclaimed it meanwhile.
-            file::leave(&route.file, route.now_ms)?;
+            file::leave(&route.file, begun_ms)?;
             return Ok(None);
         };
         let mut tables = Vec::with_capacity(TABLES.len());
@@ -117,7 +120,7 @@ impl Copying {
             let rows = target.place(table.name)?.rows;
             tables.push(Copied { table: table.name, of: source.count(table)?, rows });
         }
-        Ok(Some(Copying { route, source, target, runtime, tables }))
+        Ok(Some(Copying { route, source: Some(source), target, begun_ms, runtime, tables }))
     }
 
     /// Every table, as far as it has come.
@@ -132,16 +135,17 @@ impl Copying {
     /// [`Error::Copy`] if rows cannot be read or written, [`Error::Unavailable`] if the database does not answer: then it may
     /// be begun again.
     pub fn run(&mut self, mut tell: impl FnMut(&Copied)) -> Result<(), Error> {
+        let source = self.source.as_ref().ok_or_else(|| Error::Copy("the file was left already".into()))?;
         for (at, table) in TABLES.iter().enumerate() {
             let mut place = self.target.place(table.name)?;
             while !place.done {
-                let chunk = self.source.read(table, place.cursor.as_deref(), self.route.rows.max(1))?;
+                let chunk = source.read(table, place.cursor.as_deref(), self.route.rows.max(1))?;
                 place = self.runtime.block_on(self.target.put(table, &place, chunk, &self.route))?;
                 self.tables[at].rows = place.rows;
                 tell(&self.tables[at]);
             }
         }
-        self.runtime.block_on(self.target.seal(&self.source.end))?;
+        self.runtime.block_on(self.target.seal(&source.end))?;
         self.passes("copy.there")
     }
 
@@ -159,12 +163,13 @@ impl Copying {
         Ok(Arrived { verified, findings, tables })
     }
 
-    /// Closes the file to every gateway.
+    /// Closes the file to every gateway, and to every copy but this one. Nothing more is read from it.
     ///
     /// # Errors
-    /// [`Error::Open`] if it cannot be written.
-    pub fn leave(&self) -> Result<(), Error> {
-        file::leave(&self.route.file, self.route.now_ms)?;
+    /// [`Error::Open`] if it cannot be written, or if somebody has it open.
+    pub fn leave(&mut self) -> Result<(), Error> {
+        self.source = None;
+        file::leave(&self.route.file, self.begun_ms)?;
         self.passes("copy.left")
     }
 

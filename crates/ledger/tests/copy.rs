@@ -360,6 +360,26 @@ fn counts(folder: &Path) -> Vec<(String, i64)> {
 }
 
 #[test]
+fn a_copy_that_was_given_up_is_not_brought_to_its_end_once_the_file_was_left_for_another() {
+    let Some(server) = server() else { return };
+    let (first, second, folder) = (server.database(), server.database(), tempfile::tempdir().unwrap());
+    grown(folder.path());
+    let dies = Some(Arc::new(DiesAt("copy.verified", AtomicU64::new(1))) as Arc<dyn FailPoints>);
+    copied(Route { fail_points: dies, ..route(folder.path(), &first) }).unwrap_err();
+    let later = |url: &str| Route { now_ms: NOW + 1, ..route(folder.path(), url) };
+    assert_eq!(copied(later(&second)).unwrap(), Some(()));
+    let why = copied(later(&first)).unwrap_err().to_string();
+    assert!(why.contains("by another copy"), "{why}");
+    assert!(gateway(&first, "early").err().unwrap().to_string().contains("is being copied"));
+    assert_eq!(copied(later(&second)).unwrap(), None);
+    // And the file says so wherever it goes without what lies beside it.
+    let elsewhere = tempfile::tempdir().unwrap();
+    std::fs::copy(file(folder.path()), file(elsewhere.path())).unwrap();
+    let why = Sqlite::open(&file(elsewhere.path()), Options::new("chain-3", NOW)).err().unwrap().to_string();
+    assert!(why.contains("it was copied into a database"), "{why}");
+}
+
+#[test]
 fn all_that_a_store_can_be_asked_is_answered_as_before_wherever_the_copy_was_ended() {
     let Some(server) = server() else { return };
     let (url, folder) = (server.database(), tempfile::tempdir().unwrap());

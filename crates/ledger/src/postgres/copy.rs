@@ -7,7 +7,7 @@ use serde_json::json;
 use tokio_postgres::binary_copy::BinaryCopyInWriter;
 use tokio_postgres::types::{ToSql, Type};
 
-use super::chores::{BY_ACTION, lowest_id, partitions};
+use super::chores::{BY_ACTION, WHOLE, lowest_id, partitions};
 use super::replica::first_at;
 use super::sql::{Db, Done, Failure, get, many, maybe_text, number, one, text, write};
 use super::verify::{Walks, inspect};
@@ -26,8 +26,13 @@ pub(crate) struct Target {
 const FINDINGS: usize = 20;
 
 impl Target {
-    /// Finds out whether this copy may go on here; `None` if it is done. What was copied elsewhere does not begin here.
-    pub(crate) async fn begin(route: &Route, end: &End, moved: bool) -> Result<Option<Target>, Error> {
+    /// Finds out whether this copy may go on here, and when it began, by which the file knows which copy it was left for; no target
+    /// if it is done. What was left for another copy neither begins here nor goes on.
+    pub(crate) async fn begin(
+        route: &Route,
+        end: &End,
+        moved_ms: Option<i64>,
+    ) -> Result<(i64, Option<Target>), Error> {
         let pool = connect::pool(&route.url, &route.schema, 2)?;
         migrate::run(&pool, &route.schema).await?;
         let cannot = |failure: Failure| Error::Open(failure.to_string().into());
@@ -35,13 +40,15 @@ impl Target {
         // What is walked and counted here is as much as there is, and nobody else waits for it.
         let patient = "SET statement_timeout = 0; SET enable_seqscan = on";
         db.batch_execute(patient).await.map_err(|error| cannot(error.into()))?;
-        if !in_transaction(&db, begin(&db, route, end, moved)).await.map_err(cannot)?? {
-            return Ok(None);
+        let (begun_ms, is_done) =
+            in_transaction(&db, begin(&db, route, end, moved_ms)).await.map_err(cannot)??;
+        if is_done {
+            return Ok((begun_ms, None));
         }
         partitions(&db, Some(route.now_ms)).await.map_err(cannot)?;
         older_partitions(&db, route.now_ms).await.map_err(cannot)?;
         let (places, types) = (places(&db).await.map_err(cannot)?, types(&db).await.map_err(cannot)?);
-        Ok(Some(Target { db, places, types }))
+        Ok((begun_ms, Some(Target { db, places, types })))
     }
 
     pub(crate) fn place(&self, table: &str) -> Result<Place, Error> {
@@ -127,13 +134,16 @@ pub(super) async fn is_under_way(db: &Db) -> Done<bool> {
     Ok(one(db, "SELECT 1 FROM store_copy WHERE done IS NULL", &[]).await?.is_some())
 }
 
-/// Takes the gate, and looks at what is there. Answers whether there is something to be done.
-async fn begin(db: &Db, route: &Route, end: &End, moved: bool) -> Done<Result<bool, Error>> {
+/// Takes the gate, and looks at what is there. Answers when the copy began, and whether it is done.
+async fn begin(db: &Db, route: &Route, end: &End, moved_ms: Option<i64>) -> Done<Result<(i64, bool), Error>> {
     one(db, "SELECT name FROM gate WHERE name = 'registry' FOR UPDATE", &[]).await?;
-    if let Some(row) = one(db, "SELECT head, done IS NOT NULL FROM store_copy", &[]).await? {
-        let (head, done): (&[u8], bool) = (get(&row, 0)?, get(&row, 1)?);
+    if let Some(row) = one(db, "SELECT head, done IS NOT NULL, begun FROM store_copy", &[]).await? {
+        let (head, done, begun_ms): (&[u8], bool, i64) = (get(&row, 0)?, get(&row, 1)?, get(&row, 2)?);
+        if moved_ms.is_some_and(|moved_ms| moved_ms != begun_ms) {
+            return Ok(Err(elsewhere()));
+        }
         if head == end.head {
-            return Ok(Ok(!done));
+            return Ok(Ok((begun_ms, done)));
         }
         return Ok(Err(Error::Copy(
             format!(
@@ -144,8 +154,8 @@ async fn begin(db: &Db, route: &Route, end: &End, moved: bool) -> Done<Result<bo
             .into(),
         )));
     }
-    if moved {
-        return Ok(Err(Error::Copy("it was copied into another database before".into())));
+    if moved_ms.is_some() {
+        return Ok(Err(elsewhere()));
     }
     let sql = "SELECT EXISTS (SELECT 1 FROM replica) OR EXISTS (SELECT 1 FROM entry)";
     let taken = one(db, sql, &[]).await?.map_or(Ok(true), |row| get(&row, 0))?;
@@ -163,7 +173,11 @@ async fn begin(db: &Db, route: &Route, end: &End, moved: bool) -> Done<Result<bo
     let names: Vec<&str> = TABLES.iter().map(|table| table.name).collect();
     let sql = "INSERT INTO table_copy (name, rows, done) SELECT name, 0, FALSE FROM unnest($1::text[]) name";
     write(db, sql, &[&names]).await?;
-    Ok(Ok(true))
+    Ok(Ok((route.now_ms, false)))
+}
+
+fn elsewhere() -> Error {
+    Error::Copy("it was copied into another database before, by another copy than this one".into())
 }
 
 /// What is older than this month has partitions of its own, so that the default ones stay small, which are looked through for
@@ -179,12 +193,12 @@ async fn older_partitions(db: &Db, now_ms: i64) -> Done<()> {
     for table in BY_ACTION {
         let upto = hex::encode(lowest_id(upto_ms));
         sql += &format!(
-            "CREATE TABLE {table}_older PARTITION OF {table} FOR VALUES FROM (MINVALUE) TO ('\\x{upto}');"
+            "CREATE TABLE {table}_older PARTITION OF {table} FOR VALUES FROM (MINVALUE) TO ('\\x{upto}') {WHOLE};"
         );
     }
     let upto = first_at(upto_ms);
     sql += &format!(
-        "CREATE TABLE entry_older PARTITION OF entry FOR VALUES FROM (MINVALUE) TO ({upto}); COMMIT"
+        "CREATE TABLE entry_older PARTITION OF entry FOR VALUES FROM (MINVALUE) TO ({upto}) {WHOLE}; COMMIT"
     );
     match db.batch_execute(&sql).await.map_err(Failure::from) {
         Ok(()) => Ok(()),

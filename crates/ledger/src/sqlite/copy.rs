@@ -255,11 +255,18 @@ fn is_of_this_version(db: &Connection) -> Result<(), Error> {
     Err(Error::Copy(why.into()))
 }
 
-/// Marks a store as one that has moved.
-pub(crate) fn leave(path: &Path, now_ms: i64) -> Result<(), Error> {
+/// Marks a store as one that has moved, by the copy that began then. The mark is in the file itself afterwards, not only in the log
+/// beside it, which may be left behind where the file goes.
+pub(crate) fn leave(path: &Path, begun_ms: i64) -> Result<(), Error> {
     let db = open::alone(path)?;
     let sql = "INSERT INTO meta VALUES (?1, ?2) ON CONFLICT DO NOTHING";
-    db.execute(sql, params![MOVED, now_ms]).map(drop).map_err(cannot)
+    db.execute(sql, params![MOVED, begun_ms]).map_err(cannot)?;
+    let is_busy: bool =
+        db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0)).map_err(cannot)?;
+    if is_busy {
+        return Err(Error::Open("somebody else has it open, so that it cannot be closed to gateways".into()));
+    }
+    Ok(())
 }
 
 /// Takes that back; answers with the time of it, if it was there.
