@@ -63,6 +63,7 @@ mod witness;
 
 use std::process::ExitCode;
 
+use clap::error::{ContextKind, ContextValue};
 use clap::{Parser, Subcommand};
 
 use error::{Error, Result};
@@ -115,7 +116,7 @@ enum Command {
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(refusal) => return usage(&refusal),
+        Err(refusal) => return usage(refusal),
     };
     match run(cli.command) {
         Ok(code) => code,
@@ -160,10 +161,18 @@ fn run(command: Command) -> Result<ExitCode> {
 
 /// Help goes to stdout and is no failure. A command line we cannot read ends with 64, because 2 is what `verify`
 /// says when time is unproven.
-fn usage(refusal: &clap::Error) -> ExitCode {
+fn usage(mut refusal: clap::Error) -> ExitCode {
+    // An address with a mistake has its password all the same.
+    let is_store = |arg: &ContextValue| matches!(arg, ContextValue::String(arg) if STORES.iter().any(|name| arg.starts_with(name)));
+    if refusal.get(ContextKind::InvalidArg).is_some_and(is_store) {
+        refusal.insert(ContextKind::InvalidValue, ContextValue::String("…".to_owned()));
+    }
     let _ = refusal.print();
     if refusal.use_stderr() { ExitCode::from(64) } else { ExitCode::SUCCESS }
 }
+
+/// The options that name a store.
+const STORES: [&str; 2] = ["--store", "--to"];
 
 fn tell(error: Error) -> ExitCode {
     // Whoever read our output has seen enough; the shell's word for that is 128 + SIGPIPE.

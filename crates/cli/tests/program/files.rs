@@ -300,6 +300,17 @@ fn shown(page: &str) -> String {
 }
 
 #[test]
+fn the_address_of_a_store_is_not_shown_where_it_is_none() {
+    let wrong = "mysql://me:hush@db/countersign";
+    for args in [&["store", "copy", "--from", "sqlite:data", "--to", wrong][..], &["serve", "--store", wrong]]
+    {
+        let told = run(args);
+        assert!(told.code == 64 && told.says("postgres://"), "{}{}", told.code, told.stderr);
+        assert!(!told.stderr.contains("hush"), "{}", told.stderr);
+    }
+}
+
+#[test]
 fn a_wrong_name_says_what_to_do() {
     let told = run(["policy", "templates", "no-such"]);
     assert_eq!(told.code, 1);
