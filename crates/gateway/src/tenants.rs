@@ -83,6 +83,13 @@ impl TenantState {
         now_ms < self.observe_until_ms.load(Ordering::Relaxed)
     }
 
+    /// Whether it is only observed by what the store says, which is remembered; where that says nothing, by what is remembered.
+    pub(crate) fn observes_as(&self, stored_ms: Option<i64>, now_ms: i64) -> bool {
+        let Some(until_ms) = stored_ms else { return self.observes(now_ms) };
+        self.observe_until(until_ms);
+        now_ms < until_ms
+    }
+
     pub(crate) fn observe_until(&self, until_ms: i64) {
         self.observe_until_ms.store(until_ms, Ordering::Relaxed);
     }

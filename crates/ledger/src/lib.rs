@@ -439,6 +439,12 @@ pub trait Ledger: Outbox {
     /// Appends an entry for something that changes no row here, such as the rotation of a signing key.
     fn record(&self, event: Event) -> Answer<'_, i64>;
 
+    /// Until when a tenant is only observed, milliseconds since 1970 (0: it is not), as [`Facts::observed_ms`].
+    fn observed<'a>(&'a self, tenant: &'a Tenant) -> Answer<'a, Option<i64>> {
+        let _ = tenant;
+        Box::pin(async { Ok(None) })
+    }
+
     /// Appends the entry of who said that a tenant is only observed until then, or no longer (0). A store of many processes keeps
     /// it for all of them and tells it with the [`Facts`]; the process of any other knows itself.
     fn observe<'a>(&'a self, tenant: &'a Tenant, until_ms: i64, event: Event) -> Answer<'a, i64> {

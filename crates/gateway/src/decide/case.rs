@@ -64,11 +64,7 @@ impl Case<'_> {
 
     /// Takes in whether its tenant is only observed now, as whoever said so last wants it.
     pub(super) fn observes(&mut self, facts: &ledger::Facts) {
-        let tenant = self.asked.tenant;
-        if let Some(until_ms) = facts.observed_ms {
-            tenant.observe_until(until_ms);
-        }
-        self.observe = tenant.observes(self.now_ms);
+        self.observe = self.asked.tenant.observes_as(facts.observed_ms, self.now_ms);
         let tolerates = self.observe || self.action.archetype.duplicate.on == OnDuplicate::Allow;
         let tolerate = if tolerates { Tolerance::Anything } else { Tolerance::Nothing };
         self.effect = self.effect.map(|effect| Effect { tolerate, ..effect });

@@ -63,6 +63,15 @@ pub(super) enum Asked {
     Key([u8; 32], Promise<Option<Arc<ApiKey>>>),
 }
 
+impl Asked {
+    fn is_awaited(&self) -> bool {
+        match self {
+            Asked::Facts(_, promise) => !promise.is_closed(),
+            Asked::Key(_, promise) => !promise.is_closed(),
+        }
+    }
+}
+
 /// Answers questions, together those that wait while others are looked up: each costs the database a fraction of what it would
 /// alone.
 pub(super) async fn answer(shared: Arc<Shared>, mut asked: mpsc::Receiver<Asked>) {
@@ -72,6 +81,8 @@ pub(super) async fn answer(shared: Arc<Shared>, mut asked: mpsc::Receiver<Asked>
         if asked.recv_many(&mut taken, TOGETHER).await == 0 {
             return;
         }
+        // Whoever stopped waiting while the database was silent is not looked up: others wait behind them.
+        taken.retain(Asked::is_awaited);
         let (shared, together) = (Arc::clone(&shared), std::mem::take(&mut taken));
         tokio::spawn(async move {
             answer_all(&shared, together).await;
@@ -110,7 +121,7 @@ async fn answer_all(shared: &Shared, asked: Vec<Asked>) {
             }
         }
         // One by one, so that a row that cannot be read keeps nobody from the others.
-        Err(failure) if questions.len() > 1 && !matches!(failure, Failure::Lost(_)) => {
+        Err(Failure::Corrupt(_)) if questions.len() > 1 => {
             for (question, promise) in questions.iter().zip(promises) {
                 let (found, _) = look_up(shared, std::slice::from_ref(question), &[]).await;
                 let facts = found.map(|mut facts| facts.pop().unwrap_or_default());

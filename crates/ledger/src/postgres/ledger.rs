@@ -615,6 +615,14 @@ impl Ledger for Postgres {
         self.decide(|_| (), move |batch| batch.world.event(event.clone()))
     }
 
+    fn observed<'a>(&'a self, tenant: &'a Tenant) -> Answer<'a, Option<i64>> {
+        let tenant = tenant.clone();
+        self.look(move |db| async move {
+            let row = one(&db, "SELECT until FROM observed WHERE tenant = $1", &[&tenant.as_str()]).await?;
+            row.map_or(Ok(Some(0)), |row| get(&row, 0).map(Some))
+        })
+    }
+
     fn observe<'a>(&'a self, tenant: &'a Tenant, until_ms: i64, event: Event) -> Answer<'a, i64> {
         let tenant = tenant.clone();
         self.perform(

@@ -5,8 +5,8 @@
 //! ```
 //!
 //! INVARIANT (order): of each kind rows are locked in the order of their keys, and kinds in the order above. Rare exceptions
-//! (accounts that are new, or that what was charged reaches beyond what was debited; what is pruned, erased or heard) may wait in
-//! a circle with others, which the database ends; then it is done once more.
+//! (accounts that are new; what is pruned, erased or heard) may wait in a circle with others, which the database ends; then it is
+//! done once more.
 //!
 //! All that is known to be needed before anything is read is asked for at once, and answered together.
 
@@ -132,8 +132,9 @@ pub(super) async fn world(
 ) -> Done<(World, Needs, BTreeSet<(Tenant, Claim)>)> {
     let actions: Vec<&[u8]> = needs.actions.iter().map(|id| &id.as_bytes()[..]).collect();
     let begin = if needs.freezes { ALONE } else { "BEGIN" };
-    // Unless something that is locked before them has to be found first.
+    // Unless something that is locked before them has to be found first, or more of their kind, which are locked in order.
     let early = needs.lines.is_empty()
+        && needs.charged.is_empty()
         && needs.clusters.is_empty()
         && needs.grouped.is_empty()
         && needs.bound.is_empty();

@@ -68,7 +68,7 @@ impl Replica {
         if get(&row, 6)? {
             return Err(Failure::Ended);
         }
-        self.agrees(asked_ms, get(&row, 5)?)?;
+        agree(self.clock, asked_ms, get(&row, 5)?)?;
         Ok(Own {
             chain: text(&row, 0)?,
             seq: number(&row, 1)?,
@@ -81,12 +81,10 @@ impl Replica {
 
     /// Registers a process in a transaction of its own. Its chain follows on the last one of its slot.
     pub(super) async fn register(db: &Db, access: &Access) -> Done<Replica> {
-        let Access { replica_id, chain_id, silence, clock, .. } = access;
         answered(db.batch_execute("BEGIN")).await?;
-        let registered = register(db, replica_id, chain_id, *silence).await;
+        let registered = register(db, access).await;
         answered(db.batch_execute(if registered.is_ok() { "COMMIT" } else { "ROLLBACK" })).await?;
-        let (number, slot, chain) = registered?;
-        let replica = Replica { number, slot, chain, clock: *clock };
+        let replica = registered?;
         replica.fall_in(db).await?;
         Ok(replica)
     }
@@ -99,20 +97,6 @@ impl Replica {
         if write(db, sql, &[&self.number, &&*self.chain]).await? == 0 { Err(Failure::Ended) } else { Ok(()) }
     }
 
-    /// Lets through who has the database's time, as told between then and now. Whose clock is wrong takes over what others are
-    /// at, and loses what it is at itself.
-    fn agrees(&self, asked_ms: i64, told_ms: i64) -> Done<()> {
-        let (ahead_ms, behind_ms) = (asked_ms - told_ms, told_ms - (self.clock)());
-        let (off_ms, how) = if ahead_ms > behind_ms { (ahead_ms, "ahead of") } else { (behind_ms, "behind") };
-        if off_ms <= APART_MS {
-            return Ok(());
-        }
-        let off = off_ms / 1000;
-        Err(Failure::Lost(format!(
-            "this machine's clock is {off} s {how} the database's; set them, nothing is written until they agree"
-        )))
-    }
-
     /// Tells that it is still there, and that it writes nothing up to now any more.
     pub(super) async fn beat(&self, db: &Db) -> Done<()> {
         let sql = format!(
@@ -123,7 +107,7 @@ impl Replica {
         );
         let asked_ms = (self.clock)();
         let row = one(db, &sql, &[&self.number, &&*self.chain]).await?.ok_or(Failure::Ended)?;
-        self.agrees(asked_ms, get(&row, 0)?)
+        agree(self.clock, asked_ms, get(&row, 0)?)
     }
 
     /// It writes nothing any more.
@@ -133,21 +117,28 @@ impl Replica {
     }
 }
 
-async fn register(db: &Db, name: &str, chain: &str, silence: Duration) -> Done<(Process, i16, Box<str>)> {
+async fn register(db: &Db, access: &Access) -> Done<Replica> {
+    let Access { replica_id, chain_id, silence, clock, .. } = access;
     one(db, "SELECT name FROM gate WHERE name = 'registry' FOR UPDATE", &[]).await?;
     if is_under_way(db).await? {
         return Err(Failure::Lost(UNDER_WAY.to_owned()));
     }
-    end_silent(db, silence).await?;
-    let taken = many(db, "SELECT slot FROM replica WHERE NOT ended", &[]).await?;
-    let taken = taken.iter().map(|row| get::<i16>(row, 0)).collect::<Done<Vec<_>>>()?;
-    let slot = (0..SLOTS as i16).find(|slot| !taken.contains(slot));
+    let slot = match free_slot(db).await? {
+        Some(slot) => Some(slot),
+        // Only then: after an outage all were silent, and whoever was there already waits for their next sign of life.
+        None => {
+            end_silent(db, *silence).await?;
+            free_slot(db).await?
+        }
+    };
     let slot = slot.ok_or_else(|| Failure::Lost(format!("{SLOTS} gateways are there already")))?;
     let sql = "SELECT coalesce(max(number), 0) + 1, coalesce(max(last), 0),
                (extract(epoch FROM clock_timestamp()) * 1000)::bigint FROM replica";
+    let asked_ms = clock();
     let row = one(db, sql, &[]).await?;
     let row = row.ok_or_else(|| Failure::Lost("the registry did not answer".to_owned()))?;
     let (number, last, clock_ms): (i64, i64, i64) = (get(&row, 0)?, get(&row, 1)?, get(&row, 2)?);
+    agree(*clock, asked_ms, clock_ms)?;
     let last = last.max((clock_ms - EPOCH_MS) << COUNT_BITS << SLOT_BITS);
     let sql = "SELECT head FROM replica WHERE slot = $1 ORDER BY number DESC LIMIT 1";
     let head = one(db, sql, &[&slot]).await?.map(|row| maybe_bytes::<32>(&row, 0)).transpose()?.flatten();
@@ -155,10 +146,30 @@ async fn register(db: &Db, name: &str, chain: &str, silence: Duration) -> Done<(
     let sql = "INSERT INTO replica (number, slot, name, chain, seq, head, at, last, beat)
                VALUES ($1, $2, $3, $4, 0, $5, 0, $6, clock_timestamp())";
     // A process that was taken for gone goes on under a name of its own.
-    let known = one(db, "SELECT 1 FROM replica WHERE chain = $1 LIMIT 1", &[&chain]).await?.is_some();
-    let chain = if known { format!("{chain}.{number}") } else { chain.to_owned() };
-    write(db, sql, &[&number, &slot, &name, &chain, &head, &last]).await?;
-    Ok((number, slot, chain.into()))
+    let known = one(db, "SELECT 1 FROM replica WHERE chain = $1 LIMIT 1", &[chain_id]).await?.is_some();
+    let chain = if known { format!("{chain_id}.{number}").into() } else { chain_id.clone() };
+    write(db, sql, &[&number, &slot, replica_id, &chain, &head, &last]).await?;
+    Ok(Replica { number, slot, chain, clock: *clock })
+}
+
+async fn free_slot(db: &Db) -> Done<Option<i16>> {
+    let taken = many(db, "SELECT slot FROM replica WHERE NOT ended", &[]).await?;
+    let taken = taken.iter().map(|row| get::<i16>(row, 0)).collect::<Done<Vec<_>>>()?;
+    Ok((0..SLOTS as i16).find(|slot| !taken.contains(slot)))
+}
+
+/// Lets through who has the database's time, as told between then and now. Whose clock is wrong takes over what others are at,
+/// and loses what it is at itself.
+fn agree(clock: fn() -> i64, asked_ms: i64, told_ms: i64) -> Done<()> {
+    let (ahead_ms, behind_ms) = (asked_ms - told_ms, told_ms - clock());
+    let (off_ms, how) = if ahead_ms > behind_ms { (ahead_ms, "ahead of") } else { (behind_ms, "behind") };
+    if off_ms <= APART_MS {
+        return Ok(());
+    }
+    let off = off_ms / 1000;
+    Err(Failure::Lost(format!(
+        "this machine's clock is {off} s {how} the database's; set them, nothing is written until they agree"
+    )))
 }
 
 const UNDER_WAY: &str = "a store is being copied into this database and is not all there: run `countersign store copy` again, as \

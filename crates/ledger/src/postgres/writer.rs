@@ -143,23 +143,29 @@ impl Writer {
         chores::partitions(&db, Some(access.now_ms)).await.map_err(cannot)?;
         shelf::clear(&db).await.map_err(cannot)?;
         load::prepare(&db).await.map_err(cannot)?;
+        let durability = connect::durability(&db).await.map_err(cannot)?;
+        let judging = connections(facts::AT_ONCE)?;
         let replica = Replica::register(&db, &access).await.map_err(cannot)?;
         let shared = Arc::new(Shared {
             pool: readers,
-            judging: connections(facts::AT_ONCE)?,
+            judging,
             number: replica.number.into(),
             failed: Default::default(),
             refusals: Default::default(),
             walks: Default::default(),
             counts: Default::default(),
-            durability: connect::durability(&db).await.map_err(cannot)?.into(),
+            durability: durability.into(),
         });
         let opened = Instant::now();
         let (db, wrote, since) = (Some(db), opened, opened);
         let mut writer =
             Writer { access, shared: Arc::clone(&shared), pool, replica, db, opened, wrote, since };
         // Its chain begins with this, which also shows that the store can be written.
-        writer.transaction(&mut Work::default()).await.map_err(cannot)?;
+        if let Err(failure) = writer.transaction(&mut Work::default()).await {
+            writer.lost(&failure).await;
+            writer.leave().await;
+            return Err(cannot(failure));
+        }
         Ok((writer, shared))
     }
 
@@ -194,6 +200,11 @@ impl Writer {
                 }
             }
         }
+        self.leave().await;
+    }
+
+    /// Tells the others that it is gone, if it can.
+    async fn leave(&self) {
         if let Some(db) = &self.db
             && let Err(failure) = self.replica.end(db).await
         {
@@ -228,11 +239,12 @@ impl Writer {
             return Ok(());
         }
         self.db = None;
-        let db = self.pool.get().await?;
-        load::prepare(&db).await?;
+        let untried = Untried(Some(self.pool.get().await?));
+        let db = untried.0.as_ref().ok_or_else(unconnected)?;
+        load::prepare(db).await?;
         // After a failover it may be another server.
-        *self.shared.durability() = connect::durability(&db).await?;
-        (self.db, self.since) = (Some(db), Instant::now());
+        *self.shared.durability() = connect::durability(db).await?;
+        (self.db, self.since) = (untried.fit(), Instant::now());
         Ok(())
     }
 
@@ -364,6 +376,22 @@ impl Writer {
         counts.commits.fetch_add(1, Ordering::Relaxed);
         counts.writes.fetch_add(writes as u64, Ordering::Relaxed);
         counts.commit_us.fetch_add(u64::try_from(time.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+}
+
+/// A connection that does not come back from the pool, which has no other, unless it turns out to be fit; one that nobody waits
+/// for any longer is not.
+struct Untried(Option<Object>);
+
+impl Untried {
+    fn fit(mut self) -> Option<Object> {
+        self.0.take()
+    }
+}
+
+impl Drop for Untried {
+    fn drop(&mut self) {
+        self.0.take().map(Object::take);
     }
 }
 
