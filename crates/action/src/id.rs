@@ -48,8 +48,9 @@ impl FromStr for ActionId {
     /// Reads exactly what `Display` writes: lower case, hyphenated.
     fn from_str(text: &str) -> Result<ActionId, Malformed> {
         let error = Malformed("an action id is a lower-case hyphenated UUID of version 7");
-        let id = uuid::Uuid::try_parse(text).ok().and_then(|id| ActionId::from_bytes(id.into_bytes()));
-        id.filter(|id| id.to_string() == text).ok_or(error)
+        let read = uuid::Uuid::try_parse(text).map_err(|_| error)?;
+        let is_exact = *read.hyphenated().encode_lower(&mut uuid::Uuid::encode_buffer()) == *text;
+        ActionId::from_bytes(read.into_bytes()).filter(|_| is_exact).ok_or(error)
     }
 }
 
