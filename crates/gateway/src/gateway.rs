@@ -21,6 +21,7 @@ use crate::buckets::Buckets;
 use crate::caller::Caller;
 use crate::config::Config;
 use crate::events::Transmitter;
+use crate::held_reads::HeldReads;
 use crate::keys::Keys;
 use crate::log::{Folders, Gap, Known, Logs, Witness};
 use crate::mcp::Alike;
@@ -84,6 +85,7 @@ pub struct Gateway {
     pub(crate) declarations: Declarations,
     /// Outcomes of calls that are alike which were delivered, until that is on record.
     pub(crate) deliveries: Mutex<HashMap<Alike, u64>>,
+    pub(crate) held_reads: HeldReads,
     /// When an action in doubt is to be asked after next.
     pub(crate) inquiries: Mutex<HashMap<ActionId, Inquiry>>,
 }
@@ -225,6 +227,7 @@ impl Gateway {
             questions: Questions::default(),
             declarations: Declarations::default(),
             deliveries: Mutex::default(),
+            held_reads: HeldReads::default(),
             inquiries: Mutex::default(),
         };
         gateway.look_behind().await.map_err(|error| error.to_string())?;

@@ -50,6 +50,7 @@ mod events;
 mod files;
 mod gateway;
 mod grants;
+mod held_reads;
 mod installation;
 mod keys;
 mod late;

@@ -9,7 +9,8 @@
 //!
 //! A client that lost its connection cannot know a key of ours, so a call without a key of its own goes by one that is made of
 //! who calls which tool with which arguments to repeat what, and of how many outcomes of such calls their caller has. Until this one
-//! is delivered, the same call again is the same action. What is read only has a new key each time: a read is never replayed.
+//! is delivered, the same call again is the same action. What is read only has a new key each time: a read is never replayed,
+//! unless it waited for people (`held_reads`).
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,7 +19,7 @@ use action::json::{Item, canonical_array};
 use action::{ActionId, IdempotencyKey};
 use ledger::{AsideId, State};
 use mandate::SessionState;
-use provider::mcp::{Quarantine, Seat, SeenTool, Servers, Unreachable, provider_of};
+use provider::mcp::{Quarantine, Seat, SeenTool, Servers, Tool, Unreachable, provider_of};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -90,8 +91,16 @@ pub enum CalledKind {
 #[derive(Clone)]
 pub struct Delivery {
     gateway: Arc<Gateway>,
-    alike: Alike,
-    times: u64,
+    of: Means,
+}
+
+/// What a delivered outcome means for the same call again.
+#[derive(Clone, Copy, Debug)]
+enum Means {
+    /// So many of those that are alike are delivered then.
+    Times(Alike, u64),
+    /// A read that waited for people does so no more.
+    Read(Alike),
 }
 
 /// HMAC of caller, tool, arguments and what they repeat under the tenant's key.
@@ -108,8 +117,8 @@ pub fn archetype_of(server: &str, tool: &str) -> String {
 /// The key under which a call is an action.
 struct Key {
     key: IdempotencyKey,
-    /// Where it is made of what is alike.
-    made: Option<(Alike, u64)>,
+    /// What its delivery means, where the same call again comes to the same action until then.
+    means: Option<Means>,
 }
 
 impl Gateway {
@@ -144,7 +153,6 @@ impl Gateway {
             return Err(Error::new(Code::BodyTooLarge, why).field("/arguments"));
         }
         caller.must(Deed::Execute)?;
-        self.count(caller)?;
         let rules = self.tenant(&caller.tenant)?.rules();
         if let Some(tool) = rules.providers.get(&archetype).and_then(|provider| provider.tool())
             && !tool.is_ready(&seat)
@@ -154,23 +162,19 @@ impl Gateway {
             // Before it takes anybody's room: a server may be slow to say what it has.
             tool.prepare(&seat).await;
         }
-        let (gateway, asks) = (Arc::clone(self), caller.clone());
-        seat.ask_leave_of(move |id, attempt| {
-            let (gateway, asks) = (Arc::clone(&gateway), asks.clone());
-            Box::pin(async move { gateway.may_go_on(&asks, id, attempt).await.unwrap_or_default() })
-        });
+        self.seat_asks_leave(caller, &seat);
         let key = self.tool_key(caller, &rules, &archetype, &call).await?;
-        let delivery = key.made.map(|(alike, times)| Delivery {
-            gateway: Arc::clone(self),
-            alike,
-            times: times.saturating_add(1),
-        });
+        let delivery = key.means.map(|of| Delivery { gateway: Arc::clone(self), of });
         if let Some(abandoned) = delivery.clone() {
             // Who is asked something and does not come back does not mean this action by the same call later.
             seat.when_abandoned(move || abandoned.done());
         }
-        let ask =
-            Ask { idempotency_key: Some(key.key), request_id: call.request_id.clone(), dry_run: false, body };
+        let ask = Ask {
+            idempotency_key: Some(key.key.clone()),
+            request_id: call.request_id.clone(),
+            dry_run: false,
+            body,
+        };
         let taken = self.take_for(caller, ask, Words::Execution, Some(Arc::clone(&seat))).await;
         // What waits, for a person or for another who made the same call, keeps nobody from the server meanwhile.
         seat.give_back_link();
@@ -181,6 +185,17 @@ impl Gateway {
             }
             taken => self.of_answer(caller, taken?, &seat).await?,
         };
+        if let (CalledKind::Outcome(Kind::Held | Kind::NeedsChallenge), Some(id)) =
+            (called.kind, called.action_id)
+        {
+            let later = seat.for_later();
+            self.seat_asks_leave(caller, &later);
+            self.mcp().seats().leave(id, later);
+            if key.means.is_none() && call.key.is_none() {
+                let what = (&call.arguments, call.repeat_of.as_deref());
+                self.held_reads.hold(self.alike(caller, &archetype, what)?, key.key);
+            }
+        }
         let mut pause = Pause::new(until);
         // Who has the server's answer does not wait for what it meant.
         while let (Some(id), Some(why)) = (called.action_id, called.waits())
@@ -203,6 +218,23 @@ impl Gateway {
         }
         called.delivery = delivery.filter(|_| called.is_over());
         self.point_on(caller, called).await
+    }
+
+    fn seat_asks_leave(self: &Arc<Self>, caller: &Caller, seat: &Seat) {
+        let (gateway, asks) = (Arc::clone(self), caller.clone());
+        seat.ask_leave_of(move |id, attempt| {
+            let (gateway, asks) = (Arc::clone(&gateway), asks.clone());
+            Box::pin(async move { gateway.may_go_on(&asks, id, attempt).await.unwrap_or_default() })
+        });
+    }
+
+    /// Sees to it that it is known what its server says of a tool, before a request of somebody who could ever have it called is
+    /// judged: one that changed meanwhile is blocked by that.
+    pub(crate) async fn look_at(&self, caller: &Caller, archetype: &str, tool: &Tool) {
+        let may_speak = || self.may_speak_with(caller, tool.server_name());
+        if self.could_use(caller, archetype) && may_speak().await.is_ok() {
+            tool.look().await;
+        }
     }
 
     /// How an action of the caller's stands.
@@ -272,7 +304,11 @@ impl Gateway {
     /// `EP_NOT_FOUND` if it is not the caller's.
     pub async fn delivery(self: &Arc<Self>, caller: &Caller, id: &str) -> Result<Option<Delivery>, Error> {
         let stored = self.visible(caller, id).await?;
-        let Some((alike, times)) = stored.key.as_deref().and_then(made_of) else { return Ok(None) };
+        let Some(key) = stored.key.as_deref() else { return Ok(None) };
+        let Some((alike, times)) = made_of(key) else {
+            let read = self.held_reads.of_key(key).map(Means::Read);
+            return Ok(read.map(|of| Delivery { gateway: Arc::clone(self), of }));
+        };
         if stored.subject != caller.subject || stored.payload.is_empty() {
             return Ok(None);
         }
@@ -285,7 +321,7 @@ impl Gateway {
         {
             return Ok(None);
         }
-        Ok(Some(Delivery { gateway: Arc::clone(self), alike, times: times.saturating_add(1) }))
+        Ok(Some(Delivery::of(self, alike, times.saturating_add(1))))
     }
 
     /// The tools of a server that this caller may see: listed, accepted as they are, and not forbidden to it whatever it asks.
@@ -358,8 +394,11 @@ impl Gateway {
         }
         let now_ms = clock::now_ms();
         // It was let through although it would be blocked, for as long as operators only watch.
-        if row.observed.is_some() && !self.tenant(&caller.tenant)?.observes(now_ms) {
-            return Ok(false);
+        if row.observed.is_some() {
+            let observed_ms = self.ledger.observed(&stored.tenant).await.map_err(unavailable)?;
+            if !self.tenant(&stored.tenant)?.observes_as(observed_ms, now_ms) {
+                return Ok(false);
+            }
         }
         for jti in &stored.mandates {
             if let Some(line) = self.line(&stored.tenant, jti).await? {
@@ -396,17 +435,25 @@ impl Gateway {
         call: &ToolCall,
     ) -> Result<Key, Error> {
         if let Some(key) = &call.key {
-            return Ok(Key { key: key.clone(), made: None });
+            return Ok(Key { key: key.clone(), means: None });
         }
         let parse =
             |text: String| IdempotencyKey::parse(&text).map_err(|_| internal("a key of ours is none"));
+        let what = (&call.arguments, call.repeat_of.as_deref());
         if is_read_only(rules, archetype) {
+            if !self.held_reads.is_empty() {
+                let alike = self.alike(caller, archetype, what)?;
+                if let Some(key) = self.held_reads.key_of(&alike) {
+                    return Ok(Key { key, means: Some(Means::Read(alike)) });
+                }
+            }
             let key = parse(clock::new_id(clock::now_ms())?.to_string())?;
-            return Ok(Key { key, made: None });
+            return Ok(Key { key, means: None });
         }
-        let alike = self.alike(caller, archetype, (&call.arguments, call.repeat_of.as_deref()))?;
+        let alike = self.alike(caller, archetype, what)?;
         let times = self.delivered(&alike).await?;
-        Ok(Key { key: parse(key_of(&alike, times))?, made: Some((alike, times)) })
+        let means = Some(Means::Times(alike, times.saturating_add(1)));
+        Ok(Key { key: parse(key_of(&alike, times))?, means })
     }
 
     /// Of all by which requests differ ([`action::Action::request_hash`]): a key made of less would be one for several requests.
@@ -607,23 +654,29 @@ impl CalledKind {
 
 impl std::fmt::Debug for Delivery {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        out.debug_struct("Delivery").field("times", &self.times).finish_non_exhaustive()
+        out.debug_struct("Delivery").field("of", &self.of).finish_non_exhaustive()
     }
 }
 
 impl Delivery {
     pub(crate) fn of(gateway: &Arc<Gateway>, alike: Alike, times: u64) -> Delivery {
-        Delivery { gateway: Arc::clone(gateway), alike, times }
+        Delivery { gateway: Arc::clone(gateway), of: Means::Times(alike, times) }
     }
 
-    /// What it takes to owe it at another gateway of the same store.
-    pub fn owed(&self) -> (Alike, u64) {
-        (self.alike, self.times)
+    /// What it takes to owe it at another gateway of the same store, where that knows of it.
+    pub fn owed(&self) -> Option<(Alike, u64)> {
+        match self.of {
+            Means::Times(alike, times) => Some((alike, times)),
+            Means::Read(_) => None,
+        }
     }
 
     /// The client has it: the same call again is a new action.
     pub fn done(self) {
-        self.gateway.deliver(self.alike, self.times);
+        match self.of {
+            Means::Times(alike, times) => self.gateway.deliver(alike, times),
+            Means::Read(alike) => self.gateway.held_reads.forget(&alike),
+        }
     }
 }
 

@@ -216,6 +216,23 @@ impl<'a> Client<'a> {
     }
 
     /// Everything that is said to one request; its answer comes last.
+    /// Answers the question that comes on this stream: its name is Ann.
+    async fn say_its_name(&self, stream: &mut Response) {
+        let mut heard = String::new();
+        let question = loop {
+            heard.push_str(std::str::from_utf8(&stream.chunk().await.unwrap().expect("a question")).unwrap());
+            let data = heard.lines().filter_map(|line| line.strip_prefix("data:")).map(str::trim);
+            let mut messages = data.filter_map(|data| serde_json::from_str::<Value>(data).ok());
+            if let Some(question) = messages.find(|message| message["method"] == "elicitation/create") {
+                break question;
+            }
+        };
+        must_be_valid(OLD, "", &question);
+        let answer = json!({"action": "accept", "content": {"name": "ann"}});
+        let answer = json!({"jsonrpc": "2.0", "id": question["id"], "result": answer});
+        assert_eq!(self.request(Method::POST).json(&answer).send().await.unwrap().status(), 202);
+    }
+
     async fn ask(&self, method: &str, params: Value) -> Vec<Value> {
         let asked = self.post(&self.message(7, method, params)).send().await.unwrap();
         self.said(method, asked).await
@@ -537,6 +554,32 @@ async fn what_waits_for_a_person_says_so_and_the_same_call_again_has_the_outcome
 }
 
 #[tokio::test]
+async fn a_read_that_waits_for_a_person_has_its_outcome_by_the_same_call_once() {
+    for revision in [OLD, NEW] {
+        let world = World::judged(&ASK.replace("count", "echo"), |settings| settings.wait_seconds = 0).await;
+        let client = world.greeted("/mcp/shop", revision).await;
+        let read = async || client.call("echo", json!({"text": "a"})).await;
+        let held = read().await;
+        let id = &held["structuredContent"]["transaction_id"];
+        assert_eq!(held["structuredContent"]["kind"], "held", "{held}");
+        assert_eq!(read().await["structuredContent"]["transaction_id"], *id, "nobody is asked twice");
+        approve(&world, id).await;
+        let done = loop {
+            let done = read().await;
+            if done["isError"] != true {
+                break done;
+            }
+            assert_eq!(done["structuredContent"]["transaction_id"], *id);
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        };
+        assert_eq!(done["_meta"]["io.countersign/transaction"], *id, "{revision}: {done}");
+        let next = read().await;
+        assert_eq!(next["structuredContent"]["kind"], "held", "{revision}: a read is never replayed: {next}");
+        assert_ne!(next["structuredContent"]["transaction_id"], *id);
+    }
+}
+
+#[tokio::test]
 async fn whoever_waits_is_told_so_and_has_the_outcome_in_the_same_answer() {
     for revision in [OLD, NEW] {
         let world = World::judged(ASK, |_| {}).await;
@@ -831,22 +874,31 @@ async fn a_client_with_a_session_is_asked_in_the_midst_of_its_call() {
     client.greet().await;
     let call = client.message(3, "tools/call", json!({"name": "ask", "arguments": {}}));
     let mut response = client.post(&call).send().await.unwrap();
-    let mut heard = String::new();
-    let question = loop {
-        heard.push_str(std::str::from_utf8(&response.chunk().await.unwrap().expect("a question")).unwrap());
-        let data = heard.lines().filter_map(|line| line.strip_prefix("data:")).map(str::trim);
-        let messages = data.filter_map(|data| serde_json::from_str::<Value>(data).ok());
-        if let Some(question) = messages.into_iter().find(|message| message["method"] == "elicitation/create")
-        {
-            break question;
-        }
-    };
-    must_be_valid(OLD, "", &question);
-    let answer = json!({"action": "accept", "content": {"name": "ann"}});
-    let answer = json!({"jsonrpc": "2.0", "id": question["id"], "result": answer});
-    assert_eq!(client.request(Method::POST).json(&answer).send().await.unwrap().status(), 202);
+    client.say_its_name(&mut response).await;
     let rest = response.text().await.unwrap();
     assert!(rest.contains("hello ann"), "{rest}");
+}
+
+#[tokio::test]
+async fn what_waited_for_a_person_goes_on_where_its_client_is_and_can_ask_it() {
+    let world = World::judged(&ASK.replace("count", "ask"), |settings| settings.wait_seconds = 0).await;
+    let mut client = world.client("/mcp/shop", OLD).able(json!({"elicitation": {}}));
+    client.greet().await;
+    let mut stream = client.request(Method::GET).send().await.unwrap();
+    let held = client.call("ask", json!({})).await;
+    let id = &held["structuredContent"]["transaction_id"];
+    let sessions = world.tools.open_sessions().await;
+    approve(&world, id).await;
+    client.say_its_name(&mut stream).await;
+    let stands = loop {
+        let stands = client.call("countersign_status", json!({"transaction_id": id})).await;
+        if stands["structuredContent"]["kind"] == "executed" {
+            break stands;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    };
+    assert!(stands.to_string().contains("hello ann"), "{stands}");
+    assert_eq!(world.tools.open_sessions().await, sessions, "over a connection of the client's own");
 }
 
 #[tokio::test]
@@ -1603,6 +1655,11 @@ async fn a_tool_of_ours_waits_for_no_list_and_whoever_is_stopped_has_none_asked_
     assert_eq!(world.client("/mcp", NEW).names().await, ["countersign_status", "countersign_receipt"]);
     let refused = world.client("/mcp/shop", NEW).error("tools/list", json!({})).await;
     assert_eq!(refused["message"], "an operator has stopped this");
+    for path in ["/mcp/shop", "/mcp"] {
+        let name = if path == "/mcp" { "shop__count" } else { "count" };
+        let stopped = world.client(path, NEW).call(name, json!({"key": "k"})).await;
+        assert_eq!(stopped["isError"], true, "{path}: {stopped}");
+    }
     assert_eq!((world.tools.tool_lists(), world.farm.tool_lists()), (0, 0));
 }
 
@@ -1829,6 +1886,15 @@ async fn whatever_a_caller_asks_for_counts_against_its_rates() {
         }
         assert_eq!(said["structuredContent"]["code"], "EP_RATE_LIMITED", "{tool}: {said}");
     }
+    let mut said = Value::Null;
+    for _ in 0..OFTEN {
+        said = client.ask("tools/call", json!({"name": "there is none"})).await.remove(0);
+        if said.get("error").is_none() {
+            break;
+        }
+    }
+    let code = &said["result"]["structuredContent"]["code"];
+    assert_eq!(code, "EP_RATE_LIMITED", "what becomes no action is counted, too: {said}");
     let (mut lines, mut output) = narrow(&world).await;
     let ping = client.message(3, "ping", json!({})).to_string() + "\n";
     let mut said = Value::Null;

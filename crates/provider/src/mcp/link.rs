@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 use execution::Doubt;
 use rmcp::RoleClient;
 use rmcp::model::{
-    CallToolRequest, CancelledNotification, CancelledNotificationParam, ClientNotification, ClientRequest,
-    ErrorData, GetMeta, LoggingLevel, PingRequest, ProtocolVersion, RequestId, RequestMetaObject,
-    ServerPeerInfo, ServerResult, SetLevelRequest, SetLevelRequestParams,
+    CallToolRequest, CancelledNotificationMethod, CancelledNotificationParam, ClientNotification,
+    ClientRequest, ConstString, CustomNotification, ErrorData, GetMeta, LoggingLevel, PingRequest,
+    ProtocolVersion, RequestId, RequestMetaObject, ServerPeerInfo, ServerResult, SetLevelRequest,
+    SetLevelRequestParams,
 };
 use rmcp::service::{
     ClientInitializeError, ClientLifecycleMode, Peer, PeerRequestOptions, RunningService, ServiceError,
@@ -237,7 +238,7 @@ impl Link {
             return true;
         }
         let (ping, tie) = (PingRequest::default().into(), Tie::default());
-        let answer = self.exchange(ping, RequestMetaObject::new(), &tie, within).await;
+        let answer = Box::pin(self.exchange(ping, RequestMetaObject::new(), &tie, within)).await;
         let is_known = matches!(answer, Ok(_) | Err(Fault::Refused(_)));
         self.is_silent.fetch_and(!is_known, Ordering::Relaxed);
         // Nor does it do for the next.
@@ -321,7 +322,8 @@ impl Link {
         let named = Direct::named(&request.params.name);
         let mut request = ClientRequest::CallToolRequest(request);
         let (Some(direct), Some(name)) = (&self.direct, named) else {
-            return self.exchange(request, meta, tie, silence).await;
+            // Apart, as above: it is much larger than a call without rmcp's tasks.
+            return Box::pin(self.exchange(request, meta, tie, silence)).await;
         };
         let level = meta.log_level();
         *request.get_meta_mut() = carried(meta);
@@ -376,9 +378,12 @@ impl Link {
         }
     }
 
+    /// Tells the server that nobody wants it any more, in a form of which rmcp knows nothing: by its own it would hear no answer
+    /// that comes all the same.
     async fn give_up(&self, id: RequestId, reason: &str) -> bool {
         let params = CancelledNotificationParam::new(Some(id), Some(reason.to_owned()));
-        self.tell(CancelledNotification::new(params).into()).await
+        let params = serde_json::to_value(params).ok();
+        self.tell(CustomNotification::new(CancelledNotificationMethod::VALUE, params).into()).await
     }
 }
 

@@ -1,6 +1,6 @@
 //! The client at the other end.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::{Arc, Mutex, OnceLock};
 
@@ -152,6 +152,12 @@ impl Seat {
         })
     }
 
+    /// A place of the same client for what comes of it when nobody waits for it any more.
+    #[must_use]
+    pub fn for_later(&self) -> Arc<Seat> {
+        Seat::new(Arc::clone(&self.party), Some(self.meta.clone()), Tie::default(), None)
+    }
+
     /// What is to be done when its client is asked something, and does not come back. Only a call that others of the same client
     /// join has something to do then.
     pub fn when_abandoned(&self, then: impl FnOnce() + Send + 'static) {
@@ -229,9 +235,13 @@ impl fmt::Debug for Seat {
     }
 }
 
-/// Who waits for which action.
+/// Who waits for which action, and whose it is that waits for people.
 #[derive(Debug, Default)]
-pub struct Seats(Mutex<HashMap<ActionId, Arc<Seat>>>);
+pub struct Seats {
+    taken: Mutex<HashMap<ActionId, Arc<Seat>>>,
+    /// In the order of time, as ids are.
+    left: Mutex<BTreeMap<ActionId, Arc<Seat>>>,
+}
 
 /// A taken seat; given up when dropped.
 #[derive(Debug)]
@@ -245,20 +255,35 @@ impl Seats {
     #[must_use]
     pub fn take(self: &Arc<Seats>, id: ActionId, seat: Arc<Seat>) -> Taken {
         let _ = seat.action.set(id);
-        lock(&self.0).insert(id, seat);
+        lock(&self.taken).insert(id, seat);
         Taken { seats: Arc::clone(self), id }
     }
 
+    /// Has an action that waits for people go on later where its client is, as long as that is there: over its connections, and
+    /// with it to be asked. Of very many the oldest goes on without.
+    pub fn leave(&self, id: ActionId, seat: Arc<Seat>) {
+        let _ = seat.action.set(id);
+        let mut left = lock(&self.left);
+        left.retain(|_, seat| !seat.party.is_gone());
+        left.insert(id, seat);
+        if left.len() > MOST_LEFT {
+            left.pop_first();
+        }
+    }
+
     pub(super) fn of(&self, id: ActionId) -> Option<Arc<Seat>> {
-        lock(&self.0).get(&id).cloned()
+        let taken = lock(&self.taken).get(&id).cloned();
+        taken.or_else(|| lock(&self.left).get(&id).filter(|seat| !seat.party.is_gone()).cloned())
     }
 }
 
 impl Drop for Taken {
     fn drop(&mut self) {
-        lock(&self.seats.0).remove(&self.id);
+        lock(&self.seats.taken).remove(&self.id);
     }
 }
+
+const MOST_LEFT: usize = 1024;
 
 /// Nobody: what is done without a client.
 pub(super) struct Nobody(Client);

@@ -14,7 +14,7 @@ use rmcp::model::{
     RequestMetaObject, ServerPeerInfo, ServerResult, SubscribeRequest, SubscribeRequestParams,
     SubscriptionFilter,
 };
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit, oneshot};
+use tokio::sync::{Mutex as Turn, OwnedSemaphorePermit, Semaphore, SemaphorePermit, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -51,8 +51,8 @@ pub struct Server {
     /// Held by whoever lists them; the last attempt, if it failed.
     listing: tokio::sync::Mutex<Option<Failed>>,
     sweeping: Once,
-    /// Held by whoever connects without a client.
-    alone: tokio::sync::Mutex<()>,
+    /// Held by whoever makes a session's connection.
+    making: Mutex<HashMap<PartyId, Weak<Turn<()>>>>,
 }
 
 /// An attempt that failed, and is not made again before.
@@ -201,7 +201,7 @@ impl Server {
             changes: AtomicU64::new(0),
             listing: tokio::sync::Mutex::default(),
             sweeping: Once::new(),
-            alone: tokio::sync::Mutex::default(),
+            making: Mutex::default(),
             declared,
         })
     }
@@ -291,6 +291,11 @@ impl Server {
     fn believed_tools(&self) -> Option<Arc<Vec<SeenTool>>> {
         let listed = lock(&self.tools).clone()?;
         listed.until.is_some_and(|until| Instant::now() < until).then_some(listed.tools)
+    }
+
+    /// Whether its tools are known as it lists them now, so that nothing is to be asked of it.
+    pub fn is_listed(&self) -> bool {
+        self.believed_tools().is_some()
     }
 
     /// The last list, believed or not; nothing before the first.
@@ -392,9 +397,11 @@ impl Server {
         }
         // So that the server is told.
         given_up.cancel();
-        let late =
-            |_| Err(ErrorData::internal_error(self.unreachable("it takes too long").to_string(), None));
-        timeout(2 * GRACE, passing).await.unwrap_or_else(late)
+        let late = || Err(ErrorData::internal_error(self.unreachable("it takes too long").to_string(), None));
+        match timeout(2 * GRACE, passing).await {
+            Ok(Ok(result)) => Ok(result),
+            _ => late(),
+        }
     }
 
     async fn pass_in_rounds(
@@ -526,13 +533,31 @@ impl Server {
     }
 
     async fn link_in(self: &Arc<Server>, room: Room, party: &Arc<dyn Party>) -> Result<Use, Unreachable> {
+        if !party.client().has_session {
+            return self.link_now(room, party).await;
+        }
+        // One after the other: a client's session is one session of its server's, whatever wants it first, and so is all that is
+        // asked without a client.
+        let first = self.first_of(&party.client().id);
+        let _first = first.lock().await;
+        self.link_now(room, party).await
+    }
+
+    /// What is held by whoever makes this session's connection.
+    fn first_of(&self, id: &PartyId) -> Arc<Turn<()>> {
+        let mut making = lock(&self.making);
+        if let Some(first) = making.get(id).and_then(Weak::upgrade) {
+            return first;
+        }
+        making.retain(|_, first| first.strong_count() > 0);
+        let first = Arc::default();
+        making.insert(id.clone(), Arc::downgrade(&first));
+        first
+    }
+
+    async fn link_now(self: &Arc<Server>, room: Room, party: &Arc<dyn Party>) -> Result<Use, Unreachable> {
         let (owner, until) = (&party.client().owner, Instant::now() + self.bearable());
         let mut place = None;
-        // What is asked without a client is asked over one connection, however many wait for it.
-        let _alone = match owner.is_nobody() {
-            true => Some(self.alone.lock().await),
-            false => None,
-        };
         loop {
             if let Some(link) = self.free(party) {
                 return Ok(link);

@@ -182,6 +182,16 @@ impl Tool {
         self.read_only
     }
 
+    /// Its server's name.
+    pub fn server_name(&self) -> &str {
+        self.server.name()
+    }
+
+    /// Whether it is known what the server says of the tool now.
+    pub fn is_looked_at(&self) -> bool {
+        self.server.is_listed()
+    }
+
     /// Sees to it that it is known what the server says of the tool, if the server can be reached.
     pub async fn look(&self) {
         let _ = self.server.tools().await;
@@ -369,7 +379,7 @@ impl Tool {
         let (request, silence) = (CallToolRequest::new(params), self.server.silence());
         if promotes {
             // Only rmcp knows which of its arguments stand in the head, and how.
-            return link.0.exchange(request.into(), meta.clone(), tie, silence).await;
+            return Box::pin(link.0.exchange(request.into(), meta.clone(), tie, silence)).await;
         }
         link.0.call(request, meta.clone(), tie, silence).await
     }

@@ -772,7 +772,26 @@ async fn a_client_that_gives_up_leaves_a_doubt_and_the_server_is_told() {
         testkit::until("it is called", || !world.tools.calls().is_empty()).await;
         cancelled.cancel();
     });
-    assert!(matches!(&reply, Reply::Lost { why, .. } if why.contains("gave it up")), "{reply:?}");
+    assert!(matches!(&reply, Reply::Lost { how: Doubt::GivenUp, .. }), "{reply:?}");
+}
+
+#[tokio::test]
+async fn a_clients_session_is_one_session_of_its_servers_whatever_comes_first() {
+    let world = World::new(&[SESSIONS]).await;
+    let (call, provider) = world.bind("count", "");
+    let ann: Arc<dyn Party> = Agent::new("ann", true);
+    let calls = (0..8).map(|number| {
+        let (seats, provider, party) =
+            (Arc::clone(world.servers.seats()), Arc::clone(&provider), Arc::clone(&ann));
+        let call = Call { action_id: ActionId::new(number, [7; 10]), ..call.clone() };
+        async move {
+            let _taken = seats.take(call.action_id, Seat::new(party, None, Tie::default(), None));
+            text(&provider.call(&call, NOW_MS).await)
+        }
+    });
+    futures_util::future::join_all(calls).await;
+    // One more is that of whoever only has its tools listed.
+    assert_eq!(world.tools.open_sessions().await, 2);
 }
 
 #[tokio::test]

@@ -292,6 +292,28 @@ async fn a_secret_is_struck_from_what_is_listened_to() {
 }
 
 #[tokio::test]
+async fn what_is_given_up_and_answered_all_the_same_is_known() {
+    let raw = Raw::start(
+        r#"tools/call)
+        of=$id
+        read -r line
+        printf '%s\n' "$line" >> lines
+        id=$of
+        answer '"content":[{"type":"text","text":"done after all"}]' ;;"#,
+    );
+    let (server, tie) = (raw.server(), Tie::default());
+    let cancelled = tie.cancelled.clone();
+    let party = Agent::party(true);
+    let (answer, ()) = tokio::join!(server.pass(&party, call(), tie), async {
+        testkit::until("it is called", || raw.times("tools/call") == 1).await;
+        cancelled.cancel();
+    });
+    let answer = serde_json::to_string(&answer.unwrap()).unwrap();
+    assert!(answer.contains("done after all"), "{answer}");
+    assert_eq!(raw.times("notifications/cancelled"), 1, "and it was told");
+}
+
+#[tokio::test]
 async fn a_server_that_hangs_at_its_list_is_asked_once_for_all_who_wait() {
     let raw = Raw::start("tools/list) ;;");
     let server = raw.server();

@@ -32,6 +32,10 @@ impl Face {
         inquiry: &Inquiry,
     ) -> Result<CallToolResponse, ErrorData> {
         let visit = &inquiry.visit;
+        // Whatever becomes of it.
+        if let Err(error) = self.scope.gateway.count(&visit.caller) {
+            return Ok(told::refusal(&error, false).into());
+        }
         if own::is_own_tool(&asked.name) {
             let (gateway, caller) = (&self.scope.gateway, &visit.caller);
             return own::call(gateway, caller, &asked).await.map(Into::into);
@@ -41,7 +45,7 @@ impl Face {
         let call = match tool_call(&server, &tool, asked.arguments.take(), inquiry) {
             Ok(call) => call,
             Err(error) => {
-                let output = output_of(&server, &tool).await;
+                let output = output_of(&server, &tool);
                 return Ok(told::refusal(&error, output.is_some()).into());
             }
         };
@@ -83,7 +87,7 @@ impl Face {
         let (wants_task, wait) = (wants_task(inquiry), self.wait(inquiry));
         Box::new(move |id| {
             Box::pin(async move {
-                let (output, id) = (output_of(&server, &tool).await, id.to_string());
+                let (output, id) = (output_of(&server, &tool), id.to_string());
                 let called = match gateway.called_within(&caller, &id, wait).await {
                     Ok(called) => called,
                     Err(error) => return Ok(plain(told::refusal(&error, output.is_some()))),
@@ -132,9 +136,9 @@ impl Face {
                     }
                 };
                 let tool = call.tool.clone();
-                let output = output_of(&server, &tool).await;
-                let called = match gateway.call_tool(&caller, call, Arc::clone(&seat), wait, &progress).await
-                {
+                let called = gateway.call_tool(&caller, call, Arc::clone(&seat), wait, &progress).await;
+                let output = output_of(&server, &tool);
+                let called = match called {
                     Ok(called) => called,
                     Err(error) if error.code == Code::UnknownArchetype && !is_listed(&server, &tool) => {
                         return Err(unknown_tool());
@@ -266,9 +270,9 @@ fn text(meta: &MetaObject, name: &'static str) -> Result<Option<String>, Error> 
     }
 }
 
-/// The form that its server declares for what it answers, which no words of ours have.
-pub(super) async fn output_of(server: &Arc<Server>, tool: &str) -> Option<Arc<Output>> {
-    let tools = server.tools().await.ok()?;
+/// The form that its server declares for what it answers, as far as is known, which no words of ours have.
+pub(super) fn output_of(server: &Server, tool: &str) -> Option<Arc<Output>> {
+    let tools = server.known_tools()?;
     tools.iter().find(|seen| seen.tool.name == tool)?.output.clone()
 }
 

@@ -50,7 +50,7 @@ async fn enter(mut request: Request, only: Option<&str>) -> Result<Response, Err
         Ok(read) => read,
         Err(unreadable) => return Ok(unreadable),
     };
-    // A call is counted as the action that it is.
+    // A call is told that there are too many in a result.
     if message.is_request() && message.method() != CALL {
         visitor.scope.gateway.count(&visitor.caller)?;
     }
@@ -134,7 +134,7 @@ impl Visitor {
     async fn prepare(&self, message: &Message) -> Result<Option<Arc<Opened>>, Error> {
         match message.method() {
             "initialize" => self.mcp.sessions.has_room(&self.owner, self.bounds)?,
-            CALL => know_tools(&self.scope, message).await,
+            CALL => know_tools(&self.scope, &self.caller, message).await,
             LISTEN => {
                 let Some(filter) = message.filter() else { return Ok(None) };
                 let listener = (&self.scope, &*self.caller);
@@ -263,9 +263,12 @@ pub(super) fn asked_already() -> ErrorData {
 }
 
 /// Sees to it that the server's tools are known, which headers of the call are held against. A tool of ours is no server's.
-async fn know_tools(scope: &Scope, message: &Message) {
+async fn know_tools(scope: &Scope, caller: &Caller, message: &Message) {
     let name = message.name().filter(|name| !own::is_own_tool(name));
-    if let Some((server, _)) = name.and_then(|name| scope.inward(name)) {
+    if let Some((server, _)) = name.and_then(|name| scope.inward(name))
+        && !server.is_listed()
+        && scope.gateway.may_speak_with(caller, server.name()).await.is_ok()
+    {
         let _ = tokio::time::timeout(LISTED_IN, server.tools()).await;
     }
 }

@@ -109,11 +109,15 @@ pub(super) fn owner(environment: Environment, caller: &Caller) -> String {
 }
 
 /// What breaks in the midst of answering is an error: rmcp says nothing of it, and whoever asked would wait.
-pub(super) async fn answer<T>(work: impl Future<Output = Result<T, ErrorData>>) -> Result<T, ErrorData> {
-    AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(|_| {
+pub(super) fn answer<T>(
+    work: impl Future<Output = Result<T, ErrorData>>,
+) -> impl Future<Output = Result<T, ErrorData>> {
+    let broken = |_| {
         tracing::error!("the answer to a client's request broke");
         Err(ErrorData::internal_error("the gateway could not answer this", None))
-    })
+    };
+    // No `async fn`: that would keep room for the work twice.
+    AssertUnwindSafe(work).catch_unwind().map(move |done| done.unwrap_or_else(broken))
 }
 
 impl ServerHandler for Face {

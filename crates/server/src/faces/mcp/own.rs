@@ -52,9 +52,6 @@ pub(super) async fn call(
     caller: &Caller,
     asked: &CallToolRequestParams,
 ) -> Result<CallToolResult, ErrorData> {
-    if let Err(error) = gateway.count(caller) {
-        return Ok(told::refusal(&error, false));
-    }
     let arguments = asked.arguments.as_ref();
     let id = arguments.and_then(|arguments| arguments.get("transaction_id")?.as_str());
     let id = id.ok_or_else(|| ErrorData::invalid_params("transaction_id has to be a text", None))?;

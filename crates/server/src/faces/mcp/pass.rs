@@ -91,9 +91,11 @@ impl Face {
         Ok(answered.result)
     }
 
-    /// What of a client's `_meta` goes along, and what a session said once for all its requests.
+    /// What of a client's `_meta` goes along, and what a session said once for all its requests. What is said in our name to a
+    /// server we say ourselves.
     pub(super) fn meta(&self, inquiry: &Inquiry) -> RequestMetaObject {
         let mut meta = inquiry.meta.clone();
+        meta.0.retain(|name, _| !name.starts_with(super::told::OURS));
         if let Some(level) = self.session().and_then(|session| *lock(&session.level)) {
             meta.set_log_level(level);
         }

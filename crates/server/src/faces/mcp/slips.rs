@@ -72,7 +72,7 @@ impl Came {
             (Ok(task), true) => Outcome::Task(task),
             (Err(_), _) => Outcome::Refused(ErrorData::internal_error("the result has no form", None)),
         };
-        Came { outcome, owed: owed.map(|owed| owed.owed()) }
+        Came { outcome, owed: owed.and_then(|owed| owed.owed()) }
     }
 
     /// As if it had come of it here.

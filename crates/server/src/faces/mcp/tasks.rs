@@ -56,7 +56,7 @@ impl Face {
         let named = action.archetype.strip_prefix(MCP_ARCHETYPES).and_then(|name| name.split_once('/'));
         let Some((server, tool)) = named else { return Ok(None) };
         match gateway.mcp().get(&caller.tenant, server) {
-            Some(server) => Ok(output_of(&server, tool).await),
+            Some(server) => Ok(output_of(&server, tool)),
             None => Ok(None),
         }
     }

@@ -300,7 +300,7 @@ fn advice(code: Option<Code>, kind: Option<CalledKind>, reasons: &[&str]) -> &'s
 }
 
 /// What only we say begins like that.
-const OURS: &str = "io.countersign/";
+pub(super) const OURS: &str = "io.countersign/";
 const RECEIPT: &str = "io.countersign/receipt";
 const TRANSACTION: &str = "io.countersign/transaction";
 /// What other callers send their key in, and what clients of MCP do.
