@@ -30,7 +30,7 @@ pub(crate) struct Api {
 impl Api {
     /// A client that acts with the key.
     pub(crate) fn client(&self) -> Result<Client> {
-        let key = self.key.as_deref().ok_or_else(|| {
+        let key = self.key.as_deref().filter(|key| !key.is_empty()).ok_or_else(|| {
             Error::new("no API key given")
                 .hint("set COUNTERSIGN_API_KEY, or pass --key; a gateway that starts with no key at all prints an admin key, which makes others")
         })?;

@@ -46,7 +46,7 @@ pub struct Item {
 #[derive(Clone, Debug)]
 pub(crate) enum Gate {
     Admit { hold: Option<Hold>, debits: Vec<crate::Debit>, effect: Option<Effect>, lease_ms: i64 },
-    Refuse { code: &'static str, outcome: Box<Outcome>, digests: Digests, halts: Option<Event> },
+    Refuse { why: Box<str>, outcome: Box<Outcome>, digests: Digests, halts: Option<Event> },
 }
 
 impl From<Admission> for Item {
@@ -84,7 +84,7 @@ impl From<Resumption> for Item {
 
 impl From<Refusal> for Item {
     fn from(refusal: Refusal) -> Item {
-        let Refusal { intent, code, cycle, outcome, halts } = refusal;
+        let Refusal { intent, why, cycle, outcome, halts } = refusal;
         let digests = outcome.digests();
         Item {
             resumes: None,
@@ -96,7 +96,7 @@ impl From<Refusal> for Item {
             cycle,
             judged: None,
             moves: None,
-            gate: Gate::Refuse { code, outcome: Box::new(outcome), digests, halts },
+            gate: Gate::Refuse { why, outcome: Box::new(outcome), digests, halts },
             intent,
         }
     }

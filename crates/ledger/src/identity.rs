@@ -80,9 +80,9 @@ pub(crate) fn term(whose: &str, by: u8, value: &str) -> i64 {
 }
 
 /// Equal refusals of one subject.
-pub(crate) fn refusal(tenant: &Tenant, subject: &Subject, code: &str, request_hash: &[u8; 32]) -> [u8; 32] {
+pub(crate) fn refusal(tenant: &Tenant, subject: &Subject, why: &str, request_hash: &[u8; 32]) -> [u8; 32] {
     let mut hasher = Sha256::new();
-    hasher.update(digest("refusal", &[tenant.as_str(), subject.as_str(), code]));
+    hasher.update(digest("refusal", &[tenant.as_str(), subject.as_str(), why]));
     hasher.update(request_hash);
     hasher.finalize().into()
 }

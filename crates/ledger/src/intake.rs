@@ -243,8 +243,8 @@ pub enum Tolerance {
 pub struct Refusal {
     /// The row. Its `entry` is not written; the outcome's is.
     pub intent: Intent,
-    /// Equal refusals of the last minute are found by this code and the request hash.
-    pub code: &'static str,
+    /// Equal refusals of the last minute are found by this and the request hash: code, reasons, and what else makes it the same.
+    pub why: Box<str>,
     /// The session it would have been a cycle of.
     pub cycle: Option<Cycle>,
     /// The final word; its state is [`State::Refused`] or [`State::Failed`].

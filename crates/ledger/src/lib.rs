@@ -211,12 +211,12 @@ pub trait Ledger: Outbox {
     /// As [`Ledger::settle`]. Of both, [`Error::AboveCap`] if more is charged than a mandate has left and no overage says so.
     fn amend(&self, settlement: Settlement) -> Answer<'_, i64>;
 
-    /// Was a request refused with this code within the last minute? If so it is counted as repeated.
+    /// Was a request refused for this ([`Refusal::why`]) within the last minute? If so it is counted as repeated.
     fn repeated<'a>(
         &'a self,
         tenant: &'a Tenant,
         subject: &'a Subject,
-        code: &'static str,
+        why: &'a str,
         request_hash: &'a [u8; 32],
         now_ms: i64,
     ) -> Answer<'a, Option<Repeat>>;

@@ -507,11 +507,11 @@ impl Ledger for Memory {
         &'a self,
         tenant: &'a Tenant,
         subject: &'a Subject,
-        code: &'static str,
+        why: &'a str,
         request_hash: &'a [u8; 32],
         now_ms: i64,
     ) -> Answer<'a, Option<Repeat>> {
-        let name = identity::refusal(tenant, subject, code, request_hash);
+        let name = identity::refusal(tenant, subject, why, request_hash);
         self.now(move |world| {
             let recent = world.refusals.get_mut(&name).filter(|(_, at_ms)| at_ms + 60_000 > now_ms);
             Ok(recent.map(|(repeat, _)| {

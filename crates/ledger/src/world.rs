@@ -346,8 +346,8 @@ impl World {
         self.begins(item);
         match &item.gate {
             Gate::Admit { .. } => self.append(intent.at_ms, Some(intent.id), &intent.entry, None, None),
-            Gate::Refuse { code, outcome, halts, digests } => {
-                let name = identity::refusal(&intent.tenant, &intent.subject, code, &intent.request_hash);
+            Gate::Refuse { why, outcome, halts, digests } => {
+                let name = identity::refusal(&intent.tenant, &intent.subject, why, &intent.request_hash);
                 let repeat = Repeat { action: intent.id, count: 0 };
                 self.refusals.insert(name, (repeat, intent.at_ms));
                 let entry = self.outcome(row, outcome, digests)?;

@@ -254,6 +254,17 @@ fn one_that_was_taken_for_gone_goes_on_as_another_and_its_chains_hold() {
 }
 
 #[test]
+fn whoever_starts_after_an_outage_takes_nobody_for_gone_who_was_there_before() {
+    let Some(server) = server() else { return };
+    let url = server.database();
+    let _there = Postgres::open(access(&url)).unwrap();
+    sql(&url, "UPDATE replica SET beat = beat - interval '1 hour'");
+    let _newcomer = Postgres::open(Access::new(&url, "replica-2", "chain-2", NOW + 100)).unwrap();
+    let ended = asked(&url, "SELECT count(*) FROM replica WHERE ended").unwrap();
+    assert_eq!(ended[0][0].as_deref(), Some("0"));
+}
+
+#[test]
 fn a_restart_forgets_nothing_and_its_chain_follows_on_the_one_before() {
     let Some(server) = server() else { return };
     let url = server.database();
@@ -651,6 +662,8 @@ fn whose_clock_is_not_the_databases_writes_nothing_and_says_so() {
         let refused = Postgres::open(Access { clock, ..access(&url) }).err().map(|it| it.to_string());
         assert!(refused.as_ref().is_some_and(|why| why.contains(how)), "{refused:?}");
     }
+    let registered = asked(&url, "SELECT count(*) FROM replica").unwrap();
+    assert_eq!(registered[0][0].as_deref(), Some("0"), "nor does it keep a place from others");
 }
 
 #[test]

@@ -211,7 +211,7 @@ impl Said {
             binding_digests: BTreeMap::new(),
             catalog_digest: catalog_digest.map(str::to_owned).unwrap_or_default(),
             comment: self.comment.as_deref().map(|it| hidden("comment", it)).transpose().map_err(unfit)?,
-            constraints: constraints_of(row.entries.get())?,
+            constraints: constraints_of_waiting(row.entries.get())?,
             decision: if self.decision == APPROVE { Decision::Approve } else { Decision::Reject },
             escalation_id: self.escalation_id.clone(),
             expires_at: clock::timestamp(stored.expires_ms.unwrap_or(stored.at_ms)),
@@ -241,7 +241,7 @@ pub(crate) fn fitting(row: &IntentRow, chain: &receipt::Chain) -> Result<Vec<App
     }
     let entries = chain.to_bytes();
     let entries = std::str::from_utf8(&entries).map_err(|_| internal("entries are not text"))?;
-    let Ok(constraints) = constraints_of(entries) else { return Ok(Vec::new()) };
+    let Ok(Some(constraints)) = constraints_of(entries) else { return Ok(Vec::new()) };
     let texts = row.approvals.iter().map(|approval| approval.get().as_bytes());
     let read: Result<Vec<Approval>, _> = texts.map(Approval::parse).collect();
     let mut read = read.map_err(|_| internal("stored approvals cannot be read"))?;
@@ -258,14 +258,19 @@ pub(crate) fn fitting(row: &IntentRow, chain: &receipt::Chain) -> Result<Vec<App
     Ok(read)
 }
 
-/// The constraints as the entry `schema` shows them.
-pub(crate) fn constraints_of(entries: &str) -> Result<Json, Error> {
+/// The constraints as the entry `schema` shows them; what was refused before that has none.
+pub(crate) fn constraints_of(entries: &str) -> Result<Option<Json>, Error> {
     let entries: Vec<serde_json::Value> =
         serde_json::from_str(entries).map_err(|_| internal("stored entries cannot be read"))?;
     let schema = entries.iter().find(|entry| entry["stage"] == "schema");
     let constraints = schema.and_then(|entry| entry.pointer("/input/constraints"));
-    let constraints = constraints.ok_or_else(|| internal("an action that waits has no schema entry"))?;
-    Json::canonical(constraints).map_err(|_| internal("stored constraints are not canonical"))
+    let canonical = constraints.map(Json::canonical).transpose();
+    canonical.map_err(|_| internal("stored constraints are not canonical"))
+}
+
+/// The same of what waits, which was committed to.
+pub(super) fn constraints_of_waiting(entries: &str) -> Result<Json, Error> {
+    constraints_of(entries)?.ok_or_else(|| internal("an action that waits has no schema entry"))
 }
 
 /// Label under which persons and comments are committed to.

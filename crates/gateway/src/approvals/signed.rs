@@ -19,7 +19,7 @@ use receipt::{Json, Timestamp};
 
 use super::challenges::challenge_of;
 use super::passkeys::{Passkey, refused};
-use super::said::{self, Said, Shown, constraints_of};
+use super::said::{self, Said, Shown, constraints_of_waiting};
 use super::summary::{Summary, undo};
 use super::{HeldView, LimitsAsk, Word, its_signer, may_decide, must_be_approvable, readable};
 use crate::caller::{Caller, Deed};
@@ -294,7 +294,7 @@ fn envelope(
         approver: hidden("approver", terms.approver)?,
         catalog_digest: catalog_digest.unwrap_or_default().to_owned(),
         comment: terms.comment.map(|comment| hidden("comment", comment)).transpose()?,
-        constraints: constraints_of(row.entries.get())?,
+        constraints: constraints_of_waiting(row.entries.get())?,
         decision: Decision::Approve,
         escalation_id: said::escalation_id(stored.id, stored.round),
         policy_digest: policy_digest.unwrap_or_default().to_owned(),

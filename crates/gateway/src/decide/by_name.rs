@@ -13,6 +13,7 @@ use super::case::judged_caller;
 use super::cycle::no_cycle;
 use super::describe::chain_of;
 use super::reasons::{code_of, details_of};
+use super::refuse::why;
 use crate::atp::Names;
 use crate::gateway::Gateway;
 use crate::pending::{Pending, entries};
@@ -115,13 +116,15 @@ impl Gateway {
         if let Some(answer) = self.already_answered(&row).await? {
             return Ok(answer);
         }
+        let details = details_of(&reason);
+        let why = why(code, &details, request.delegation_token.as_deref());
         if cycle.is_none()
-            && let Some(answer) = self.repeats(&row, &pending, code).await?
+            && let Some(answer) = self.repeats(&row, &pending, (code, &why)).await?
         {
             return Ok(answer);
         }
-        let ending = self.blocked(pending.chain.clone(), code, details_of(&reason));
-        let answer = self.refuse(&row, &pending, code, ending, cycle).await?;
+        let ending = self.blocked(pending.chain.clone(), code, details);
+        let answer = self.refuse(&row, &pending, why, ending, cycle).await?;
         if let Some(governed) = &governed {
             self.end_stopped(governed).await;
         }

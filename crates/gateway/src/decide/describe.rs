@@ -110,7 +110,7 @@ impl Gateway {
 /// What [`IntentRow::judged_hash`] must be, made anew from all that goes into it: what was asked is also compared with its
 /// commitments. `None` where the action was refused before anything was committed to.
 pub(crate) fn judged_hash_of(stored: &Stored, row: &IntentRow) -> Option<Option<[u8; 32]>> {
-    let Ok(constraints) = constraints_of(row.entries.get()) else { return None };
+    let Ok(Some(constraints)) = constraints_of(row.entries.get()) else { return None };
     let record = ActionRecord {
         action_id: stored.id.to_string(),
         agent_id: stored.subject.as_str(),

@@ -5,6 +5,7 @@ use std::time::Instant;
 use boundary::Decision;
 use ledger::{Obstacle, Recorded, State};
 use receipt::{NewEntry, Stage};
+use sha2::{Digest, Sha256};
 
 use super::admit::FIRST;
 use super::case::Case;
@@ -50,14 +51,15 @@ impl Gateway {
             return self.conclude(case.asked.tenant, &pending, Ok(ending)).await;
         }
         let row = self.row_of(case, &pending, "refused", State::Refused);
+        let why = why(code, &details, case.action.delegation_token.as_deref());
         // Of a session each refusal is on record.
         if case.cycle.is_none()
-            && let Some(answer) = self.repeats(&row, &pending, code).await?
+            && let Some(answer) = self.repeats(&row, &pending, (code, &why)).await?
         {
             return Ok(answer);
         }
         let ending = self.blocked(pending.chain.clone(), code, details);
-        self.refuse(&row, &pending, code, ending, entered(case)).await
+        self.refuse(&row, &pending, why, ending, entered(case)).await
     }
 
     /// A provider that must name its price does not: nothing can be authorised and nothing was sent.
@@ -75,7 +77,7 @@ impl Gateway {
             return self.conclude(case.asked.tenant, &pending, Ok(ending)).await;
         }
         let row = self.row_of(case, &pending, "failed", State::Failed);
-        self.refuse(&row, &pending, Code::ProviderFailed, ending, entered(case)).await
+        self.refuse(&row, &pending, Code::ProviderFailed.as_str().into(), ending, entered(case)).await
     }
 
     /// A provider that must say what there is before does not: nothing is sent.
@@ -92,14 +94,14 @@ impl Gateway {
             return self.conclude(case.asked.tenant, &pending, Ok(ending)).await;
         }
         let row = self.row_of(case, &pending, "failed", State::Failed);
-        self.refuse(&row, &pending, Code::ProviderFailed, ending, entered(case)).await
+        self.refuse(&row, &pending, Code::ProviderFailed.as_str().into(), ending, entered(case)).await
     }
 
     pub(super) async fn refuse(
         &self,
         row: &Row<'_>,
         pending: &Pending,
-        code: Code,
+        why: Box<str>,
         ending: Ending<'_>,
         cycle: Option<ledger::Cycle>,
     ) -> Result<Answer, Error> {
@@ -113,7 +115,7 @@ impl Gateway {
             cycle,
             intent,
             halts: pending.halts.clone(),
-            code: code.as_str(),
+            why,
             outcome: ledger::Outcome {
                 at_ms: proven.at_ms,
                 state: proven.state,
@@ -149,10 +151,10 @@ impl Gateway {
         &self,
         row: &Row<'_>,
         pending: &Pending,
-        code: Code,
+        (code, why): (Code, &str),
     ) -> Result<Option<Answer>, Error> {
         let (tenant, subject) = (&row.caller.tenant, &row.caller.subject);
-        let repeat = self.ledger.repeated(tenant, subject, code.as_str(), row.request_hash, row.at_ms).await;
+        let repeat = self.ledger.repeated(tenant, subject, why, row.request_hash, row.at_ms).await;
         let Some(repeat) = repeat.map_err(unavailable)? else { return Ok(None) };
         let outcomes = self.ledger.outcomes(tenant, repeat.action).await.map_err(unavailable)?;
         // One that was erased meanwhile has nothing more to say.
@@ -185,4 +187,12 @@ impl Gateway {
 /// What it is in its session.
 fn entered(case: &Case<'_>) -> Option<ledger::Cycle> {
     case.cycle.as_ref().and_then(|cycle| cycle.entered())
+}
+
+/// What makes another refusal of the same request the same: code, reasons, and the token it was asked under, which is not kept.
+pub(super) fn why(code: Code, details: &Details, token: Option<&str>) -> Box<str> {
+    let token = token.map(|token| hex::encode(Sha256::digest(token)));
+    let reasons = details.reasons.iter().map(String::as_str);
+    let parts = [code.as_str()].into_iter().chain(reasons).chain(token.as_deref());
+    parts.collect::<Vec<_>>().join("\n").into()
 }

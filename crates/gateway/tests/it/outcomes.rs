@@ -158,6 +158,25 @@ async fn an_equal_refusal_within_a_minute_is_counted_and_not_appended() {
 }
 
 #[tokio::test]
+async fn the_same_request_under_another_token_is_another_refusal() {
+    let house = House::new().await;
+    let mut body = house.payment("acct-1", "25.00");
+    let mut refused = Vec::new();
+    for (key, token) in [("k1", None), ("k2", Some("nonsense")), ("k3", Some("more-nonsense"))] {
+        match token {
+            Some(token) => body["delegation_token"] = json!(token),
+            None => drop(body.as_object_mut().unwrap().remove("delegation_token")),
+        }
+        let said = house.said(key, &body).await;
+        assert_eq!(said.kind(), "blocked");
+        refused.push((said.id().to_owned(), said.body["details"]["reasons"][0].clone()));
+    }
+    let reasons: Vec<_> = refused.iter().map(|(_, reason)| reason.as_str().unwrap()).collect();
+    assert_eq!(reasons, ["no_mandate", "mandate_malformed", "mandate_malformed"]);
+    assert!(refused[0].0 != refused[1].0 && refused[1].0 != refused[2].0, "each is on record: {refused:?}");
+}
+
+#[tokio::test]
 async fn a_refused_payment_is_failed_and_gives_the_money_back_to_the_mandate() {
     let house = House::new().await;
     let failed = house.said("k1", &house.payment("sandbox:fail", "400.00")).await;

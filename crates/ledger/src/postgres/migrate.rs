@@ -6,6 +6,7 @@ use deadpool_postgres::Pool;
 use tokio::time::sleep;
 
 use super::connect::told;
+use super::sql::Failure;
 use crate::Error;
 
 mod migrations {
@@ -23,7 +24,7 @@ const TRIES: usize = 5;
 pub(super) async fn run(pool: &Pool, schema: &str) -> Result<(), Error> {
     let cannot = |why: String| Error::Open(why.into());
     let unusable = |error: tokio_postgres::Error| cannot(told(&error));
-    let gate = pool.get().await.map_err(|error| cannot(error.to_string()))?;
+    let gate = pool.get().await.map_err(|error| cannot(Failure::from(error).to_string()))?;
     // Whoever may not make schemas is given one.
     let missing = gate.query_one("SELECT to_regnamespace($1) IS NULL", &[&schema]).await;
     let missing: bool = missing.and_then(|row| row.try_get(0)).map_err(unusable)?;
@@ -42,7 +43,7 @@ pub(super) async fn run(pool: &Pool, schema: &str) -> Result<(), Error> {
                 SET LOCAL idle_in_transaction_session_timeout = 0;
                 SELECT name FROM gate WHERE name = 'migration' FOR UPDATE";
     gate.batch_execute(lock).await.map_err(unusable)?;
-    let mut client = pool.get().await.map_err(|error| cannot(error.to_string()))?;
+    let mut client = pool.get().await.map_err(|error| cannot(Failure::from(error).to_string()))?;
     client.batch_execute("SET statement_timeout = 0").await.map_err(unusable)?;
     // Grouped: a process that dies between a migration and the note that it was made could never open the store again.
     let runner = migrations::migrations::runner().set_grouped(true);

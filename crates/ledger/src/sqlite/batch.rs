@@ -188,10 +188,10 @@ impl<'a> Batch<'a> {
         let row = self.tail.action;
         let (entry, outcome) = match &item.gate {
             Gate::Admit { .. } => (self.first(item, row, intent.at_ms, &intent.entry, None)?, None),
-            Gate::Refuse { code, outcome, digests, .. } => {
+            Gate::Refuse { why, outcome, digests, .. } => {
                 let draft = outcome.draft(digests.sums, None).map_err(unwritable)?;
                 let entry = self.first(item, row, outcome.at_ms, &draft, digests.receipt)?;
-                let name = identity::refusal(&intent.tenant, &intent.subject, code, &intent.request_hash);
+                let name = identity::refusal(&intent.tenant, &intent.subject, why, &intent.request_hash);
                 self.refusals.push((name, intent.id, intent.at_ms));
                 (entry, Some((self.outcome(row, None, outcome, digests, entry)?, outcome.reply.is_some())))
             }

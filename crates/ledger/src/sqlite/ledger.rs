@@ -146,11 +146,11 @@ impl Ledger for Sqlite {
         &'a self,
         tenant: &'a Tenant,
         subject: &'a Subject,
-        code: &'static str,
+        why: &'a str,
         request_hash: &'a [u8; 32],
         now_ms: i64,
     ) -> Answer<'a, Option<Repeat>> {
-        let name = identity::refusal(tenant, subject, code, request_hash);
+        let name = identity::refusal(tenant, subject, why, request_hash);
         Box::pin(async move { Ok(self.shared.hot().refusals.repeated(&name, now_ms)) })
     }
 

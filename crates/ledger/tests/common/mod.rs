@@ -280,7 +280,7 @@ pub fn send_again(ledger: &dyn Ledger, id: ActionId, from: Basis, mut admission:
 pub fn refusal(key: &str, name: &str) -> Refusal {
     Refusal {
         intent: intent(key),
-        code: "EP_BOUNDARY_BLOCK",
+        why: "EP_BOUNDARY_BLOCK".into(),
         cycle: None,
         outcome: outcome(State::Refused, name),
         halts: None,
