@@ -65,13 +65,22 @@ impl Files {
 
     /// A file whose text is another one now, made from what it was.
     pub(super) fn change(&mut self, path: &Path, before: &str, after: &str) -> Result<()> {
+        self.change_as(path, before, after, PUBLIC)
+    }
+
+    /// The same, for nobody else to read.
+    pub(super) fn change_private(&mut self, path: &Path, before: &str, after: &str) -> Result<()> {
+        self.change_as(path, before, after, PRIVATE)
+    }
+
+    fn change_as(&mut self, path: &Path, before: &str, after: &str, mode: u32) -> Result<()> {
         let fate = match (path.is_file(), before == after) {
             (false, _) => Fate::New,
             (true, true) => Fate::Same,
             (true, false) => Fate::Changed,
         };
         if fate != Fate::Same {
-            self.write(path, after, PUBLIC)?;
+            self.write(path, after, mode)?;
         }
         self.told.push((path.to_owned(), fate));
         Ok(())

@@ -225,7 +225,8 @@ impl Import<'_> {
         if !all.is_empty() {
             self.files.put(&policies.join("mcp.cedar"), STARTER, Fate::Kept)?;
             understood(&settings.text())?;
-            self.files.change(&ground.config_path, &ground.text, &settings.text())?;
+            // Whatever was not known for a secret stands in it.
+            self.files.change_private(&ground.config_path, &ground.text, &settings.text())?;
         }
         Ok(all)
     }

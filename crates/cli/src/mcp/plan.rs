@@ -95,7 +95,8 @@ impl Planner<'_> {
         let expand = |text: &str| self.expand(text);
         let expanded = args.iter().map(|arg| expand(arg)).collect::<Result<Vec<_>, _>>()?;
         let named = || args.iter().position(|arg| names_a_secret(arg)).map(|at| at + 1);
-        if let (Some(at), false) = (secret_argument(&expanded).or_else(named), self.visible_secrets) {
+        if let (Some(at), false) = (secret_argument(command, &expanded).or_else(named), self.visible_secrets)
+        {
             return Err(format!(
                 "argument {at} looks as if it held a secret, which would stand in our configuration: give it in an environment \
                  variable, or allow it with --visible-secrets"
