@@ -182,11 +182,11 @@ impl World {
         let admin = self.gateway.admin_key();
         let config = self.gateway.folder().join("countersign.toml");
         let place = ["--config", config.to_str().unwrap()];
-        let shown = [
-            self.gateway.said(admin, ["mcp", "tools"]),
-            self.gateway.said(admin, ["mcp", "accept", server, place[0], place[1]]),
-            self.gateway.said(admin, ["mcp", "accept", server, "changing", place[0], place[1]]),
-        ];
+        let seen = self.gateway.said(admin, ["mcp", "accept", server, place[0], place[1]]);
+        let (_, as_shown) = seen.split_once("as shown: ").unwrap();
+        let accept = ["mcp", "accept", server, "changing", "--as-shown", as_shown, place[0], place[1]];
+        let accepted = self.gateway.said(admin, accept);
+        let shown = [self.gateway.said(admin, ["mcp", "tools"]), seen.clone(), accepted];
         let sheet = self.gateway.folder().join(format!("catalogue/default/mcp.{server}.changing.toml"));
         let sheet = std::fs::read_to_string(sheet).unwrap();
         for text in shown.iter().chain([&sheet]) {

@@ -4,7 +4,8 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use action::ApprovalForm;
-use serde_json::Value;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 use similar::{ChangeTag, TextDiff};
 
 use super::files::{Fate, Files};
@@ -18,8 +19,9 @@ use crate::out::{self, Paint};
 
 /// Show what a server says otherwise of its tools than was accepted, and accept it for those that are named
 ///
-/// Without a tool and without --all it only shows. A tool that is new gets a file in the catalogue. What is not shown to its end is
-/// not accepted: --whole shows everything.
+/// Without a tool and without --all it only shows. A tool that is new gets a file in the catalogue. Only what was shown is accepted:
+/// what is shown has a digest, which --as-shown repeats, and whatever is otherwise by then is shown anew. What is not shown to its end
+/// is not accepted either: --whole shows everything.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// The server
@@ -31,6 +33,9 @@ pub(crate) struct Args {
     /// Accept all that are changed or new
     #[arg(long, conflicts_with = "tools")]
     all: bool,
+    /// Accept what was shown under this digest, and nothing else
+    #[arg(long, value_name = "DIGEST")]
+    as_shown: Option<String>,
     /// Show everything, however long it is
     #[arg(long)]
     whole: bool,
@@ -63,23 +68,69 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
             out::shown(name)
         )));
     }
-    let named =
-        |one: &&Listed| if args.tools.is_empty() { one.differs() } else { args.tools.contains(&one.name) };
-    let meant: Vec<&Listed> = listed.iter().filter(named).collect();
-    let is_accepted = args.all || !args.tools.is_empty();
+    let all: Vec<(&Listed, Shown)> = listed.iter().map(|one| (one, one.show(&sheets, args.whole))).collect();
+    let meant: Vec<&(&Listed, Shown)> = all.iter().filter(|(one, _)| is_meant(args, one)).collect();
+    for line in meant.iter().flat_map(|(_, shown)| &shown.lines) {
+        out::line(line)?;
+    }
+    let digest = digest(args, meant.iter().copied(), &sheets);
+    // Some of what was shown may be accepted.
+    let known = [&digest, &self::digest(args, all.iter(), &sheets)].map(String::clone);
+    let differs = meant.iter().any(|(one, _)| one.differs());
+    let is_as_shown = args.as_shown.as_ref().is_some_and(|shown| known.contains(shown));
+    let is_asked = args.all || !args.tools.is_empty();
+    if !is_asked && !differs {
+        out::line(format_args!("Everything that `{}` lists is as it was accepted.", args.server))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if !is_asked || (differs && !is_as_shown) {
+        tell_what_to_say(args, &digest, (is_asked, is_as_shown))?;
+        return Ok(if is_asked { ExitCode::FAILURE } else { ExitCode::SUCCESS });
+    }
     let mut accept =
         Accept { args, folder: &folder, sheets, files: Files::new(true, false), rows: Vec::new() };
-    for one in meant {
-        let sight = one.show(&accept.sheets, args.whole)?;
-        match (is_accepted, sight) {
-            (true, Sight::Whole) => accept.one(one)?,
-            (true, Sight::Part) => {
-                accept.leave(one, "it says more than is shown: read all of it with --whole")?
-            }
-            (false, _) => {}
+    for (one, shown) in meant {
+        match shown.sight {
+            Sight::Whole => accept.one(one)?,
+            Sight::Part => accept.leave(one, "it says more than is shown: read all of it with --whole")?,
         }
     }
-    accept.tell(&listed, is_accepted)
+    accept.tell()
+}
+
+fn is_meant(args: &Args, one: &Listed) -> bool {
+    if args.tools.is_empty() { one.differs() } else { args.tools.contains(&one.name) }
+}
+
+/// In a word what differs and was shown: what is said of each tool, beside what, and whether to its end. A server that shows one
+/// thing and has another one accepted would have to find two of the same digest.
+fn digest<'a>(args: &Args, shown: impl Iterator<Item = &'a (&'a Listed, Shown)>, sheets: &[Sheet]) -> String {
+    let differing = shown.filter(|(one, _)| one.differs()).map(|(one, shown)| {
+        let before = one.sheet.map(|(at, _)| sheets[at].pinned());
+        json!([one.name, one.digest, before, shown.sight == Sight::Whole])
+    });
+    let all = json!([args.server, differing.collect::<Vec<_>>()]);
+    hex::encode(&Sha256::digest(all.to_string())[..16])
+}
+
+fn tell_what_to_say(args: &Args, digest: &str, (is_asked, is_as_shown): (bool, bool)) -> Result<()> {
+    out::line(format_args!("as shown: {digest}"))?;
+    let state = match args.as_shown.is_some() && !is_as_shown {
+        true => "Nothing is accepted: this is not what was shown before.",
+        false => "Nothing is accepted yet.",
+    };
+    let what = if is_asked { "say the same again" } else { "name tools or say --all," };
+    out::note(format_args!(
+        "{state} What a server says is meant for models: look for what it tells them to do. To accept just this, {what} with \
+         --as-shown {digest}"
+    ));
+    Ok(())
+}
+
+/// What of a tool differs, in lines.
+struct Shown {
+    lines: Vec<String>,
+    sight: Sight,
 }
 
 /// How much of what differs was shown.
@@ -92,6 +143,7 @@ enum Sight {
 /// A tool that the server lists now.
 struct Listed {
     name: String,
+    digest: String,
     told: std::result::Result<Told, String>,
     /// Its file, and whether that has another digest.
     sheet: Option<(usize, bool)>,
@@ -104,7 +156,7 @@ impl Listed {
         let name = tool["tool"].as_str()?.to_owned();
         let at = sheets.iter().position(|sheet| sheet.tool() == name);
         let sheet = at.map(|at| (at, sheets[at].pinned() != digest));
-        Some(Listed { told: Told::read(&tool["said"], digest), name, sheet })
+        Some(Listed { told: Told::read(&tool["said"], digest), digest: digest.to_owned(), name, sheet })
     }
 
     fn differs(&self) -> bool {
@@ -115,26 +167,28 @@ impl Listed {
         out::shortened(&self.name, MOST_NAME)
     }
 
-    fn show(&self, sheets: &[Sheet], whole: bool) -> Result<Sight> {
+    fn show(&self, sheets: &[Sheet], whole: bool) -> Shown {
+        let mut shown = Shown { lines: Vec::new(), sight: Sight::Whole };
         // What cannot be read is not accepted either, and says why then.
-        let Ok(told) = &self.told else { return Ok(Sight::Whole) };
+        let Ok(told) = &self.told else { return shown };
         let paint = Paint::stdout();
         let (state, before) = match self.sheet {
             None => ("new", Accepted::default()),
             Some((at, true)) => ("changed", sheets[at].accepted()),
-            Some((_, false)) => return Ok(Sight::Whole),
+            Some((_, false)) => return shown,
         };
-        out::line(paint.bold(format_args!("{}: {state}", self.shown_name())))?;
+        shown.lines.push(paint.bold(format_args!("{}: {state}", self.shown_name())));
         let now = Accepted::of(told);
         let most = if whole { usize::MAX } else { MOST_LINES };
-        let mut sight = Sight::Whole;
         for (what, before, now) in before.beside(&now) {
-            if difference(paint, what, (&lines(before), &lines(now)), most)? == Sight::Part {
-                sight = Sight::Part;
+            let (lines, sight) = difference(paint, what, (&lines(before), &lines(now)), most);
+            shown.lines.extend(lines);
+            if sight == Sight::Part {
+                shown.sight = Sight::Part;
             }
         }
-        out::line("")?;
-        Ok(sight)
+        shown.lines.push(String::new());
+        shown
     }
 }
 
@@ -204,25 +258,13 @@ impl Accept<'_> {
         Ok(())
     }
 
-    fn tell(&self, listed: &[Listed], is_accepted: bool) -> Result<ExitCode> {
-        if is_accepted {
-            out::table(["tool", "is", "file"], &self.rows)?;
-            out::note(format_args!(
-                "In force after `countersign reload`. A class stays what it was; what is new has none yet."
-            ));
-            let left = self.rows.iter().any(|row| row[1] == "not accepted");
-            return Ok(if left { ExitCode::FAILURE } else { ExitCode::SUCCESS });
-        }
-        match listed.iter().filter(|one| one.differs()).count() {
-            0 => out::line(format_args!(
-                "Everything that `{}` lists is as it was accepted.",
-                self.args.server
-            ))?,
-            _ => out::note(format_args!(
-                "Nothing is accepted yet: name tools, or say --all. What a server says is meant for models: look for what it tells them to do."
-            )),
-        }
-        Ok(ExitCode::SUCCESS)
+    fn tell(&self) -> Result<ExitCode> {
+        out::table(["tool", "is", "file"], &self.rows)?;
+        out::note(format_args!(
+            "In force after `countersign reload`. A class stays what it was; what is new has none yet."
+        ));
+        let left = self.rows.iter().any(|row| row[1] == "not accepted");
+        Ok(if left { ExitCode::FAILURE } else { ExitCode::SUCCESS })
     }
 }
 
@@ -235,32 +277,30 @@ fn lines(value: &Value) -> String {
     }
 }
 
-/// Shows what is otherwise now, up to so many lines.
-fn difference(paint: Paint, what: &str, (before, now): (&str, &str), most: usize) -> Result<Sight> {
+/// What is otherwise now, in up to so many lines.
+fn difference(paint: Paint, what: &str, (before, now): (&str, &str), most: usize) -> (Vec<String>, Sight) {
     if before == now {
-        return Ok(Sight::Whole);
+        return (Vec::new(), Sight::Whole);
     }
-    out::line(format_args!("  {what}"))?;
+    let mut lines = vec![format!("  {what}")];
     let diff = TextDiff::configure().timeout(PATIENCE).diff_lines(before, now);
-    let mut told = 0;
     for group in diff.grouped_ops(CONTEXT) {
         for change in group.iter().flat_map(|op| diff.iter_changes(op)) {
             for part in parts(change.value().trim_end_matches('\n')) {
-                told += 1;
-                if told > most {
-                    out::line("      … and more, which --whole shows")?;
-                    return Ok(Sight::Part);
+                if lines.len() > most {
+                    lines.push("      … and more, which --whole shows".to_owned());
+                    return (lines, Sight::Part);
                 }
                 let text = out::shown(part);
-                out::line(match change.tag() {
+                lines.push(match change.tag() {
                     ChangeTag::Equal => paint.dim(format_args!("      {text}")),
                     ChangeTag::Delete => paint.bad(format_args!("    - {text}")),
                     ChangeTag::Insert => paint.good(format_args!("    + {text}")),
-                })?;
+                });
             }
         }
     }
-    Ok(Sight::Whole)
+    (lines, Sight::Whole)
 }
 
 /// A line of a stranger's in parts that fit beside their mark: what a terminal breaks by itself looks like a line of ours.
