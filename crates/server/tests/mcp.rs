@@ -535,6 +535,9 @@ async fn what_waits_for_a_person_says_so_and_the_same_call_again_has_the_outcome
         let status = json!({"transaction_id": id});
         let stands = client.call("countersign_status", status.clone()).await;
         assert_eq!(stands["structuredContent"]["kind"], "held", "{stands}");
+        let none = client.call("countersign_receipt", status.clone()).await;
+        assert_eq!((&none["isError"], &none["structuredContent"]["kind"]), (&json!(true), &json!("held")));
+        assert!(text(&none).starts_with("There is no receipt of this call yet"), "{none}");
         approve(&world, id).await;
         let stands = loop {
             let stands = client.call("countersign_status", status.clone()).await;

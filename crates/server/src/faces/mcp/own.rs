@@ -82,10 +82,12 @@ async fn status(gateway: &Arc<Gateway>, caller: &Caller, id: &str) -> Result<Cal
 
 async fn receipt(gateway: &Arc<Gateway>, caller: &Caller, id: &str) -> Result<CallToolResult, Error> {
     let called = gateway.called(caller, id).await?;
-    let none = || Error::new(Code::NotFound, "there is no receipt of it yet");
-    let receipt_id = called.body["receipt_id"].as_str().ok_or_else(none)?;
+    let Some(receipt_id) = called.body["receipt_id"].as_str() else {
+        return Ok(told::without_receipt(&called));
+    };
     let document = gateway.receipt(caller, receipt_id).await?;
-    let receipt: Value = serde_json::from_slice(&document).map_err(|_| none())?;
+    let receipt: Value = serde_json::from_slice(&document)
+        .map_err(|_| Error::new(Code::Unavailable, "the receipt cannot be read"))?;
     let mut result = CallToolResult::success(vec![ContentBlock::text(String::from_utf8_lossy(&document))]);
     result.structured_content = Some(receipt);
     Ok(result)

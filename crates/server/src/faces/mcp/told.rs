@@ -96,6 +96,13 @@ fn unsettled(called: &Called, answer: CallToolResult, has_output: bool) -> CallT
     result
 }
 
+/// What is said of a call of which there is no receipt yet.
+pub(super) fn without_receipt(called: &Called) -> CallToolResult {
+    let sentence = "There is no receipt of this call yet: ask countersign_status how it stands, and for the receipt once it \
+                    is over.";
+    denied(sentence.to_owned(), brief(called), false)
+}
+
 /// Whether an answer is not of the form that its server declares.
 fn is_otherwise(output: &Output, answer: &CallToolResult) -> bool {
     if answer.is_error == Some(true) {
