@@ -1023,6 +1023,11 @@ async fn a_client_that_did_not_hear_the_question_is_asked_the_same_again() {
     assert_eq!(again["inputRequests"], lost["inputRequests"], "{again}");
     assert_eq!(world.tools.calls().len(), 1, "its server was not asked again");
     let answers = json!({"name": {"action": "accept", "content": {"name": "ann"}}});
+    // Whoever answers without the state was not asked.
+    let guessed = json!({"name": "ask", "arguments": {}, "inputResponses": answers});
+    let again = client.result("tools/call", guessed).await;
+    assert_eq!(again["inputRequests"], lost["inputRequests"], "{again}");
+    assert_eq!(world.tools.calls().len(), 1, "and its server hears nothing of it");
     let state = again["requestState"].as_str().unwrap();
     let done = json!({"name": "ask", "arguments": {}, "requestState": state, "inputResponses": answers});
     assert_eq!(text(&client.result("tools/call", done).await), "hello ann");

@@ -332,6 +332,13 @@ async fn a_client_that_did_not_hear_the_question_is_asked_the_same_at_any_gatewa
     assert_eq!(refused["error"]["code"], -32021, "{refused}");
     let again = agents[1].asked(&call).await;
     assert_eq!(again["inputRequests"], lost["inputRequests"], "{again}");
+    let mut guessed = answered(&call, &lost, "bob");
+    guessed.as_object_mut().unwrap().remove("requestState");
+    let guessed = agents[2].asked(&guessed).await;
+    assert_eq!(
+        guessed["inputRequests"], lost["inputRequests"],
+        "who answers without the state was not asked"
+    );
     // An earlier state leads to the same question.
     let earlier = agents[2].call(&answered(&call, &lost, "ann")).await;
     assert_eq!(earlier["result"]["inputRequests"], lost["inputRequests"], "{earlier}");

@@ -231,13 +231,9 @@ impl Desk {
         let work = lock(&self.aside).values().find(alike).cloned();
         let Some(work) = work else { return Ok(Found::Nothing) };
         // Whatever it waits for, this client may not be able to answer it.
-        let Some(mut inside) = self.take_in_hand(&work, Some(&errand.able)).await? else {
-            return Ok(Found::Nothing);
-        };
-        if let Some(responses) = &errand.responses {
-            inside.answer(responses);
-        }
-        Ok(Found::Work(work, inside))
+        let taken = self.take_in_hand(&work, Some(&errand.able)).await?;
+        // Only whoever has the state was asked: what comes without it answers somebody else's question.
+        Ok(taken.map_or(Found::Nothing, |inside| Found::Work(work, inside)))
     }
 
     /// Takes in hand what was put aside, unless somebody has, here or at another gateway. Nothing, where others took this gateway

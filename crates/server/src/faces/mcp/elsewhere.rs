@@ -66,7 +66,8 @@ async fn take_up(
             asked.requests.values().try_for_each(|request| must_be_able(&errand.able, request))?;
         }
         let answers = match told {
-            None => errand.responses.clone(),
+            // Only whoever has the state was asked.
+            None => None,
             // Who repeats an earlier round is asked the same as last time.
             Some(told) if told != round => None,
             Some(_) => Some(errand.responses.clone().unwrap_or_default()),
