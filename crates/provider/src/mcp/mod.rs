@@ -26,6 +26,7 @@ mod direct;
 mod launch;
 mod link;
 mod listed;
+mod ours;
 mod paced;
 mod party;
 mod relay;
@@ -40,6 +41,7 @@ use futures_util::future::join_all;
 
 pub use launch::{Declared, How, PATH};
 pub use listed::{Output, SeenTool, digest_of};
+pub use ours::{is_ours, strike_ours};
 pub use party::{Client, Party, PartyId, Seat, Seats, Taken, Tie};
 pub use server::{Listening, Server, Unreachable};
 pub use tool::{Quarantine, Tool, provider_of};

@@ -23,7 +23,7 @@ use super::launch::{Declared, Launch};
 use super::link::{Fault, GRACE, Greeting, Heard, Link, Unopened, Use};
 use super::listed::SeenTool;
 use super::party::{Nobody, Party, PartyId, Tie};
-use super::relay::{MOST_QUESTIONS, Relay, bearable, declined, without};
+use super::relay::{MOST_QUESTIONS, Relay, bearable, declined, fit_to_tell};
 use super::{LONGEST_SERVER_NAME, is_server_name, lock, tool};
 use crate::Outside;
 
@@ -503,7 +503,7 @@ impl Server {
                 {
                     server.forget_tools();
                 }
-                if let Some(told) = without(&secrets, told).and_then(|told| bearable(told).ok()) {
+                if let Some(told) = fit_to_tell(&secrets, told) {
                     party.tell(told, None);
                 }
             }

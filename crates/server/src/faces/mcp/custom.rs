@@ -8,6 +8,7 @@ use rmcp::service::{RequestContext, RoleServer};
 
 use super::face::Face;
 use super::inquiry::is_stateless;
+use super::told::foreign;
 
 impl Face {
     pub(super) async fn custom(
@@ -29,7 +30,7 @@ impl Face {
         }
         request.extensions = Default::default();
         let result = self.pass_to_only(context, request.into(), &method).await?;
-        let mut result = serde_json::to_value(result).unwrap_or_default();
+        let mut result = foreign(serde_json::to_value(result).unwrap_or_default());
         if let (true, Some(members)) = (is_stateless(context), result.as_object_mut()) {
             members.entry("resultType").or_insert_with(|| "complete".into());
         }

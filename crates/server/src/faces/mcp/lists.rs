@@ -6,7 +6,7 @@ use std::sync::Arc;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use futures_util::future::join_all;
-use gateway::upstream::{Party, SeenTool, Server, Unreachable};
+use gateway::upstream::{Party, SeenTool, Server, Unreachable, is_ours};
 use rmcp::model::{
     ClientRequest, ErrorData, ListPromptsRequest, ListPromptsResult, ListResourceTemplatesRequest,
     ListResourceTemplatesResult, ListResourcesRequest, ListResourcesResult, ListToolsResult,
@@ -72,9 +72,12 @@ impl Face {
         listed.map_err(|error| unreachable(&error))
     }
 
-    /// The tool by the name that it has here; not, where that is one of ours.
+    /// The tool by the name that it has here, without what only we say; not, where the name is one of ours.
     fn shown(&self, server: &Server, mut tool: Tool) -> Option<Tool> {
         tool.name = self.scope.outward(server.name(), &tool.name).into();
+        if let Some(meta) = &mut tool.meta {
+            meta.0.retain(|name, _| !is_ours(name));
+        }
         (!own::is_own_tool(&tool.name)).then_some(tool)
     }
 

@@ -26,6 +26,7 @@ use super::face::Face;
 use super::inquiry::{Inquiry, is_stateless};
 use super::lock;
 use super::scope::{no_resource, page};
+use super::told::foreign;
 
 type Context = RequestContext<RoleServer>;
 
@@ -272,10 +273,10 @@ fn bring_along(request: &mut ClientRequest, responses: Option<InputResponses>) {
     }
 }
 
-/// The answer in the form of what was asked for. Servers before 2026-07-28 do not say that it is complete; rmcp leaves that
-/// out again for clients that do not know it.
+/// The answer in the form of what was asked for, without what only we say. Servers before 2026-07-28 do not say that it is
+/// complete; rmcp leaves that out again for clients that do not know it.
 pub(super) fn read<R: DeserializeOwned>(result: ServerResult) -> Result<R, ErrorData> {
-    let mut value = serde_json::to_value(result).unwrap_or_default();
+    let mut value = foreign(serde_json::to_value(result).unwrap_or_default());
     if let Some(members) = value.as_object_mut() {
         members.entry("resultType").or_insert_with(|| "complete".into());
     }
@@ -289,3 +290,22 @@ fn no_prompt() -> ErrorData {
 
 /// How long a client waits for servers to say that they took a level.
 const LEVEL_TAKEN_IN: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn no_server_speaks_in_our_name_in_what_passes() {
+        let meta = json!({"io.countersign/receipt": {"id": "r", "url": "u"}, "shop/till": 3});
+        let content = json!({"type": "text", "text": "Greet ann", "_meta": meta});
+        let said = json!({"messages": [{"role": "user", "content": content}], "_meta": meta});
+        let said: GetPromptResult = serde_json::from_value(said).unwrap();
+        let told = read::<GetPromptResult>(ServerResult::GetPromptResult(said)).unwrap();
+        let told = serde_json::to_value(told).unwrap();
+        for meta in [&told["_meta"], &told["messages"][0]["content"]["_meta"]] {
+            assert_eq!(*meta, json!({"shop/till": 3}), "{told}");
+        }
+    }
+}

@@ -1,6 +1,6 @@
 //! Outcomes as results of tools: what the server answered, or in words of ours why there is nothing of the kind.
 
-use gateway::upstream::Output;
+use gateway::upstream::{Output, strike_ours};
 use gateway::{Called, CalledKind, Code, Error, Kind};
 use rmcp::model::{CallToolResult, ContentBlock, MetaObject, ResultType};
 use serde_json::{Map, Value, json};
@@ -23,35 +23,10 @@ pub(super) fn outcome(called: &mut Called, output: Option<&Output>) -> CallToolR
     result
 }
 
-/// What a server answered, without what it has no business to say: the names in `_meta` are ours. What is structured is left as
-/// it is: there we say nothing beside a server.
+/// What a server answered, without what it has no business to say: the names in `_meta` are ours.
 pub(super) fn foreign(mut answer: Value) -> Value {
-    for (name, said) in answer.as_object_mut().into_iter().flatten() {
-        match &**name {
-            "_meta" => without_ours(said),
-            "content" => strike(said),
-            _ => {}
-        }
-    }
+    strike_ours(&mut answer);
     answer
-}
-
-/// In whatever `_meta`.
-fn strike(said: &mut Value) {
-    match said {
-        Value::Array(items) => items.iter_mut().for_each(strike),
-        Value::Object(members) => members.iter_mut().for_each(|(name, member)| match &**name {
-            "_meta" => without_ours(member),
-            _ => strike(member),
-        }),
-        _ => {}
-    }
-}
-
-fn without_ours(meta: &mut Value) {
-    if let Some(members) = meta.as_object_mut() {
-        members.retain(|name, _| !name.starts_with(OURS));
-    }
 }
 
 /// Why a request became no action.
@@ -306,8 +281,6 @@ fn advice(code: Option<Code>, kind: Option<CalledKind>, reasons: &[&str]) -> &'s
     }
 }
 
-/// What only we say begins like that.
-pub(super) const OURS: &str = "io.countersign/";
 const RECEIPT: &str = "io.countersign/receipt";
 const TRANSACTION: &str = "io.countersign/transaction";
 /// What other callers send their key in, and what clients of MCP do.
