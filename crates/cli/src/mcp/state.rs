@@ -48,6 +48,16 @@ pub(super) fn folder(name: &str) -> Result<PathBuf> {
     Ok(state.join("countersign/mcp").join(name))
 }
 
+/// Of all processes that are started around one server this one is alone as long as this is held: what is not there yet is looked
+/// for and written by one after the other.
+pub(super) fn alone(dir: &Path) -> Result<std::fs::File> {
+    let path = dir.join("alone");
+    let cannot = || format!("cannot hold `{}`", path.display());
+    let file = std::fs::OpenOptions::new().create(true).append(true).open(&path).while_we(cannot)?;
+    file.lock().while_we(cannot)?;
+    Ok(file)
+}
+
 impl Held {
     /// The first folder that nobody holds.
     pub(super) fn first_free(dir: &Path) -> Result<Held> {

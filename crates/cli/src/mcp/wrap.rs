@@ -4,7 +4,7 @@
 //! address. The gateway runs as the same user as the client, so this governs agents that cooperate: whoever can read that user's
 //! files can start the server without us.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -24,7 +24,7 @@ use super::files::{Fate, Files};
 use super::import::STARTER;
 use super::plan;
 use super::settings::Settings;
-use super::sheet;
+use super::sheet::{self, Sheet};
 use super::state::{self, Held, Mandate};
 use super::told::Told;
 use crate::error::{Context, Error, Result};
@@ -80,6 +80,7 @@ async fn wrap(args: &Wrap, name: &str) -> Result<()> {
     let mut stop = serve::stop_signals(false)?;
     let listener = listen(args, &held).await?;
     let config = configuration(args, &dir, &held, name, listener.local_addr().while_we(no_address)?)?;
+    let in_force = pins(&sheets(&dir, name)?);
     let server_config = ServerConfig::from(&config);
     let url = config.public_url();
     let mut installation = Installation::open(config, server::render)
@@ -91,7 +92,7 @@ async fn wrap(args: &Wrap, name: &str) -> Result<()> {
     let gateway = Arc::clone(&installation.production);
     let wrapped = Wrapped { name, dir: &dir, held: &held, gateway: &gateway, admin: admin()? };
     wrapped.keys(&installation).await?;
-    wrapped.take_tools().await?;
+    wrapped.take_tools(&in_force).await?;
     let caller = wrapped.agent(&args.agent).await?;
     let faces = Faces { production: Arc::clone(&gateway), sandbox: None };
     let running =
@@ -134,14 +135,17 @@ impl Wrapped<'_> {
         Ok(())
     }
 
-    /// At the first start takes the server's tools as it finds them; later tells of what is otherwise.
-    async fn take_tools(&self) -> Result<()> {
+    /// At the first start takes the server's tools as it finds them; later tells of what is otherwise. Of several first starts at
+    /// once one takes them, and the others have what that wrote put into force.
+    async fn take_tools(&self, in_force: &Pins) -> Result<()> {
         let server = self.gateway.mcp().get(&self.admin.tenant, self.name);
         let server = server.ok_or_else(|| Error::new("the server is not configured"))?;
         let listed = server.tools().await;
-        let catalogue = self.dir.join("catalogue").join(self.admin.tenant.as_str());
-        let mut sheets = sheet::all(&catalogue)?;
-        sheets.retain(|sheet| sheet.server() == self.name);
+        let alone = state::alone(self.dir)?;
+        let sheets = sheets(self.dir, self.name)?;
+        if !sheets.is_empty() && pins(&sheets) != *in_force {
+            self.gateway.reload(&self.admin).await.map_err(refused)?;
+        }
         let tools = match listed {
             Ok(tools) => tools,
             Err(error) if sheets.is_empty() => return Err(Error::new(error.to_string())),
@@ -151,8 +155,9 @@ impl Wrapped<'_> {
             }
         };
         if sheets.is_empty() {
-            return self.pin(&tools, &catalogue).await;
+            return self.pin(&tools, &catalogue(self.dir)).await;
         }
+        drop(alone);
         let differs = |seen: &&SeenTool| {
             sheets.iter().all(|sheet| sheet.tool() != seen.tool.name || sheet.pinned() != seen.digest)
         };
@@ -261,6 +266,24 @@ impl Wrapped<'_> {
     fn command(&self, verb: &str, more: &str) -> String {
         format!("countersign mcp {verb} {}{more} --out {}", self.name, self.dir.display())
     }
+}
+
+/// Files of tools, and what each is pinned to.
+type Pins = BTreeSet<(PathBuf, String)>;
+
+fn pins(sheets: &[Sheet]) -> Pins {
+    sheets.iter().map(|sheet| (sheet.path.clone(), sheet.pinned().to_owned())).collect()
+}
+
+/// What the catalogue has of the server's tools just now.
+fn sheets(dir: &Path, server: &str) -> Result<Vec<Sheet>> {
+    let mut sheets = sheet::all(&catalogue(dir))?;
+    sheets.retain(|sheet| sheet.server() == server);
+    Ok(sheets)
+}
+
+fn catalogue(dir: &Path) -> PathBuf {
+    dir.join("catalogue").join(Tenant::default().as_str())
 }
 
 /// The configuration of this folder, made at the first start, with what the client gives the server now.

@@ -574,6 +574,20 @@ fn a_second_client_of_a_wrapped_server_has_a_gateway_of_its_own() {
 }
 
 #[test]
+fn several_first_starts_at_once_all_take_the_tools() {
+    let place = Place::new(&tools());
+    // They open their gateways before any of them has written what it found.
+    let clients: Vec<Wrapped> = (0..4).map(|_| place.wrapped(&[])).collect();
+    for mut client in clients {
+        let listed = client.tools();
+        let has = |name: &str| listed.iter().any(|tool| tool == name);
+        assert!(["read_note", "drop_note", "put_note"].into_iter().all(has), "{listed:?}");
+        let (code, stderr) = client.end();
+        assert!(code == Some(0) && !stderr.contains("are new or not what was accepted"), "{stderr}");
+    }
+}
+
+#[test]
 fn a_server_that_does_not_end_by_itself_is_ended_with_its_client() {
     let place = Place::new(&tools());
     place.write("stubborn.sh", "echo $$ >> pids\nsh server.sh tools.json calls\nwhile :; do sleep 1; done\n");
