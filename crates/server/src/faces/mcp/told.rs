@@ -1,5 +1,7 @@
 //! Outcomes as results of tools: what the server answered, or in words of ours why there is nothing of the kind.
 
+use std::borrow::Cow;
+
 use gateway::upstream::{Output, strike_ours};
 use gateway::{Called, CalledKind, Code, Error, Kind};
 use rmcp::model::{CallToolResult, ContentBlock, MetaObject, ResultType};
@@ -36,9 +38,7 @@ pub(super) fn refusal(error: &Error, has_output: bool) -> CallToolResult {
     body.insert("kind".to_owned(), "error".into());
     body.insert("code".to_owned(), error.code.as_str().into());
     if let Some(field) = &error.field {
-        // Clients of MCP send no headers of ours.
-        let field = if field == HEADER { IDEMPOTENCY_KEY } else { field };
-        body.insert("field".to_owned(), fault::capped(field, LONGEST_FIELD).into());
+        body.insert("field".to_owned(), fault::capped(&as_sent(field), LONGEST_FIELD).into());
     }
     if let Some(seconds) = error.retry_after {
         body.insert("retry_after_seconds".to_owned(), seconds.into());
@@ -49,6 +49,17 @@ pub(super) fn refusal(error: &Error, has_output: bool) -> CallToolResult {
     }
     let advice = advice(Some(error.code), None, &[]);
     denied(format!("{advice} ({said})"), Value::Object(body), has_output)
+}
+
+/// What is at fault by the name that it has where clients of MCP send it: they know neither headers nor constraints.
+fn as_sent(field: &str) -> Cow<'_, str> {
+    if field == HEADER {
+        return IDEMPOTENCY_KEY.into();
+    }
+    match field.strip_prefix(CONSTRAINTS) {
+        Some(within) if within.is_empty() || within.starts_with('/') => format!("/arguments{within}").into(),
+        _ => field.into(),
+    }
 }
 
 /// How a call stands, or ended, without an answer of the server's.
@@ -283,6 +294,8 @@ fn advice(code: Option<Code>, kind: Option<CalledKind>, reasons: &[&str]) -> &'s
 
 const RECEIPT: &str = "io.countersign/receipt";
 const TRANSACTION: &str = "io.countersign/transaction";
+/// What other callers send the arguments in.
+const CONSTRAINTS: &str = "/constraints";
 /// What other callers send their key in, and what clients of MCP do.
 const HEADER: &str = "Idempotency-Key";
 const IDEMPOTENCY_KEY: &str = "io.countersign/idempotency-key";
@@ -309,10 +322,17 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_called_as_clients_of_this_protocol_send_it() {
-        let error = Error::new(Code::IdempotencyMismatch, "used for another").field(HEADER);
-        let body = refusal(&error, false).structured_content.unwrap_or_default();
-        assert_eq!(body["field"], "io.countersign/idempotency-key");
+    fn what_is_at_fault_is_called_as_clients_of_this_protocol_send_it() {
+        for (field, sent) in [
+            (HEADER, "io.countersign/idempotency-key"),
+            ("/constraints/owner/name", "/arguments/owner/name"),
+            ("/constraints", "/arguments"),
+            ("/constraints_of_theirs", "/constraints_of_theirs"),
+        ] {
+            let error = Error::new(Code::ValidationFailed, "this is not as it should be").field(field);
+            let body = refusal(&error, false).structured_content.unwrap_or_default();
+            assert_eq!(body["field"], sent);
+        }
     }
 
     #[test]
