@@ -733,29 +733,32 @@ impl Server {
         }
     }
 
-    /// One has half of what the others leave at most, so that no few of them have all. For the next, one that is idle is given up:
-    /// its own, or else another's.
+    /// For one more than one may have, one of its own that is idle is given up, and nobody else's: that would not help.
     fn share(&self, owner: &PartyId, room: Room) -> Result<Share, Unreachable> {
-        let take = || {
-            let mut taken = lock(&self.taken);
-            let own = taken.get(owner).copied().unwrap_or_default();
-            let others = taken.values().sum::<usize>() - own;
-            let most = (self.declared.most_links.saturating_sub(others) / 2).max(1);
-            (own < most).then(|| {
-                taken.insert(owner.clone(), own + 1);
-                Share { taken: Arc::clone(&self.taken), owner: owner.clone() }
-            })
-        };
         loop {
-            if let Some(share) = take() {
+            if let Some(share) = self.take(owner) {
                 return Ok(share);
             }
-            let made =
-                room == Room::Made && (self.drop_the_oldest(Some(owner)) || self.drop_the_oldest(None));
-            if !made {
+            if room == Room::Free || !self.drop_the_oldest(Some(owner)) {
                 return Err(self.unreachable("its caller has as many connections in use as one may have"));
             }
         }
+    }
+
+    /// One has half of what the others leave at most, so that no few of them have all. What others have idle they leave: whoever
+    /// may have its place has it.
+    fn take(&self, owner: &PartyId) -> Option<Share> {
+        let links = lock(&self.links);
+        let is_left = |link: &Link| link.is_idle() && link.owner().is_some_and(|other| other != owner);
+        let left = links.values().flatten().filter(|link| is_left(link)).count();
+        let mut taken = lock(&self.taken);
+        let own = taken.get(owner).copied().unwrap_or_default();
+        let others = (taken.values().sum::<usize>() - own).saturating_sub(left);
+        let most = (self.declared.most_links.saturating_sub(others) / 2).max(1);
+        (own < most).then(|| {
+            taken.insert(owner.clone(), own + 1);
+            Share { taken: Arc::clone(&self.taken), owner: owner.clone() }
+        })
     }
 
     /// Whether there was one to be dropped.

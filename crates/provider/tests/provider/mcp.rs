@@ -895,6 +895,51 @@ async fn whoever_only_listens_makes_room_for_whoever_calls() {
     }
 }
 
+/// Calls a tool that takes longer than the test, as far as its server.
+fn hang(world: &World, who: &'static str, session: bool, n: u8) -> BoxFuture<'static, Reply> {
+    let (mut call, provider) = world.bind("hang", "");
+    call.action_id = ActionId::new(7, [n; 10]);
+    let seat = Seat::new(Agent::new(who, session), None, Tie::default(), None);
+    let taken = world.servers.seats().take(call.action_id, seat);
+    Box::pin(async move {
+        let _taken = taken;
+        provider.call(&call, NOW_MS).await
+    })
+}
+
+#[tokio::test]
+async fn whoever_is_refused_a_connection_takes_nobody_elses() {
+    let slow = |it: Declared| Declared { most_links: 4, timeout: Duration::from_secs(3), ..it };
+    let world = World::declared(&[SESSIONS], slow).await;
+    let bob: Arc<dyn Party> = Agent::new("bob", true);
+    assert!(world.server().has_session_with(&bob).await.unwrap());
+    let (_, _, refused) = tokio::join!(hang(&world, "ann", false, 1), hang(&world, "ann", false, 2), async {
+        testkit::until("both are under way", || world.tools.calls().len() == 2).await;
+        // She has half of what others do not use, though there is a place.
+        let refused = hang(&world, "ann", false, 3).await;
+        let before = world.tools.open_sessions().await;
+        assert!(world.server().has_session_with(&bob).await.unwrap());
+        assert_eq!(world.tools.open_sessions().await, before, "his session is the one that he had");
+        refused
+    });
+    assert!(matches!(&refused, Reply::NotSent { why } if why.contains("as many connections")), "{refused:?}");
+}
+
+#[tokio::test]
+async fn whoever_may_have_a_place_has_that_of_an_idle_connection() {
+    let slow = |it: Declared| Declared { most_links: 4, timeout: Duration::from_secs(3), ..it };
+    let world = World::declared(&[SESSIONS], slow).await;
+    for idle in ["bob", "eve", "dan"] {
+        let party: Arc<dyn Party> = Agent::new(idle, true);
+        assert!(world.server().has_session_with(&party).await.unwrap());
+    }
+    let (first, second, ()) =
+        tokio::join!(hang(&world, "ann", false, 1), hang(&world, "ann", false, 2), async {
+            testkit::until("both are under way", || world.tools.calls().len() == 2).await;
+        });
+    assert!(matches!((&first, &second), (Reply::Lost { .. }, Reply::Lost { .. })), "{first:?} {second:?}");
+}
+
 #[tokio::test]
 async fn whoever_listens_once_more_takes_nobodys_place() {
     for (name, revisions) in REVISIONS {
@@ -941,16 +986,7 @@ async fn a_lost_session_is_doubt(more: &str) {
 async fn nobody_has_more_than_half_of_the_connections() {
     let slow = |it: Declared| Declared { most_links: 4, timeout: Duration::from_secs(3), ..it };
     let world = World::declared(&[SESSIONS], slow).await;
-    let hang = |who: &'static str, n: u8| {
-        let (mut call, provider) = world.bind("hang", "");
-        call.action_id = ActionId::new(7, [n; 10]);
-        let seat = Seat::new(Agent::new(who, false), None, Tie::default(), None);
-        let taken = world.servers.seats().take(call.action_id, seat);
-        async move {
-            let _taken = taken;
-            provider.call(&call, NOW_MS).await
-        }
-    };
+    let hang = |who: &'static str, n: u8| hang(&world, who, false, n);
     let (first, second, third) = tokio::join!(hang("ann", 1), hang("ann", 2), async {
         testkit::until("both are under way", || world.tools.calls().len() == 2).await;
         let third = hang("ann", 3).await;
