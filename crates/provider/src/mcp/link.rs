@@ -48,7 +48,7 @@ pub(super) struct Link {
     /// Is it at an address? A process and its session end together.
     is_called: bool,
     /// Of a client's session: what the server keeps for it lasts as long.
-    is_of_session: bool,
+    pub(super) is_of_session: bool,
     level: Mutex<Option<LoggingLevel>>,
     /// Killed with the link.
     process: Mutex<Option<Running>>,

@@ -769,7 +769,8 @@ impl Server {
             |link: &Link| link.owner().is_some_and(|owner| of.is_none_or(|of| of == owner)) && link.is_idle();
         let all = links.iter().flat_map(|(id, own)| own.iter().map(move |link| (id, link)));
         let idle = all.filter(|(_, link)| makes_room(link));
-        let oldest = idle.max_by_key(|(_, link)| (!link.is_heard(), link.unused_for()));
+        // Whoever loses least: nobody, then who only listens, then whose server keeps something for it.
+        let oldest = idle.max_by_key(|(_, link)| (!link.is_of_session, !link.is_heard(), link.unused_for()));
         let Some((id, oldest)) = oldest.map(|(id, link)| (id.clone(), Arc::clone(link))) else {
             return false;
         };

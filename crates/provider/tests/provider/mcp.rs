@@ -941,6 +941,27 @@ async fn whoever_may_have_a_place_has_that_of_an_idle_connection() {
 }
 
 #[tokio::test]
+async fn whoever_only_listens_makes_room_before_a_session_does() {
+    let world = World::declared(&[SESSIONS], |it| Declared { most_links: 2, ..it }).await;
+    let server = world.server();
+    let (bob, dan): (Arc<dyn Party>, Arc<dyn Party>) = (Agent::new("bob", false), Agent::new("dan", true));
+    // The session is older, and not used since; nor does it listen.
+    assert!(server.has_session_with(&dan).await.unwrap());
+    let changes = SubscriptionFilter::builder().tools_list_changed().build();
+    let mut listening = server.listen(&bob, changes).await.unwrap();
+    let (call, provider) = world.bind("count", "");
+    let seat = Seat::new(Agent::new("eve", false), None, Tie::default(), None);
+    let _taken = world.servers.seats().take(call.action_id, seat);
+    let reply = provider.call(&call, NOW_MS).await;
+    assert!(matches!(reply, Reply::Confirmed(_)), "{reply:?}");
+    let over = tokio::time::timeout(Duration::from_secs(30), listening.over()).await;
+    over.expect("who listened made room");
+    let before = world.tools.open_sessions().await;
+    assert!(server.has_session_with(&dan).await.unwrap());
+    assert_eq!(world.tools.open_sessions().await, before, "the session is the one that it was");
+}
+
+#[tokio::test]
 async fn whoever_listens_once_more_takes_nobodys_place() {
     for (name, revisions) in REVISIONS {
         let world = World::declared(revisions, |it| Declared { most_links: 2, ..it }).await;
