@@ -425,6 +425,7 @@ impl Config {
         if !(1..=LONGEST_CASCADE_MS).contains(&config.limits.cascade_timeout_ms) {
             return Err(format!("`limits.cascade_timeout_ms`: between 1 and {LONGEST_CASCADE_MS}"));
         }
+        config.mcp.must_be_within_bounds()?;
         match config.sandbox.retention_hours {
             // Keys are kept for a day at least, in the sandbox too.
             0..24 => Err("`sandbox.retention_hours`: at least 24".to_owned()),
@@ -579,6 +580,27 @@ mod tests {
     fn a_wrong_value_names_its_key() {
         let error = read("[limits]\nin_flight = \"many\"").expect_err("it must not load");
         assert!(error.contains("limits.in_flight"), "{error}");
+    }
+
+    #[test]
+    fn a_setting_of_mcp_out_of_its_bounds_is_refused_and_named() {
+        for (text, said) in [
+            ("wait_seconds = 900", "`mcp.wait_seconds`: at most 600"),
+            ("input_seconds = 3601", "`mcp.input_seconds`: at most 3600"),
+            ("list_seconds = 0", "`mcp.list_seconds`: between 1 and 20"),
+            ("sessions_per_subject = 0", "`mcp.sessions_per_subject`: at least 1"),
+            ("sessions = 0", "`mcp.sessions`: at least 1"),
+            ("session_idle_seconds = 0", "`mcp.session_idle_seconds`: at least 1"),
+            ("servers.a.timeout_seconds = 7200", "`mcp.servers.a.timeout_seconds`: between 1 and 3600"),
+            ("servers.a.most_bytes = 0", "`mcp.servers.a.most_bytes`: at least 1024"),
+            ("servers.a.connections = 0", "`mcp.servers.a.connections`: between 1 and 10000"),
+            ("servers.a.refresh_seconds = 0", "`mcp.servers.a.refresh_seconds`: between 1 and 86400"),
+        ] {
+            assert_eq!(read(&format!("[mcp]\n{text}")).err().as_deref(), Some(said));
+        }
+        let least =
+            read("[mcp]\nwait_seconds = 0\ninput_seconds = 3600\nlist_seconds = 20").expect("it loads");
+        assert_eq!(least.mcp.wait(), std::time::Duration::ZERO, "what is written holds");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! `[mcp]`: the servers of the Model Context Protocol that agents reach through us.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -19,11 +20,11 @@ pub struct Mcp {
     /// So long a greeting or a list at `/mcp`, where all servers are, waits for one of them: who is not there by then is left out,
     /// and its client is told when it comes. 1 to 20.
     pub list_seconds: u64,
-    /// Sessions of one subject's clients at once.
+    /// Sessions of one subject's clients at once, at least 1.
     pub sessions_per_subject: usize,
-    /// Sessions of all clients at once.
+    /// Sessions of all clients at once, at least 1.
     pub sessions: usize,
-    /// A session that is not heard of for so long is over.
+    /// A session that is not heard of for so long is over. At least 1.
     pub session_idle_seconds: u64,
     /// By name: 1 to 40 ASCII letters, digits and `-_.`, without `__`.
     pub servers: BTreeMap<String, McpServer>,
@@ -66,14 +67,15 @@ pub struct McpServer {
     /// Whose it is; the first tenant's, unless it is named.
     pub tenant: Option<String>,
     /// A request of which nothing is heard for so long is given up, and so is its list of tools if it is not all there by then.
+    /// 1 to 3600.
     pub timeout_seconds: u64,
-    /// The largest message taken from it, in bytes.
+    /// The largest message taken from it, in bytes. At least 1024.
     pub most_bytes: usize,
-    /// Connections to it at once, which for a `command` are processes.
+    /// Connections to it at once, which for a `command` are processes. 1 to 10000.
     pub connections: usize,
     /// Methods and notifications of its own that clients may send it. They are no actions: nothing judges or records them.
     pub methods: Vec<String>,
-    /// For how long its list of tools is believed, unless it says that it changed.
+    /// For how long its list of tools is believed, unless it says that it changed. 1 to 86400.
     pub refresh_seconds: u64,
 }
 
@@ -112,17 +114,38 @@ impl Default for McpServer {
 impl Mcp {
     /// See `wait_seconds`.
     pub fn wait(&self) -> Duration {
-        Duration::from_secs(self.wait_seconds.min(600))
+        Duration::from_secs(self.wait_seconds)
     }
 
     /// See `input_seconds`.
     pub fn input(&self) -> Duration {
-        Duration::from_secs(self.input_seconds.min(3600))
+        Duration::from_secs(self.input_seconds)
     }
 
     /// See `list_seconds`.
     pub fn listing(&self) -> Duration {
-        Duration::from_secs(self.list_seconds.clamp(1, 20))
+        Duration::from_secs(self.list_seconds)
+    }
+
+    /// What is out of its bounds is refused, and not made to be within them: what is written holds.
+    ///
+    /// # Errors
+    /// The first that is.
+    pub(super) fn must_be_within_bounds(&self) -> Result<(), String> {
+        within("mcp.wait_seconds", self.wait_seconds, 0..=600)?;
+        within("mcp.input_seconds", self.input_seconds, 0..=3600)?;
+        within("mcp.list_seconds", self.list_seconds, 1..=20)?;
+        within("mcp.sessions_per_subject", count(self.sessions_per_subject), 1..=u64::MAX)?;
+        within("mcp.sessions", count(self.sessions), 1..=u64::MAX)?;
+        within("mcp.session_idle_seconds", self.session_idle_seconds, 1..=u64::MAX)?;
+        for (name, server) in &self.servers {
+            let of = |field: &str| format!("mcp.servers.{name}.{field}");
+            within(&of("timeout_seconds"), server.timeout_seconds, 1..=3600)?;
+            within(&of("most_bytes"), count(server.most_bytes), 1024..=u64::MAX)?;
+            within(&of("connections"), count(server.connections), 1..=10_000)?;
+            within(&of("refresh_seconds"), server.refresh_seconds, 1..=86_400)?;
+        }
+        Ok(())
     }
 
     /// The servers as they are read, each with its tenant.
@@ -165,12 +188,26 @@ impl McpServer {
             name: name.to_owned(),
             tenant,
             how,
-            timeout: Duration::from_secs(self.timeout_seconds.clamp(1, 3600)),
+            timeout: Duration::from_secs(self.timeout_seconds),
             input,
             most_bytes: self.most_bytes,
             most_links: self.connections,
             methods: self.methods.clone(),
-            believe: Duration::from_secs(self.refresh_seconds.max(1)),
+            believe: Duration::from_secs(self.refresh_seconds),
         })
+    }
+}
+
+fn count(value: usize) -> u64 {
+    u64::try_from(value).unwrap_or(u64::MAX)
+}
+
+fn within(name: &str, value: u64, bounds: RangeInclusive<u64>) -> Result<(), String> {
+    let (least, most) = bounds.into_inner();
+    match (least <= value && value <= most, least, most) {
+        (true, ..) => Ok(()),
+        (_, _, u64::MAX) => Err(format!("`{name}`: at least {least}")),
+        (_, 0, _) => Err(format!("`{name}`: at most {most}")),
+        _ => Err(format!("`{name}`: between {least} and {most}")),
     }
 }
