@@ -103,7 +103,18 @@ impl Gateway {
         Ok(mandates)
     }
 
-    /// Says what an action would come to.
+    /// Counts so many questions against the rates of whoever asks them, or none: before any is judged.
+    ///
+    /// # Errors
+    /// `EP_RATE_LIMITED`, with the time until all may be asked; `EP_VALIDATION_FAILED` where they never may at once.
+    pub fn may_ask(&self, caller: &Caller, questions: usize) -> Result<(), Error> {
+        let counted = self.limits.take(caller, u32::try_from(questions).unwrap_or(u32::MAX));
+        counted
+            .map_err(|error| error.field("/evaluations"))
+            .inspect_err(|error| self.metrics.error(error.code))
+    }
+
+    /// Says what an action would come to. [`Gateway::may_ask`] has counted it.
     ///
     /// # Errors
     /// `EP_UNAVAILABLE` if it cannot be named in the log.
@@ -120,7 +131,6 @@ impl Gateway {
 
     async fn foresee(self: &Arc<Self>, about: &About, question: &EvaluationAsk) -> Result<Foreseen, Error> {
         let came = Instant::now();
-        self.limits.before_parsing(&about.by)?;
         let _place = self.place()?;
         let agent = self.under_one_mandate(about, question).await?;
         let rules = self.tenant(&agent.tenant)?.rules();

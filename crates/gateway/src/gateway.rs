@@ -17,7 +17,7 @@ use crate::admin::{Hidden, keep_rules};
 use crate::approvals::{Challenges, Questions};
 use crate::audit::authority::{EVENTS, Unproven};
 use crate::authority::Authority;
-use crate::buckets::Buckets;
+use crate::buckets::{Buckets, Lack};
 use crate::caller::Caller;
 use crate::config::Config;
 use crate::events::Transmitter;
@@ -315,26 +315,48 @@ impl Gateway {
 impl Rates {
     /// Before the body is looked at.
     pub(crate) fn before_parsing(&self, caller: &Caller) -> Result<(), Error> {
-        let (tenant, subject, now) = (&caller.tenant, &caller.subject, Instant::now());
-        if caller.is_anonymous() {
-            self.anonymous.take(&(), now).map_err(|wait| too_many("callers without a key", wait))?;
+        self.take(caller, 1)
+    }
+
+    /// So many requests at once, or none: whoever is refused takes nothing from others.
+    pub(crate) fn take(&self, caller: &Caller, requests: u32) -> Result<(), Error> {
+        let (tenant, now) = (&caller.tenant, Instant::now());
+        let subject = (tenant.clone(), caller.subject.clone());
+        self.subject.take(&subject, requests, now).map_err(|lack| too_many("this subject", &lack))?;
+        self.take_of_all(caller, requests, now).inspect_err(|_| self.subject.put_back(&subject, requests))
+    }
+
+    /// What all of a tenant, and all without a key, have in common.
+    fn take_of_all(&self, caller: &Caller, requests: u32, now: Instant) -> Result<(), Error> {
+        self.tenant.take(&caller.tenant, requests, now).map_err(|lack| too_many("this tenant", &lack))?;
+        if !caller.is_anonymous() {
+            return Ok(());
         }
-        self.tenant.take(tenant, now).map_err(|wait| too_many("this tenant", wait))?;
-        self.subject
-            .take(&(tenant.clone(), subject.clone()), now)
-            .map_err(|wait| too_many("this subject", wait))
+        let taken = self.anonymous.take(&(), requests, now);
+        taken.map_err(|lack| {
+            self.tenant.put_back(&caller.tenant, requests);
+            too_many("callers without a key", &lack)
+        })
     }
 
     /// Once the archetype is known.
     pub(crate) fn of_archetype(&self, tenant: &Tenant, archetype: &str) -> Result<(), Error> {
         let name = (tenant.clone(), Arc::from(archetype));
-        self.archetype.take(&name, Instant::now()).map_err(|wait| too_many("this archetype", wait))
+        self.archetype.take(&name, 1, Instant::now()).map_err(|lack| too_many("this archetype", &lack))
     }
 }
 
-fn too_many(who: &str, wait: std::time::Duration) -> Error {
-    let seconds = u32::try_from(wait.as_secs()).unwrap_or(u32::MAX).saturating_add(1);
-    Error::new(Code::RateLimited, format!("too many requests of {who}")).retry_after(seconds)
+fn too_many(who: &str, lack: &Lack) -> Error {
+    match lack {
+        Lack::For(wait) => {
+            let seconds = u32::try_from(wait.as_secs()).unwrap_or(u32::MAX).saturating_add(1);
+            Error::new(Code::RateLimited, format!("too many requests of {who}")).retry_after(seconds)
+        }
+        Lack::Ever(most) => {
+            let why = format!("more requests than `limits` ever let {who} make at once: {most}");
+            Error::new(Code::ValidationFailed, why)
+        }
+    }
 }
 
 /// The tenant's key, the same at all gateways of a store: in there, wrapped under a key that is not.

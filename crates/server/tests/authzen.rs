@@ -418,17 +418,27 @@ async fn asking_takes_nothing_from_those_who_act() {
 }
 
 #[tokio::test]
-async fn who_asks_too_often_is_told_to_wait() {
-    let subject = Rate { per_second: 1, burst: 2 };
+async fn who_asks_too_often_is_told_how_long_to_wait_and_who_asks_too_much_that_it_is() {
+    let subject = Rate { per_second: 1, burst: 90 };
     let served = Served::ruled(PAYMENTS, Limits { subject, ..Limits::default() }, |_| {}).await;
     let bot = served.key_of("bot", "agent").await;
-    let mut body = about("bot", "1.00");
-    body["evaluations"] = vec![json!({}); 50].into();
-    let response = served.post(EVALUATIONS, &body).bearer_auth(&bot).send().await.unwrap();
+    let asked = async |questions: usize| {
+        let mut body = about("bot", "1.00");
+        body["evaluations"] = vec![json!({}); questions].into();
+        served.post(EVALUATIONS, &body).bearer_auth(&bot).send().await.unwrap()
+    };
+    let never = asked(91).await;
+    assert_eq!((never.status().as_u16(), never.headers().get("retry-after")), (400, None));
+    let all = body_of(asked(90).await).await;
     assert_eq!(
-        (response.status().as_u16(), &response.headers()["retry-after"]),
-        (429, &"1".parse().unwrap())
+        all["evaluations"].as_array().map(Vec::len),
+        Some(90),
+        "what never may be asked took nothing: {all}"
     );
+    let later = asked(90).await;
+    assert_eq!(later.status(), 429);
+    let wait: u64 = later.headers()["retry-after"].to_str().unwrap().parse().unwrap();
+    assert!(wait > 1, "until all of them may be asked, and not one: {wait}");
 }
 
 #[tokio::test]

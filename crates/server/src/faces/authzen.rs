@@ -57,6 +57,10 @@ pub(crate) async fn evaluations(mut request: Request) -> Result<Response, Error>
             Err(error) => malformed(&request, error),
         };
     }
+    // Before anything is judged, so that nothing is judged in vain.
+    if let Err(error) = request.gateway()?.may_ask(&caller, items.len()) {
+        return malformed(&request, error);
+    }
     let mut agents = Agents::of(&request, &caller);
     let mut evaluations = Vec::with_capacity(items.len());
     for item in items {
@@ -89,6 +93,7 @@ async fn body(request: &mut Request) -> Result<Map<String, Value>, Error> {
 }
 
 async fn alone(request: &Request, caller: &Caller, asked: Asked) -> Result<Response, Error> {
+    request.gateway()?.may_ask(caller, 1)?;
     let evaluation = judged(request, &mut Agents::of(request, caller), asked).await;
     if let Err(error) | Ok(Evaluation { found: Err(error), .. }) = &evaluation
         && error.code == Code::Forbidden
@@ -363,7 +368,7 @@ pub(crate) struct EvaluationsRequest {
     action: Option<Deeds>,
     resource: Option<Thing>,
     context: Option<Context>,
-    /// At most 100; none, and it is one question.
+    /// At most 100, and no more than `limits` let ask at once; none, and it is one question.
     #[schema(value_type = Option<Vec<Object>>)]
     evaluations: (),
     options: Option<Options>,
