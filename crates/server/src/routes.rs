@@ -331,6 +331,7 @@ const SPEAKING: &[Answer] = &[
     Answer::events(200, "What is said in the midst of the request, and the answer"),
     Answer::json(202, "It was heard, and takes no answer", Schema::McpMessage),
     Answer::json(400, "It is no message", Schema::McpMessage),
+    Answer::json(404, "There is no such method", Schema::McpMessage),
     Answer::json(413, "It is longer than 4 MiB", Schema::McpMessage),
 ];
 const HEARING: &[Code] = &[
@@ -486,7 +487,7 @@ pub static ROUTES: &[Route] = &[
         who: Who::May(Deed::Execute),
         summary: "End a session with all MCP servers of the caller's tenant (2025-11-25)",
         body: None,
-        answers: &[Answer::json(202, "It is over", Schema::McpMessage)],
+        answers: &[Answer::json(200, "It is over", Schema::McpMessage)],
         query: &[],
         codes: READING,
         handler: by!(mcp::all),
@@ -522,7 +523,7 @@ pub static ROUTES: &[Route] = &[
         who: Who::May(Deed::Execute),
         summary: "End a session with one MCP server (2025-11-25)",
         body: None,
-        answers: &[Answer::json(202, "It is over", Schema::McpMessage)],
+        answers: &[Answer::json(200, "It is over", Schema::McpMessage)],
         query: &[],
         codes: READING,
         handler: by!(mcp::one),

@@ -1432,6 +1432,32 @@ async fn sessions(tools: &Tools, most: usize) {
 }
 
 #[tokio::test]
+async fn what_the_course_of_a_session_is_answered_with_is_described() {
+    let described: Value = serde_json::from_str(countersign_server::openapi::text()).unwrap();
+    let world = World::new().await;
+    for (path, route) in [("/mcp", "/mcp"), ("/mcp/shop", "/mcp/{server}")] {
+        let (old, new) = (world.greeted(path, OLD).await, world.client(path, NEW));
+        let told = json!({"jsonrpc": "2.0", "method": "notifications/roots/list_changed"});
+        let is_met = async |request: RequestBuilder, method: &str, status: u16| {
+            let answer = request.send().await.unwrap();
+            assert_eq!(answer.status(), status, "{method} {path}");
+            let answers = &described["paths"][route][method]["responses"][&status.to_string()];
+            assert!(answers.is_object(), "{method} {route} is not described to answer {status}");
+            answer
+        };
+        let _listening = is_met(old.request(Method::GET), "get", 200).await;
+        is_met(old.post(&old.message(1, "ping", json!({}))), "post", 200).await;
+        is_met(old.request(Method::POST).json(&told), "post", 202).await;
+        let broken = old.request(Method::POST).header("content-type", "application/json").body("{");
+        is_met(broken, "post", 400).await;
+        is_met(new.post(&new.message(1, "no/such", json!({}))), "post", 404).await;
+        is_met(old.request(Method::DELETE), "delete", 200).await;
+        is_met(old.request(Method::DELETE), "delete", 404).await;
+        is_met(old.request(Method::GET), "get", 404).await;
+    }
+}
+
+#[tokio::test]
 async fn nobody_listens_for_a_session_that_is_over() {
     let world = World::speaking(&[SESSIONS], PERMIT, |_| {}).await;
     let client = world.greeted("/mcp/shop", OLD).await;
