@@ -337,9 +337,6 @@ fn first_settings(name: &str, command: &[String]) -> Result<String> {
 }
 
 /// One of our own pipes, read or written beside everything else.
-/// How long what is under way may take to stop, at the very end.
-const LEFT_IN: Duration = Duration::from_secs(1);
-
 fn pipe(of: impl AsFd) -> Result<tokio::fs::File> {
     let own = of.as_fd().try_clone_to_owned().while_we(|| "cannot use stdin and stdout".to_owned())?;
     Ok(tokio::fs::File::from_std(std::fs::File::from(own)))
@@ -410,6 +407,8 @@ fn now_seconds() -> i64 {
     jiff::Timestamp::now().as_second()
 }
 
+/// How long what is under way may take to stop, at the very end.
+const LEFT_IN: Duration = Duration::from_secs(1);
 /// How long a mandate holds, and how long before its end it is renewed at a start.
 const HELD_SECONDS: i64 = 90 * 86_400;
 const RENEWED_SECONDS: i64 = 30 * 86_400;
