@@ -364,11 +364,16 @@ async fn listen(args: &Wrap, held: &Held) -> Result<TcpListener> {
         .hint("end it, or name another address once with --listen: receipts then name that as their issuer"))
 }
 
-/// What a server is called by its command: past the programs that only start others.
+/// What a server is called by its command: past the programs that only start others, and what these are told.
 fn called_by(command: &[String]) -> String {
-    let plain = command.iter().filter(|part| !part.starts_with('-')).map(String::as_str);
+    let in_a_container = command.first().is_some_and(|it| CONTAINERS.contains(&file_of(it)));
+    let words = command.iter().map(String::as_str);
+    let before = std::iter::once("").chain(words.clone());
+    let is_told =
+        |(word, before): &(&str, &str)| word.starts_with('-') || (in_a_container && VALUED.contains(before));
+    let plain = words.zip(before).filter(|word| !is_told(word)).map(|(word, _)| word);
     let name = |part: &str| {
-        let last = part.rsplit('/').next().unwrap_or(part);
+        let last = file_of(part);
         // A package may have a version behind it, a script an ending.
         let last = last.split('@').next().unwrap_or(last);
         last.strip_suffix(".py").or(last.strip_suffix(".js")).unwrap_or(last).to_owned()
@@ -377,9 +382,36 @@ fn called_by(command: &[String]) -> String {
     names.find(|name| !STARTERS.contains(&name.as_str())).unwrap_or_default()
 }
 
-const STARTERS: [&str; 17] = [
-    "bash", "bun", "bunx", "cmd", "deno", "docker", "exec", "env", "node", "npm", "npx", "pnpm", "python",
-    "python3", "run", "sh", "uvx",
+fn file_of(path: &str) -> &str {
+    path.rsplit('/').next().unwrap_or(path)
+}
+
+const STARTERS: [&str; 18] = [
+    "bash", "bun", "bunx", "cmd", "deno", "docker", "exec", "env", "node", "npm", "npx", "pnpm", "podman",
+    "python", "python3", "run", "sh", "uvx",
+];
+const CONTAINERS: [&str; 2] = ["docker", "podman"];
+/// Options of theirs behind which another word belongs to it.
+const VALUED: [&str; 19] = [
+    "-e",
+    "--env",
+    "--env-file",
+    "-v",
+    "--volume",
+    "--mount",
+    "--name",
+    "--network",
+    "--add-host",
+    "-p",
+    "--publish",
+    "-u",
+    "--user",
+    "-w",
+    "--workdir",
+    "--entrypoint",
+    "-l",
+    "--label",
+    "--platform",
 ];
 
 fn admin() -> Result<Caller> {
@@ -426,5 +458,8 @@ mod tests {
         assert_eq!(name("uvx mcp-server-time"), "mcp-server-time");
         assert_eq!(name("python3 /srv/notes.py"), "notes");
         assert_eq!(name("docker run -i --rm ghcr.io/github/github-mcp-server"), "github-mcp-server");
+        let told = "docker run -i --rm -e GITHUB_TOKEN -v /x:/x --name hub ghcr.io/github/github-mcp-server";
+        assert_eq!(name(told), "github-mcp-server");
+        assert_eq!(name("uvx -v mcp-server-time"), "mcp-server-time", "elsewhere it says how much is told");
     }
 }
