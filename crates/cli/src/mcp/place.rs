@@ -28,6 +28,7 @@ pub(super) struct Ground {
     pub(super) config_path: PathBuf,
     /// The configuration; empty if there is none.
     pub(super) text: String,
+    is_there: bool,
     pub(super) tenant: Tenant,
     /// The tenant's name, where a server's entry has to say it.
     pub(super) named: Option<String>,
@@ -52,13 +53,13 @@ impl Place {
         let tenant =
             Tenant::parse(&name).map_err(|why| Error::new(format!("`{name}` is no tenant")).because(why))?;
         let (named, at) = ((name != first).then_some(name), config.public_url());
-        Ok(Ground { root, config_path, text, tenant, named, at })
+        Ok(Ground { root, config_path, text, is_there, tenant, named, at })
     }
 
     /// The tenant's folder of the catalogue that is configured.
     pub(super) fn catalogue(&self) -> Result<PathBuf> {
         let ground = self.read()?;
-        if ground.text.is_empty() {
+        if !ground.is_there {
             return Err(Error::new(format!("there is no configuration `{}`", ground.config_path.display()))
                 .hint("--config names it; `countersign mcp import` makes one"));
         }
@@ -74,5 +75,21 @@ impl Ground {
             self.root.join(settings.folder("catalogue_dir", "catalogue")?).join(self.tenant.as_str());
         let policies = self.root.join(settings.folder("policy_dir", "policies")?).join(self.tenant.as_str());
         Ok((settings, catalogue, policies))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_configuration_is_one() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let config = PathBuf::from("countersign.toml");
+        let place = Place { config: config.clone(), out: Some(folder.path().to_owned()), tenant: None };
+        assert!(place.catalogue().is_err(), "there is none");
+        std::fs::write(folder.path().join(config), "").expect("it can be written");
+        let catalogue = place.catalogue().expect("there is one");
+        assert_eq!(catalogue, folder.path().join("catalogue/default"));
     }
 }
