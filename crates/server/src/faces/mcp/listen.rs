@@ -196,8 +196,8 @@ struct Listens {
 }
 
 /// Listens to a server, as far as it tells of changes, until this is dropped: anew when it does not tell any more, and as soon as
-/// it is there. Anew only in a place that is free: whoever made room for others is not to take it back. `stands` hears of the first time; when nobody waits for that any more, the party is told that things may have
-/// changed.
+/// it is there. Anew only in a place that is free: whoever made room for others is not to take it back. `stands` hears of the
+/// first time; when nobody waits for that any more, the party is told that things may have changed.
 async fn keep_listening(
     Listens { server, party, filter }: Listens,
     (gateway, caller): (Arc<Gateway>, Caller),
