@@ -1967,6 +1967,28 @@ async fn over_pipes_each_line_is_whole_whatever_comes_between() {
 }
 
 #[tokio::test]
+async fn over_pipes_the_id_of_a_stream_is_its_own_until_it_ends() {
+    let world = World::new().await;
+    let (mut lines, mut output) = narrow(&world).await;
+    let client = world.client("", NEW);
+    let listen = json!({"notifications": {"toolsListChanged": true}});
+    let listen = client.message(5, "subscriptions/listen", listen);
+    let ping = client.message(5, "tools/list", json!({}));
+    let given_up = json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 5}});
+    let mut next =
+        async || -> Value { serde_json::from_str(&lines.next_line().await.unwrap().unwrap()).unwrap() };
+    output.write_all(format!("{listen}\n").as_bytes()).await.unwrap();
+    assert_eq!(next().await["method"], "notifications/subscriptions/acknowledged");
+    for again in [&listen, &ping] {
+        output.write_all(format!("{again}\n").as_bytes()).await.unwrap();
+        let refused = next().await;
+        assert_eq!((&refused["id"], &refused["error"]["code"]), (&json!(5), &json!(-32600)), "{refused}");
+    }
+    output.write_all(format!("{given_up}\n{listen}\n").as_bytes()).await.unwrap();
+    assert_eq!(next().await["method"], "notifications/subscriptions/acknowledged", "it is free again");
+}
+
+#[tokio::test]
 async fn over_pipes_a_stream_too_many_is_an_error() {
     let world = World::new().await;
     let (mut lines, mut output) = narrow(&world).await;

@@ -16,13 +16,13 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader
 use tokio::sync::{Mutex, mpsc};
 use tokio::task::JoinHandle;
 
-use super::Mcp;
 use super::delivery::Slot;
 use super::door::{CALL, LISTEN, MOST_BYTES, Message, asked_already};
 use super::face::Face;
 use super::listen::{Opened, must_be_bearable};
 use super::scope::Scope;
 use super::visit::Visit;
+use super::{Mcp, lock};
 
 /// Serves a caller over a pair of pipes until they are closed: one of the servers with its own names, or all.
 ///
@@ -49,7 +49,7 @@ where
         output: Arc::new(Mutex::new(output)),
         refusal: None,
         caller: Arc::new(caller),
-        owing: Owing::default(),
+        owing: Arc::default(),
         mcp: Arc::clone(&mcp),
         scope: scope.clone(),
         ready,
@@ -76,12 +76,12 @@ struct Lines<R, W> {
     /// What no message was is told so. Written by a task: half a line of it would be nothing that a client can read.
     refusal: Option<JoinHandle<()>>,
     caller: Arc<Caller>,
-    owing: Owing,
+    owing: Arc<std::sync::Mutex<Owing>>,
     mcp: Arc<Mcp>,
     scope: Scope,
     /// Messages for which something has to be there first.
-    ready: mpsc::Sender<ClientJsonRpcMessage>,
-    prepared: mpsc::Receiver<ClientJsonRpcMessage>,
+    ready: mpsc::Sender<(ClientJsonRpcMessage, Arc<Slot>)>,
+    prepared: mpsc::Receiver<(ClientJsonRpcMessage, Arc<Slot>)>,
 }
 
 impl<R, W> Transport<RoleServer> for Lines<R, W>
@@ -95,7 +95,7 @@ where
         &mut self,
         message: ServerJsonRpcMessage,
     ) -> impl Future<Output = Result<(), io::Error>> + Send + 'static {
-        let (output, slot) = (Arc::clone(&self.output), self.owing.answered(&message));
+        let (output, slot) = (Arc::clone(&self.output), lock(&self.owing).answered(&message));
         async move { write(&output, &message, slot.as_deref()).await }
     }
 
@@ -110,7 +110,13 @@ where
             }
             tokio::select! {
                 biased;
-                Some(message) = self.prepared.recv() => return Some(message),
+                Some((message, slot)) = self.prepared.recv() => {
+                    if lock(&self.owing).owes(&message, &slot) {
+                        return Some(message);
+                    }
+                    // It was given up meanwhile, and its id may be another's by now.
+                    continue;
+                }
                 read = read_line(&mut self.input, &mut self.line, &mut self.too_long) => match read {
                     Ok(true) => {}
                     Ok(false) => return None,
@@ -163,28 +169,33 @@ impl<R, W: AsyncWrite + Send + Unpin + 'static> Lines<R, W> {
             let refused = |error: Error| ErrorData::invalid_request(error.message, None);
             counted.map_err(|error| Box::new(JsonRpcError::new(seen.id(), refused(error))))?;
         }
-        let Some(filter) = seen.filter().filter(|_| seen.method() == LISTEN) else {
-            let twice = || Box::new(JsonRpcError::new(seen.id(), asked_already()));
-            let slot = self.owing.asked(&message).ok_or_else(twice)?;
-            message.insert_extension(visit(&self.caller, slot));
+        let refused = |error| Box::new(JsonRpcError::new(seen.id(), error));
+        let filter = seen.filter().filter(|_| seen.method() == LISTEN);
+        filter.as_ref().map_or(Ok(()), must_be_bearable).map_err(refused)?;
+        let slot = lock(&self.owing).asked(&message).ok_or_else(|| refused(asked_already()))?;
+        let mut visit = visit(&self.caller, slot);
+        let Some(filter) = filter else {
+            message.insert_extension(visit);
             return Ok(Some(message));
         };
-        must_be_bearable(&filter).map_err(|error| Box::new(JsonRpcError::new(seen.id(), error)))?;
-        let mut visit = visit(&self.caller, Arc::default());
         let (mcp, scope, ready) = (Arc::clone(&self.mcp), self.scope.clone(), self.ready.clone());
-        let output = Arc::clone(&self.output);
+        let (output, owing) = (Arc::clone(&self.output), Arc::clone(&self.owing));
         tokio::spawn(async move {
             match Opened::new(&mcp, (&scope, &visit.caller), &filter, seen.client()).await {
                 Ok(opened) => {
                     visit.opened = Some(Arc::new(opened));
+                    let slot = Arc::clone(&visit.slot);
                     message.insert_extension(visit);
-                    let _ = ready.send(message).await;
+                    let _ = ready.send((message, slot)).await;
                 }
-                Err(error) => {
+                Err(error) if lock(&owing).owes(&message, &visit.slot) => {
                     let error = ErrorData::invalid_request(error.message, None);
                     let refusal = ServerJsonRpcMessage::Error(JsonRpcError::new(id_of(&message), error));
-                    let _ = write(&output, &refusal, None).await;
+                    let slot = lock(&owing).answered(&refusal);
+                    let _ = write(&output, &refusal, slot.as_deref()).await;
                 }
+                // Whoever gave it up is told nothing.
+                Err(_) => {}
             }
         });
         Ok(None)
@@ -228,6 +239,11 @@ impl Owing {
             ClientJsonRpcMessage::Response(_) | ClientJsonRpcMessage::Error(_) => {}
         }
         Some(slot)
+    }
+
+    /// Whether this is still the request of its id, and was not given up.
+    fn owes(&self, message: &ClientJsonRpcMessage, slot: &Arc<Slot>) -> bool {
+        id_of(message).and_then(|id| self.0.get(&id)).is_some_and(|owed| Arc::ptr_eq(owed, slot))
     }
 
     fn answered(&mut self, message: &ServerJsonRpcMessage) -> Option<Arc<Slot>> {
@@ -308,7 +324,9 @@ mod tests {
         assert!(owing.asked(&ping(2)).is_none(), "it has no answer yet");
         let cancelled =
             json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 1}});
+        assert!(owing.owes(&ping(1), &first));
         owing.asked(&asked(cancelled));
+        assert!(!owing.owes(&ping(1), &first));
         assert!(owing.answered(&pong(1)).is_none(), "it is given up");
         assert!(Arc::ptr_eq(&owing.answered(&pong(2)).unwrap(), &second));
         assert!(owing.0.is_empty(), "{:?}", owing.0.keys());
