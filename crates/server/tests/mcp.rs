@@ -1324,6 +1324,25 @@ async fn who_connected_last_decides_for_nobody_else_how_changes_are_told() {
 }
 
 #[tokio::test]
+async fn what_a_session_subscribed_to_outlives_its_connection() {
+    let world = World::speaking(&[SESSIONS], PERMIT, |_| {}).await;
+    let client = world.greeted("/mcp/shop", OLD).await;
+    // Its own, in which it hears of lists, and the one over which the tools are listed.
+    sessions(&world.tools, 2).await;
+    let [first, second] = [1, 2].map(|number| world.tools.book(number));
+    for book in [&first, &second] {
+        client.result("resources/subscribe", json!({"uri": book})).await;
+    }
+    client.result("resources/unsubscribe", json!({"uri": second})).await;
+    world.tools.lose_sessions().await;
+    // The next request finds out.
+    client.ask("prompts/list", json!({})).await;
+    let known = || world.tools.subscribed().len() > 2;
+    testkit::until("it is subscribed to in the next connection", known).await;
+    assert_eq!(world.tools.subscribed(), [first.clone(), second, first]);
+}
+
+#[tokio::test]
 async fn nobody_listens_to_more_resources_than_are_bearable_and_all_are_looked_for_at_once() {
     let world = World::new().await;
     let listen = |most: usize| {

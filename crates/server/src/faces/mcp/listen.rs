@@ -34,10 +34,13 @@ type Context = RequestContext<RoleServer>;
 /// What a client with a session wants to hear of one server.
 #[derive(Default)]
 pub(super) struct Wanted {
-    uris: BTreeSet<String>,
+    uris: Uris,
     /// See [`keep_listening`]; empty as long as nobody does.
     listening: JoinSet<()>,
 }
+
+/// Resources that somebody wants to hear of just now.
+type Uris = Arc<std::sync::Mutex<BTreeSet<String>>>;
 
 /// What was opened for one `subscriptions/listen`, before it is acknowledged.
 pub(super) struct Opened {
@@ -164,17 +167,17 @@ impl Opened {
         let of_server = |server: &Server| {
             let has = |holders: &[Arc<Server>]| holders.iter().any(|has| has.name() == server.name());
             let own = uris.iter().zip(&holders).filter(|(_, holders)| has(holders));
-            let own: Vec<String> = own.map(|(uri, _)| uri.clone()).collect();
-            (!own.is_empty()).then_some(own)
+            own.map(|(uri, _)| uri.clone()).collect::<BTreeSet<String>>()
         };
         let (mut listening, mut first) = (JoinSet::new(), Vec::new());
         for server in &servers {
-            let mut filter = filter.clone();
-            filter.resource_subscriptions = of_server(server);
-            let listener = Listens { server: Arc::clone(server), party: Arc::clone(&party), filter };
+            let patience = scope.patience_with(server);
+            let uris = Arc::new(std::sync::Mutex::new(of_server(server)));
+            let (server, party) = (Arc::clone(server), Arc::clone(&party));
+            let listener = Listens { server, party, lists: filter.clone(), uris };
             let (tell, stands) = oneshot::channel();
             listening.spawn(keep_listening(listener, (Arc::clone(&scope.gateway), caller.clone()), tell));
-            first.push(timeout(scope.patience_with(server), stands));
+            first.push(timeout(patience, stands));
         }
         // Whoever comes later is told of.
         join_all(first).await;
@@ -192,28 +195,41 @@ impl Opened {
 struct Listens {
     server: Arc<Server>,
     party: Arc<dyn Party>,
-    filter: SubscriptionFilter,
+    /// As far as lists go.
+    lists: SubscriptionFilter,
+    uris: Uris,
+}
+
+impl Listens {
+    /// For what just now.
+    fn filter(&self) -> SubscriptionFilter {
+        let mut filter = self.lists.clone();
+        let uris: Vec<String> = lock(&self.uris).iter().cloned().collect();
+        filter.resource_subscriptions = Some(uris).filter(|uris| !uris.is_empty());
+        filter
+    }
 }
 
 /// Listens to a server, as far as it tells of changes, until this is dropped: anew when it does not tell any more, and as soon as
 /// it is there. Anew only in a place that is free: whoever made room for others is not to take it back. `stands` hears of the
 /// first time; when nobody waits for that any more, the party is told that things may have changed.
 async fn keep_listening(
-    Listens { server, party, filter }: Listens,
+    listens: Listens,
     (gateway, caller): (Arc<Gateway>, Caller),
     stands: oneshot::Sender<()>,
 ) {
+    let (server, party) = (&listens.server, &listens.party);
     let (mut stands, mut pause) = (Some(stands), SHORTEST_PAUSE);
     loop {
         let began = Instant::now();
         if gateway.may_speak_with(&caller, server.name()).await.is_ok()
             && let Ok(about) = server.about().await
         {
-            let filter = filter.clone().supported_by(&about.capabilities);
+            let filter = listens.filter().supported_by(&about.capabilities);
             if filter == SubscriptionFilter::new() {
                 return;
             }
-            if let Some(mut listening) = listen(&server, &party, filter, stands.is_none()).await {
+            if let Some(mut listening) = listen(server, party, filter, stands.is_none()).await {
                 if stands.take().is_none_or(|stands| stands.send(()).is_err()) {
                     news_of(&about.capabilities).into_iter().for_each(|it| party.tell(it, None));
                 }
@@ -324,20 +340,22 @@ impl Face {
         let (session, server, has_session) = self.holder(uri, context).await?;
         let wanted = session.wanted(server.name());
         let mut wanted = wanted.lock().await;
-        let is_new = !wanted.uris.contains(uri);
-        if is_new && wanted.uris.len() >= MOST_FOLLOWED {
-            return Err(ErrorData::invalid_request("as many resources as can be are subscribed to", None));
-        }
-        wanted.uris.insert(uri.to_owned());
+        let is_new = wanted.add(uri)?;
         let followed = match has_session {
             true => {
                 let request = SubscribeRequest::new(SubscribeRequestParams::new(uri));
-                self.pass(context, &server, request.into()).await.map(drop)
+                let followed = self.pass(context, &server, request.into()).await.map(drop);
+                // Where there are no lists to hear of, nobody would see to it that the next connection is told of it, too.
+                if followed.is_ok() && !wanted.is_listening() {
+                    let stands = wanted.listen(&session, &server, &self.scope.gateway);
+                    let _ = timeout(self.scope.patience_with(&server), stands).await;
+                }
+                followed
             }
             false => wanted.listen_anew(&session, &server, &self.scope.gateway).await,
         };
         if followed.is_err() && is_new {
-            wanted.uris.remove(uri);
+            lock(&wanted.uris).remove(uri);
         }
         followed
     }
@@ -346,7 +364,7 @@ impl Face {
         let (session, server, has_session) = self.holder(uri, context).await?;
         let wanted = session.wanted(server.name());
         let mut wanted = wanted.lock().await;
-        let was_there = wanted.uris.remove(uri);
+        let was_there = lock(&wanted.uris).remove(uri);
         let unfollowed = match has_session {
             true => {
                 let request = UnsubscribeRequest::new(UnsubscribeRequestParams::new(uri));
@@ -355,7 +373,7 @@ impl Face {
             false => wanted.listen_anew(&session, &server, &self.scope.gateway).await,
         };
         if unfollowed.is_err() && was_there {
-            wanted.uris.insert(uri.to_owned());
+            lock(&wanted.uris).insert(uri.to_owned());
         }
         unfollowed
     }
@@ -377,6 +395,24 @@ impl Face {
 }
 
 impl Wanted {
+    /// Whether it is one that was not wanted before.
+    ///
+    /// # Errors
+    /// They are as many as can be.
+    fn add(&mut self, uri: &str) -> Result<bool, ErrorData> {
+        let mut uris = lock(&self.uris);
+        if !uris.contains(uri) && uris.len() >= MOST_FOLLOWED {
+            return Err(ErrorData::invalid_request("as many resources as can be are subscribed to", None));
+        }
+        Ok(uris.insert(uri.to_owned()))
+    }
+
+    /// Whether somebody still sees to it that it is told.
+    fn is_listening(&mut self) -> bool {
+        while self.listening.try_join_next().is_some() {}
+        !self.listening.is_empty()
+    }
+
     /// Of all lists, and of its resources.
     async fn listen_anew(
         &mut self,
@@ -395,10 +431,8 @@ impl Wanted {
         server: &Arc<Server>,
         gateway: &Arc<Gateway>,
     ) -> oneshot::Receiver<()> {
-        let mut filter = all_lists();
-        filter.resource_subscriptions =
-            Some(self.uris.iter().cloned().collect()).filter(|uris: &Vec<_>| !uris.is_empty());
-        let listens = Listens { server: Arc::clone(server), party: Arc::clone(session) as _, filter };
+        let (server, uris) = (Arc::clone(server), Arc::clone(&self.uris));
+        let listens = Listens { server, party: Arc::clone(session) as _, lists: all_lists(), uris };
         let (tell, stands) = oneshot::channel();
         self.listening = JoinSet::new();
         let who = (Arc::clone(gateway), Caller::clone(&session.caller));
