@@ -67,9 +67,12 @@ impl Source {
             .take(longest)
             .read_to_end(&mut text)
             .while_we(|| format!("cannot read `{}`", self.name))?;
-        // Editors and shells end a file with a newline; it is no part of the document.
-        let trimmed = text.trim_ascii_end().len();
-        text.truncate(trimmed);
+        if (text.len() as u64) < longest {
+            // Editors and shells end a file with a newline; it is no part of the document.
+            let trimmed =
+                text.iter().rposition(|byte| !WHITE_SPACE.contains(byte)).map_or(0, |last| last + 1);
+            text.truncate(trimmed);
+        }
         Ok(text)
     }
 
@@ -81,5 +84,29 @@ impl Source {
             }
             None => Ok(Box::new(io::stdin())),
         }
+    }
+}
+
+/// What JSON takes for white space.
+const WHITE_SPACE: &[u8] = b" \t\r\n";
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_file_of_which_more_follows_is_not_cut_to_its_beginning() {
+        let folder = tempfile::tempdir().unwrap();
+        let read = |text: &[u8]| {
+            let file = folder.path().join("receipt.json");
+            std::fs::write(&file, text).unwrap();
+            Source::file(file).unwrap().read().unwrap()
+        };
+        assert_eq!(read(b"{} \r\n\t"), b"{}");
+        assert_eq!(read(b"{}\x0c\n"), b"{}\x0c");
+        let mut long = vec![b' '; 2 * receipt::MAX_BYTES + 100];
+        long[..2].copy_from_slice(b"{}");
+        assert_eq!(read(&long).len(), 2 * receipt::MAX_BYTES + 1);
     }
 }
