@@ -74,6 +74,7 @@ export async function verifyBundle(text, pin, { allowSandbox = false, jwks = nul
     pinned = await readPin(pin);
     bundle = readBundle(text);
     const offered = [bundle.jwks, ...(jwks === null ? [] : [new Reader(jwks).whole()])];
+    for (const one of offered) await checkKeySet(one);
     const digests = await Promise.all(offered.map(jwksDigest));
     keys = offered[digests.findIndex((digest) => pinned.jwks.includes(digest))];
     if (!keys) throw Failure.document("the key set of the bundle is not one that the pin names");
@@ -146,12 +147,14 @@ async function keyOf(receipt, jwks) {
   if (crv !== "P-256" || kty !== "EC") throw Failure.member("signature.kid", "the key is not a P-256 key");
   const thumbprint = base64url(await sha256(canonical({ crv, kty, x, y })));
   if (thumbprint !== kid) throw Failure.member("signature.kid", `the key's thumbprint is \`${thumbprint}\``);
-  const status = key.ep_compromised_at ? "compromised" : key.ep_active_through ? "verify-only" : "active";
-  const timed = isTime(key.ep_active_from) && [key.ep_active_through, key.ep_compromised_at].every(isTimeOrNothing);
-  if (key.ep_status !== status || !timed) {
-    throw Failure.member("signature.kid", "the key's status and times do not agree");
-  }
+  if (!timesHold(key)) throw Failure.member("signature.kid", "the key's status and times do not agree");
   return key;
+}
+
+function timesHold({ ep_active_from: from, ep_active_through: through, ep_compromised_at: compromised, ep_status }) {
+  const status = compromised ? "compromised" : through ? "verify-only" : "active";
+  const timed = isTime(from) && [through, compromised].every(isTimeOrNothing);
+  return ep_status === status && timed && !(through && through < from);
 }
 
 function signatureOf(receipt) {
@@ -529,6 +532,38 @@ function readBundle(text) {
   return bundle;
 }
 
+// A key set is read whole, whichever of its keys is needed then, so that no two readers differ about what it is.
+async function checkKeySet(jwks) {
+  const refused = (why) => Failure.document(`key set refused: ${why}`);
+  const keys = isObject(jwks) ? jwks.keys : null;
+  if (!Array.isArray(keys)) throw refused("it has no `keys`");
+  const known = new Set();
+  for (const [index, key] of keys.entries()) {
+    const why = isObject(key) ? await keyFault(key) : "it is no object";
+    if (why) throw refused(`key ${index}: ${why}`);
+    if (known.has(key.kid)) throw refused(`key \`${key.kid}\` stands twice`);
+    known.add(key.kid);
+  }
+}
+
+async function keyFault(key) {
+  const secret = PRIVATE.find((name) => name in key);
+  if (secret !== undefined) return `member \`${secret}\` belongs to a private key; do not publish it, and replace the key`;
+  const { crv, kty, x, y } = key;
+  if (kty !== "EC" || crv !== "P-256") return "it is not a P-256 key";
+  if ((key.alg ?? "ES256") !== "ES256" || (key.use ?? "sig") !== "sig") return "it is not a key to verify ES256 with";
+  if (![x, y].every((part) => isText(part) && fromBase64url(part)?.length === 32)) return "a coordinate is not base64url of 32 bytes";
+  const thumbprint = base64url(await sha256(canonical({ crv, kty, x, y })));
+  if (thumbprint !== key.kid) return `its thumbprint is \`${thumbprint}\``;
+  try {
+    await crypto.subtle.importKey("jwk", { crv, kty, x, y }, { name: "ECDSA", namedCurve: "P-256" }, false, ["verify"]);
+  } catch {
+    return "it is not a point on the curve";
+  }
+  if (!timesHold(key)) return "its status and times do not agree";
+  return null;
+}
+
 // These members and no others.
 function members(object, names, what) {
   const same = isObject(object) && Object.keys(object).sort().join() === names.join();
@@ -543,6 +578,8 @@ function bytesOf(text, length) {
 
 const equal = (a, b) => a.length === b.length && a.every((byte, at) => byte === b[at]);
 
+// Members of RFC 7518 that only private and symmetric keys have.
+const PRIVATE = ["d", "p", "q", "dp", "dq", "qi", "oth", "k"];
 const BUNDLE = "countersign-bundle/1";
 const PROOF = "countersign-proof/1";
 const [TERMINAL, AMENDMENT, KEY_EVENT] = [2, 3, 5];

@@ -844,6 +844,43 @@ fn a_key_set_that_is_pinned_stands_in_for_a_bundles_own_that_is_not() {
     }
 }
 
+#[test]
+fn a_bundles_own_key_set_is_read_whole_whichever_is_used() {
+    let (issuer, log) = (Issuer::new(), log::Signer::generate().unwrap());
+    let bundle = bundle(&issuer, &log);
+    let pin = Pin::new(ISSUER, &bundle.jwks).and_log(log.log(LOG).unwrap()).to_text();
+    let whole: Value = serde_json::from_slice(&bundle.to_bytes()).unwrap();
+    let key = &whole["jwks"]["keys"][0];
+    let with = |member: &str, value: Value| {
+        let mut changed = key.clone();
+        changed[member] = value;
+        json!({"keys": [changed]})
+    };
+    let mut sets =
+        vec![Value::Null, json!(5), json!([]), json!({}), json!({"keys": {}}), json!({"keys": [5]})];
+    sets.extend([json!({"keys": []}), json!({"keys": [key, key]}), json!({"keys": [key], "more": 1})]);
+    sets.extend(["d", "k", "oth", "more"].map(|member| with(member, Value::Null)));
+    for member in key.as_object().unwrap().keys() {
+        sets.extend([Value::Null, json!(""), json!("x"), json!(5)].map(|value| with(member, value)));
+        let mut without = key.clone();
+        without.as_object_mut().unwrap().remove(member);
+        sets.push(json!({"keys": [without]}));
+    }
+    let mut backwards = key.clone();
+    backwards["ep_active_through"] = json!("2020-01-01T00:00:00.000Z");
+    backwards["ep_status"] = json!("verify-only");
+    sets.push(json!({"keys": [backwards]}));
+    let with_set = |jwks: &Value| {
+        let mut changed = whole.clone();
+        changed["jwks"] = jwks.clone();
+        (changed.to_string().into_bytes(), pin.clone())
+    };
+    let cases: Vec<_> = sets.iter().map(with_set).collect();
+    let said = agree_on_texts(&cases, Some(&bundle.jwks));
+    let valid = said.iter().filter(|verdict| *verdict == "valid").count();
+    assert!(said.is_empty() || (valid > 5 && valid < 20), "{said:?}");
+}
+
 #[tokio::test]
 async fn what_a_gateway_proves_of_a_key_that_was_lost_later_is_valid_in_both() {
     let served = support::Served::start().await;
