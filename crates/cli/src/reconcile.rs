@@ -2,7 +2,7 @@
 //!
 //! What the gateway says of its actions is believed only as far as it is a genuine receipt that stands in the log.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -26,7 +26,7 @@ pub(crate) struct Args {
     /// Whose receipts count: a pin file that names the log
     #[arg(long, value_name = "PIN")]
     issuer: String,
-    /// Column with our reference: the action's id and the number of the attempt
+    /// Column with our reference, which begins with the action's id; what follows it is not compared
     #[arg(long, value_name = "NAME", default_value = "reference")]
     reference: String,
     /// Column with the amount, a decimal number; what was given back has a minus
@@ -35,10 +35,10 @@ pub(crate) struct Args {
     /// Column with the currency
     #[arg(long, value_name = "NAME", default_value = "currency")]
     currency: String,
-    /// Of actions completed at or after this time
+    /// Of actions sent or completed at or after this time
     #[arg(long, value_name = "TIME")]
     from: Option<String>,
-    /// Of actions completed before this time
+    /// Of actions sent or completed before this time
     #[arg(long, value_name = "TIME")]
     until: Option<String>,
     /// Of actions of this archetype
@@ -52,15 +52,20 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args, client: &Client) -> Result<ExitCode> {
     let (pin, _) = read_pin(&args.issuer)?;
     let stated = args.stated()?;
-    let mut actions: Vec<String> = args.completed(client)?;
     // What they list and we did not count as completed in that time is looked at as well.
-    actions.extend(stated.keys().cloned());
-    actions.sort_unstable();
-    actions.dedup();
+    let completed = args.entered(COMPLETED, client)?;
+    let actions: BTreeSet<String> = completed.into_iter().chain(stated.keys().cloned()).collect();
+    // Of most it is known by now what became of them.
+    let sent: BTreeSet<String> = args.entered(EXECUTING, client)?.into_iter().collect();
+    let sent: Vec<&String> = sent.difference(&actions).collect();
     let mut findings = Vec::new();
-    let bar = ProgressBar::new(actions.len() as u64).with_message("actions");
+    let bar = ProgressBar::new((actions.len() + sent.len()) as u64).with_message("actions");
     for id in &actions {
         findings.extend(compared(id, stated.get(id), &pin, client)?);
+        bar.inc(1);
+    }
+    for id in sent {
+        findings.extend(is_in_doubt(id, client)?.then(|| format!("action {id}: {IN_DOUBT}")));
         bar.inc(1);
     }
     bar.finish_and_clear();
@@ -95,12 +100,12 @@ impl Args {
         stated(&text, columns).map_err(|why| Error::new(format!("cannot use `{shown}`")).because(why))
     }
 
-    /// The actions that were completed then.
-    fn completed(&self, client: &Client) -> Result<Vec<String>> {
+    /// The actions that got into this state then, once for each time.
+    fn entered(&self, state: &str, client: &Client) -> Result<Vec<String>> {
         let filters = [("time_from", &self.from), ("time_to", &self.until), ("archetype", &self.archetype)];
         let filters = filters.into_iter().filter_map(|(name, value)| Some((name, value.as_deref()?)));
         let filters: String = filters.map(|(name, value)| format!("&{name}={}", encoded(value))).collect();
-        let path = format!("/v1/audit?order=oldest&format=jsonl&result_state=COMPLETED&limit=200{filters}");
+        let path = format!("/v1/audit?order=oldest&format=jsonl&result_state={state}&limit=200{filters}");
         let (mut ids, mut cursor) = (Vec::new(), None::<String>);
         loop {
             let at = cursor.as_ref().map(|cursor| format!("&cursor={cursor}")).unwrap_or_default();
@@ -116,6 +121,20 @@ impl Args {
             }
         }
     }
+}
+
+/// Is it not known to this moment whether the action had its effect?
+fn is_in_doubt(id: &str, client: &Client) -> Result<bool> {
+    let action = client.exchange(reqwest::Method::GET, &format!("/v1/actions/{}", encoded(id)), &[], None)?;
+    let state = action.body["result"]["state"].as_str().filter(|_| action.status == 200);
+    let state = state.ok_or_else(|| {
+        Error::new(format!(
+            "the gateway answered {} about action `{id}`, and not how it stands",
+            action.status
+        ))
+    })?;
+    let phase = action.body["phase"].as_str();
+    Ok(state == EXECUTING && !matches!(phase, Some("waiting" | "reserved" | "release_failed")))
 }
 
 /// What is wrong between what the provider lists of an action and what its newest receipt says.
@@ -202,7 +221,7 @@ fn charged(
             };
             pair.map(Some).ok_or_else(unsaid)
         }
-        PaymentStatus::Pending => Err("it is not known what became of it".to_owned()),
+        PaymentStatus::Pending => Err(IN_DOUBT.to_owned()),
     })
 }
 
@@ -212,29 +231,47 @@ fn stated(text: &str, columns: [&str; 3]) -> std::result::Result<BTreeMap<String
     let (_, heading) = rows.next().ok_or("it is empty")?;
     let mut places = [0; 3];
     for (place, name) in places.iter_mut().zip(columns) {
-        let found = heading.iter().position(|title| title.trim() == name);
-        *place = found.ok_or_else(|| format!("it has no column `{name}`, but {}", heading.join(", ")))?;
+        let mut found = heading.iter().enumerate().filter(|(_, title)| title.trim() == name);
+        let (first, _) =
+            found.next().ok_or_else(|| format!("it has no column `{name}`, but {}", heading.join(", ")))?;
+        if found.next().is_some() {
+            return Err(format!("it has more than one column `{name}`"));
+        }
+        *place = first;
     }
     let mut stated: BTreeMap<String, Lines> = BTreeMap::new();
     for (number, row) in rows {
         let [reference, amount, currency] = places.map(|place| row.get(place).map_or("", |cell| cell.trim()));
         let sum =
             millionths(amount).ok_or_else(|| format!("line {number}: `{amount}` is no decimal number"))?;
-        let lines = stated.entry(action_of(reference).to_owned()).or_default();
+        let lines = stated.entry(action_of(reference)).or_default();
         lines.numbers.push(number);
         *lines.sums.entry(currency.to_ascii_uppercase()).or_default() += sum;
     }
     Ok(stated)
 }
 
-/// The action that a reference of ours is of: it has the number of the attempt behind it.
-fn action_of(reference: &str) -> &str {
-    let attempt =
-        |(_, number): &(&str, &str)| !number.is_empty() && number.bytes().all(|it| it.is_ascii_digit());
-    match reference.rsplit_once('-').filter(attempt) {
-        Some((action, _)) if action.len() == ID => action,
-        _ => reference,
-    }
+/// The action that a reference of ours is of, in whichever case it is printed: behind its id stands which call it was of.
+fn action_of(reference: &str) -> String {
+    let is_id = |text: &str| {
+        text.bytes().enumerate().all(|(at, byte)| match at {
+            8 | 13 | 18 | 23 => byte == b'-',
+            _ => byte.is_ascii_hexdigit(),
+        })
+    };
+    let Some((id, call)) = reference.split_at_checked(ID).filter(|(id, _)| is_id(id)) else {
+        return reference.to_owned();
+    };
+    let call = call.to_ascii_lowercase();
+    let parts: Vec<&str> = call.split('-').collect();
+    let number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let is_ours = match parts.as_slice() {
+        [""] => true,
+        ["", attempt] | ["", attempt, "rollback" | "release"] => number(attempt),
+        ["", attempt, "capture", capture] => number(attempt) && number(capture),
+        _ => false,
+    };
+    if is_ours { id.to_ascii_lowercase() } else { reference.to_owned() }
 }
 
 /// Rows of RFC 4180, with the number of the line on which each begins; empty ones are left out.
@@ -297,6 +334,9 @@ fn decimal(millionths: i128) -> String {
 }
 
 const PLACES: usize = 6;
+const COMPLETED: &str = "COMPLETED";
+const EXECUTING: &str = "EXECUTING";
+const IN_DOUBT: &str = "it is not known what became of it";
 /// Length of an action's id.
 const ID: usize = 36;
 
@@ -323,6 +363,7 @@ mod tests {
         assert_eq!(why("reference,amount,currency\nx,ten,USD\n"), "line 2: `ten` is no decimal number");
         assert!(why("reference,amount,currency\nx,\"1,USD\n").contains("not closed"));
         assert_eq!(why(""), "it is empty");
+        assert_eq!(why("reference,amount,currency,amount\n"), "it has more than one column `amount`");
     }
 
     /// A gateway that knows of an action with one receipt, and answers like this when it is asked for its bundle.
@@ -364,10 +405,13 @@ mod tests {
     }
 
     #[test]
-    fn attempts_of_one_action_are_summed_up() {
+    fn calls_of_one_action_are_summed_up_in_whichever_case_they_are_printed() {
         let id = "01a21b52-cbb4-7ff0-9dad-8fad23142304";
-        assert_eq!((action_of(&format!("{id}-12")), action_of(id)), (id, id));
-        for other in ["x-1", "", "-1", "01a21b52-cbb4-7ff0-9dad-8fad23142304-x"] {
+        for call in ["", "-12", "-1-rollback", "-1-release", "-2-capture-3"] {
+            let reference = format!("{id}{call}");
+            assert_eq!((action_of(&reference), action_of(&reference.to_uppercase())), (id.into(), id.into()));
+        }
+        for other in ["x-1", "", "-1", "X", "01a21b52-cbb4-7ff0-9dad-8fad23142304-x"] {
             assert_eq!(action_of(other), other);
         }
     }

@@ -600,3 +600,13 @@ async fn a_providers_statement_is_matched_both_ways() {
     );
     one(&[&all[..], &[all[2]]].concat(), "the statement has 20.00 USD, the log 10.00 USD");
 }
+    // As many banks print them.
+    let upper: Vec<String> = paid.iter().map(|id| id.to_uppercase()).collect();
+    let upper: Vec<_> = upper.iter().map(|id| (id.as_str(), "10.00", "USD")).collect();
+    assert_eq!(reconciled(&upper), [""; 0]);
+    // Of which nobody knows what became, and which is in no line.
+    house.bank.inject(Injection::payments(Fault::LostAfterEffect, 1000));
+    house.bank.inject(Injection::queries(Fault::LostBeforeEffect, 1000));
+    let said = house.agent().execute("doubt", &house.payment("acct-doubt", "10.00")).await;
+    assert_eq!(said.kind(), "pending_settlement", "{}", said.text());
+    one(&all, &format!("action {}: it is not known what became of it", said.id()));
