@@ -53,11 +53,13 @@ pub enum Doubt {
     SaysFailed,
     /// Its caller gave it up in the midst of it, or an operator stopped it there.
     GivenUp,
+    /// The provider refused it, which it also does with a repeat of what a store that was put back has forgotten.
+    Forgotten,
 }
 
 impl Doubt {
     /// All of them.
-    pub const ALL: [Doubt; 7] = [
+    pub const ALL: [Doubt; 8] = [
         Doubt::NoAnswer,
         Doubt::Broken,
         Doubt::Ended,
@@ -65,6 +67,7 @@ impl Doubt {
         Doubt::Error,
         Doubt::SaysFailed,
         Doubt::GivenUp,
+        Doubt::Forgotten,
     ];
 
     /// The stable word for it.
@@ -77,6 +80,7 @@ impl Doubt {
             Doubt::Error => "provider_error",
             Doubt::SaysFailed => SAYS_FAILED,
             Doubt::GivenUp => "given_up",
+            Doubt::Forgotten => "store_recovered",
         }
     }
 }

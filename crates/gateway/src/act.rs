@@ -174,6 +174,7 @@ impl Gateway {
             }
         };
         // An effect of an earlier call may have been written down meanwhile; then it is to be looked at again.
+        let reply = self.reply_of(&call, reply);
         said.doubt = reply.doubt();
         let follows = call.attempt > 1 || matches!(call.purpose, Purpose::Capture { .. });
         let said = (follows || matches!(reply, Reply::Confirmed(_))).then(|| reply.clone());
@@ -237,7 +238,7 @@ impl Gateway {
     /// One transition; an illegal one is logged and changes nothing.
     pub(crate) fn step(&self, execution: Execution, event: Event) -> Result<(Execution, Vec<Effect>), Error> {
         let chance = chance_of(execution.call());
-        execution.step(event, Now { ms: clock::now_ms(), chance }).map_err(|illegal| {
+        self.transition(execution, event, Now { ms: clock::now_ms(), chance }).map_err(|illegal| {
             tracing::error!(%illegal, "an execution was asked the impossible");
             internal("an action does not stand where it should")
         })

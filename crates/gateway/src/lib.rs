@@ -48,6 +48,7 @@ mod error;
 mod evaluate;
 mod events;
 mod files;
+mod forgotten;
 mod gateway;
 mod grants;
 mod held_reads;

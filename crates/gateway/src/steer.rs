@@ -15,8 +15,9 @@ use crate::outcome::Kind;
 use crate::pending::Pending;
 use crate::prove::Ending;
 use crate::request::Next;
+use crate::resolve::words;
 use crate::row::internal;
-use crate::tenants::TenantState;
+use crate::tenants::{Rules, TenantState};
 use crate::views::ActionView;
 use crate::{Answer, Code, Error, clock};
 
@@ -69,6 +70,7 @@ impl Gateway {
         }
         self.at(Point::AgainBefore)?;
         let rules = tenant.rules();
+        self.must_not_be_forgotten(&stored, &pending, &rules).await?;
         if let Some(answer) =
             self.ask_once_more(tenant, &pending, &rules, Stood::Failed, under_way.clone()).await?
         {
@@ -84,6 +86,25 @@ impl Gateway {
             self.at(Point::AgainAfter)?;
         }
         Ok(next)
+    }
+
+    /// Keeps (forgotten), unless a person said that it had no effect.
+    async fn must_not_be_forgotten(
+        &self,
+        stored: &Stored,
+        pending: &Pending,
+        rules: &Rules,
+    ) -> Result<(), Error> {
+        let Ok(call) = pending.call(self.environment, rules) else { return Ok(()) };
+        if !self.may_be_forgotten(&call) || !words(&self.outcomes_of(stored).await?, &pending.row)?.is_empty()
+        {
+            return Ok(());
+        }
+        let why = "the store was recovered shortly before: the provider may have done this for an action that was lost, and \
+                   would do it once more";
+        let hint =
+            "look into the provider's own books, and send a request under a new key if it is not there";
+        Err(Error::new(Code::StateConflict, why).hint(hint))
     }
 
     /// Calls an action off that is not sent, or waits to be sent again after nothing came of what was sent.

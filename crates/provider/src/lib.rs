@@ -91,6 +91,13 @@ pub trait Provider: Send + Sync + fmt::Debug {
         None
     }
 
+    /// Whether the request that has the effect carries the action's id, or our reference, which is made of it: the same request
+    /// of another action is then another request under the same provider key.
+    fn names_action(&self) -> bool {
+        // Calls of tools say whose they are.
+        self.tool().is_some_and(|tool| !tool.is_read_only())
+    }
+
     /// Sees to it, as far as it can, that a call can leave at once. Causes no effect.
     fn make_ready(&self) -> BoxFuture<'_, ()> {
         Box::pin(ready(()))

@@ -168,6 +168,12 @@ impl Logs {
             size: checkpoint.size,
             root: hex::encode(checkpoint.root).into(),
             promise: Some(promise),
+    /// When the store was recovered last, Unix milliseconds, if it ever was: logs that begin anew are called after that.
+    pub(crate) fn recovered_ms(&self, tenant: &Tenant) -> Option<u64> {
+        let epoch = self.look(tenant, |signed| epoch_of(&signed.checkpoint.origin).1).ok()?;
+        (epoch > 1).then(|| epoch.saturating_mul(1000))
+    }
+
         })
     }
 

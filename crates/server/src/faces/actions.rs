@@ -264,7 +264,7 @@ pub(crate) struct Record<'a> {
     /// `rolling_back` or `rollback_failed`. Null once it is over.
     phase: Option<&'static str>,
     /// Of what is `in_doubt`, why: `no_answer_in_time`, `connection_broke`, `server_ended`, `answer_not_understood`,
-    /// `provider_error`, `says_failed` or `given_up`. Null where nobody knows, as after a crash.
+    /// `provider_error`, `says_failed`, `given_up` or `store_recovered`. Null where nobody knows, as after a crash.
     doubt: Option<&'a str>,
     /// The kind of action, as the catalogue names it.
     archetype: &'a str,

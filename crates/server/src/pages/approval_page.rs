@@ -858,6 +858,9 @@ fn why_in_doubt(word: &str) -> Option<&'static str> {
             "The tool says that it failed; whether it had an effect all the same nobody has looked."
         }
         Doubt::GivenUp => "Its caller gave it up before an answer came.",
+        Doubt::Forgotten => {
+            "The provider refused it. The store was put back shortly before, so it may have been done for an action that is lost."
+        }
     })
 }
 
