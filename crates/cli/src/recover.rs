@@ -4,7 +4,9 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use gateway::{Config, Gateway, Installation};
+use action::Environment;
+use gateway::{Config, Gateway, Installation, Repeat, Why};
+use receipt::Timestamp;
 
 use crate::error::{Context, Error, Result};
 use crate::out;
@@ -12,9 +14,10 @@ use crate::resting::Premises;
 
 /// Recover a store that was put back from a backup, or altered: it lacks what was signed of it, and takes nothing on
 ///
-/// Works on a data directory that no gateway holds, with the configuration of the gateway. Says what is lacking, asks providers,
-/// by our reference, what became of all that is open in the store, puts that on record, and begins the transparency logs anew under
-/// a new name. Exit code: 0 the store can be used, 1 it cannot.
+/// Works on a data directory that no gateway holds, with the configuration of the gateway. Says what is lacking, what of it may be
+/// done twice and what is in force again, and goes on once that is accepted: it asks providers, by our reference, what became of all
+/// that is open in the store, puts that on record, and begins the transparency logs anew under a new name. Exit code: 0 the store
+/// can be used, 1 it cannot.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]
@@ -25,9 +28,12 @@ pub(crate) struct Args {
     /// So long providers are asked, seconds; what is still open then is asked after when the gateway runs
     #[arg(long, value_name = "N", default_value_t = 60)]
     patience: u64,
-    /// Go on although some providers may not recognise what is asked of them once more
+    /// Go on although what was lost may be done twice when its callers ask again
     #[arg(long)]
     accept_repeats: bool,
+    /// Go on although what was revoked, frozen or withdrawn in the lost stretch is in force again
+    #[arg(long)]
+    accept_rights: bool,
 }
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
@@ -45,25 +51,30 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
 }
 
 async fn recover(config: Config, args: &Args) -> Result<ExitCode> {
-    let installation = Installation::open(config, server::render).await.map_err(|why| {
+    let installation = Installation::open_to_recover(config, server::render).await.map_err(|why| {
         let held = why.contains(&ledger::Error::Locked.to_string());
         let held = held.then_some("a gateway runs on it: end it first; it takes nothing on anyway");
         Error::new("cannot open the installation").because(why).maybe_hint(held)
     })?;
     let all = std::iter::once(&installation.production).chain(&installation.sandbox);
-    let behind: Vec<&Arc<Gateway>> = all.filter(|gateway| !gateway.gaps().is_empty()).collect();
+    let behind: Vec<&Arc<Gateway>> = all.filter(|gateway| gateway.must_be_whole().is_err()).collect();
     if behind.is_empty() {
         out::line("the store has all that was signed of it: there is nothing to recover")?;
         return Ok(ExitCode::SUCCESS);
     }
-    for gateway in behind {
+    // All of it is told before anything is done, so that one look is enough.
+    let (mut repeats, mut rights) = (false, false);
+    for gateway in &behind {
         tell_gaps(gateway)?;
-        if !args.dry_run {
-            recover_one(gateway, args).await?;
-        }
+        let (may_repeat, has_rights) = tell_stakes(gateway).await?;
+        (repeats, rights) = (repeats | may_repeat, rights | has_rights);
     }
     if args.dry_run {
         return Ok(ExitCode::FAILURE);
+    }
+    must_be_accepted(repeats && !args.accept_repeats, rights && !args.accept_rights)?;
+    for gateway in behind {
+        recover_one(gateway, args).await?;
     }
     out::line("the store can be used again: start every gateway on it")?;
     Ok(ExitCode::SUCCESS)
@@ -86,21 +97,79 @@ fn tell_gaps(gateway: &Gateway) -> Result<()> {
     Ok(())
 }
 
-async fn recover_one(gateway: &Arc<Gateway>, args: &Args) -> Result<()> {
-    let failed = |error: gateway::Error| Error::new(error.to_string());
-    let twice = gateway.may_be_twice().await.map_err(failed)?;
-    for (tenant, archetype) in &twice {
+/// Says what of the lost stretch may be done twice, and what of it is in force again; whether there is either.
+async fn tell_stakes(gateway: &Gateway) -> Result<(bool, bool)> {
+    let since_ms = gateway.forgotten_since().await.map_err(failed)?;
+    let repeats = gateway.may_be_twice(since_ms);
+    for why in [Why::KeyLost, Why::NotRecognised, Why::NamesAction, Why::LaterAttempt] {
+        tell_repeats(why, repeats.iter().filter(|repeat| repeat.why.contains(&why)))?;
+    }
+    // In the sandbox nothing has an effect, whoever may do it.
+    let has_rights = gateway.environment() == Environment::Production;
+    if has_rights {
         out::line(format_args!(
-            "tenant {tenant}: the provider of {archetype} does not recognise what is asked of it once more (or does not any \
-             longer): what was lost of it may be done twice when its caller asks again"
+            "in force again: API keys, mandates, principals' keys, passkeys, sessions and approvals that were revoked, ended or withdrawn\
+             {since}; and not frozen: agents, archetypes, providers and tenants that were frozen{since}",
+            since = since(since_ms)
         ))?;
     }
-    if !twice.is_empty() && !args.accept_repeats {
-        return Err(Error::new("what was lost might be done twice").hint(
-            "find out from those providers what they did since the backup, block what must not be repeated, and pass \
-             --accept-repeats",
-        ));
+    Ok((!repeats.is_empty(), has_rights))
+}
+
+fn since(ms: i64) -> String {
+    let then = u64::try_from(ms).ok().filter(|ms| *ms > 0).map(Timestamp::from_unix_millis);
+    then.map_or_else(String::new, |then| format!(" since {then}"))
+}
+
+fn tell_repeats<'a>(why: Why, of: impl Iterator<Item = &'a Repeat>) -> Result<()> {
+    let names: Vec<String> = of.map(|it| format!("{}/{}", it.tenant, it.archetype)).collect();
+    if names.is_empty() {
+        return Ok(());
     }
+    let why = match why {
+        Why::KeyLost => {
+            "the tenant's key is lost, of which all keys are made that providers know its actions by: none recognises any of them, \
+             however often it was asked before"
+        }
+        Why::NotRecognised => {
+            "the provider does not recognise what is asked of it once more, or does not for as long as the store was put back"
+        }
+        Why::NamesAction => {
+            "requests name the action, which is another one when its caller asks again: a provider that compares requests refuses \
+             the repeat, and the action is then in doubt here, for a person, though it was done before"
+        }
+        Why::LaterAttempt => {
+            "what failed first and was done by a later attempt was done under another key than that with which a repeat begins"
+        }
+    };
+    out::line(format_args!("may be done twice when its caller asks again: {}: {why}", names.join(", ")))
+}
+
+fn must_be_accepted(repeats: bool, rights: bool) -> Result<()> {
+    let mut hints = Vec::new();
+    if repeats {
+        hints.push(
+            "put each provider's statement of the lost stretch beside the receipts that are left (countersign audit reconcile lists \
+             what was done and is not in the log), see to it that nobody asks for that again, and pass --accept-repeats",
+        );
+    }
+    if rights {
+        hints.push(
+            "pass --accept-rights, and as soon as a gateway runs, before agents reach it, look at what is in force (countersign keys \
+             api list, mandate list, principals list, approvers list) and revoke or freeze again what has to be; `countersign freeze \
+             all` first stops everything until then",
+        );
+    }
+    let what = match (repeats, rights) {
+        (false, false) => return Ok(()),
+        (true, false) => "what was lost might be done twice",
+        (false, true) => "what was revoked or frozen is in force again",
+        (true, true) => "what was lost might be done twice, and what was revoked or frozen is in force again",
+    };
+    Err(Error::new(what).hint(hints.join("; ")))
+}
+
+async fn recover_one(gateway: &Arc<Gateway>, args: &Args) -> Result<()> {
     let asked = gateway.reconcile(Duration::from_secs(args.patience)).await.map_err(failed)?;
     out::line(format_args!(
         "asked after what is open in the store: {} have their last word now, {} are open",
@@ -110,4 +179,8 @@ async fn recover_one(gateway: &Arc<Gateway>, args: &Args) -> Result<()> {
     out::line(
         "the transparency logs begin anew, under a new name: publish new pins (countersign keys pin --log)",
     )
+}
+
+fn failed(error: gateway::Error) -> Error {
+    Error::new(error.to_string())
 }

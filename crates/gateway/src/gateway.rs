@@ -49,6 +49,8 @@ pub struct Gateway {
     pub(crate) logs: Logs,
     /// What the store lacks of what was signed of it.
     pub(crate) behind: RwLock<Vec<Gap>>,
+    /// Keys of tenants whose own are lost, wrapped: lent until the store is recovered, and in no store before.
+    pub(crate) lent: Vec<(Tenant, Vec<u8>)>,
     pub(crate) authority: Authority,
     /// What is stored and gives nobody any right.
     pub(crate) unproven: Unproven,
@@ -148,6 +150,8 @@ pub(crate) struct Opening<'a> {
     pub keys_folder: &'a Path,
     /// The tenants served and what they are judged by, read and checked.
     pub rules: Vec<(Tenant, Rules)>,
+    /// Is it opened to be recovered, and for nothing else?
+    pub to_recover: bool,
 }
 
 impl Gateway {
@@ -167,6 +171,7 @@ impl Gateway {
             keys,
             keys_folder,
             rules,
+            to_recover,
         } = opening;
         let public_url = config.public_url();
         let issuer = match environment {
@@ -178,14 +183,28 @@ impl Gateway {
         let stored = ledger.authority(EVENTS).await.map_err(|error| error.to_string())?;
         let mut unproven = Unproven::of(&stored);
         let lost = unproven.take_lost_freezes();
-        let mut states = HashMap::new();
-        for (tenant, mut rules) in rules {
-            keep_rules(ledger.as_ref(), environment, &mut rules).await.map_err(|error| error.to_string())?;
-            let key = tenant_key(ledger.as_ref(), vault, &tenant).await?;
-            states.insert(tenant.clone(), Arc::new(TenantState::new(tenant, &key, rules)?));
-        }
         let marks = config.data_dir.join("marks").join(environment.as_str());
         let folders = Folders { keys: keys_folder, marks: &marks };
+        let (mut states, mut lent) = (HashMap::new(), Vec::new());
+        for (tenant, mut rules) in rules {
+            keep_rules(ledger.as_ref(), environment, &mut rules).await.map_err(|error| error.to_string())?;
+            // In the sandbox nothing has an effect that could be had twice.
+            let was_logged = environment == Environment::Production && folders.know(&tenant)?;
+            let key = match kept_key(ledger.as_ref(), vault, &tenant).await? {
+                Some(key) => key,
+                None if was_logged && !to_recover => return Err(key_is_lost(&tenant)),
+                None if was_logged => {
+                    let (key, wrapped) = fresh_key(vault, &tenant)?;
+                    lent.push((tenant.clone(), wrapped));
+                    key
+                }
+                None => {
+                    let (_, offered) = fresh_key(vault, &tenant)?;
+                    keep_key(ledger.as_ref(), vault, &tenant, offered).await?
+                }
+            };
+            states.insert(tenant.clone(), Arc::new(TenantState::new(tenant, &key, rules)?));
+        }
         let known = Known { witnesses: &witnesses, enacted: &stored.enacted };
         let tenants = states.values().map(|it| &**it);
         let logs = Logs::open(folders, &config, environment, tenants, known, &*ledger).await?;
@@ -206,6 +225,7 @@ impl Gateway {
             keys,
             logs,
             behind: RwLock::default(),
+            lent,
             authority,
             unproven,
             tenants: states,
@@ -231,7 +251,7 @@ impl Gateway {
             inquiries: Mutex::default(),
         };
         gateway.look_behind().await.map_err(|error| error.to_string())?;
-        if gateway.gaps().is_empty() {
+        if gateway.must_be_whole().is_ok() {
             gateway.put_back(lost).await.map_err(|error| error.to_string())?;
         }
         gateway.doubt_keys().await.map_err(|error| error.to_string())?;
@@ -359,30 +379,46 @@ fn too_many(who: &str, lack: &Lack) -> Error {
     }
 }
 
+type TenantKey = Zeroizing<[u8; 32]>;
+
 /// The tenant's key, the same at all gateways of a store: in there, wrapped under a key that is not.
-async fn tenant_key(
+async fn kept_key(ledger: &dyn Ledger, vault: &Vault, tenant: &Tenant) -> Result<Option<TenantKey>, String> {
+    match ledger.tenant_key(tenant, None).await.map_err(|error| error.to_string())? {
+        Some(wrapped) => vault.unwrap(tenant.as_str(), &wrapped).map(Some),
+        None if knows(ledger, tenant).await? => Err(format!(
+            "the store has actions of tenant `{tenant}`, but not the key that they are known to providers by: restore the table \
+             `tenant_key`"
+        )),
+        None => Ok(None),
+    }
+}
+
+/// A key that no tenant had before, and the same as it is kept.
+fn fresh_key(vault: &Vault, tenant: &Tenant) -> Result<(TenantKey, Vec<u8>), String> {
+    let fresh = Zeroizing::new(clock::random().map_err(|error| error.to_string())?);
+    let wrapped = vault.wrap(tenant.as_str(), &fresh)?;
+    Ok((fresh, wrapped))
+}
+
+/// Puts a key into the store, unless somebody else has put one there: the one that is there.
+async fn keep_key(
     ledger: &dyn Ledger,
     vault: &Vault,
     tenant: &Tenant,
-) -> Result<Zeroizing<[u8; 32]>, String> {
-    let kept = ledger.tenant_key(tenant, None).await.map_err(|error| error.to_string())?;
-    let wrapped = match kept {
-        Some(wrapped) => wrapped,
-        None if knows(ledger, tenant).await? => {
-            return Err(format!(
-                "the store has actions of tenant `{tenant}`, but not the key that they are known to providers by: \
-                 restore the table `tenant_key`"
-            ));
-        }
-        None => {
-            let fresh: [u8; 32] = clock::random().map_err(|error| error.to_string())?;
-            let offered = Some(vault.wrap(tenant.as_str(), &fresh)?);
-            let kept =
-                ledger.tenant_key(tenant, offered).await.map_err(|error| unavailable(error).to_string())?;
-            kept.ok_or("the store kept no tenant key")?
-        }
-    };
-    vault.unwrap(tenant.as_str(), &wrapped)
+    offered: Vec<u8>,
+) -> Result<TenantKey, String> {
+    let kept = ledger.tenant_key(tenant, Some(offered)).await;
+    let kept = kept.map_err(|error| unavailable(error).to_string())?;
+    vault.unwrap(tenant.as_str(), &kept.ok_or("the store kept no tenant key")?)
+}
+
+/// INVARIANT (known keys): a tenant whose log was signed gets no other key unless an operator says so. Its providers know what it
+/// did by keys made of the one before, and would do all of it once more.
+fn key_is_lost(tenant: &Tenant) -> String {
+    format!(
+        "the log of tenant `{tenant}` was signed, and the store has not the key that its actions are known to providers by: the \
+         store was put back from before that. `countersign recover` says what may be done twice, and begins with another key"
+    )
 }
 
 /// Has the store actions of this tenant?

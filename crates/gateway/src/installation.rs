@@ -48,6 +48,19 @@ impl Installation {
     /// # Errors
     /// What is wrong and where, for the operator.
     pub async fn open(config: Config, render: Render) -> Result<Installation, String> {
+        Installation::open_for(config, render, false).await
+    }
+
+    /// The same for whoever recovers what was put back: keys of tenants that are lost with the store are no obstacle, and what
+    /// stands in their place is in the store once the logs have begun anew.
+    ///
+    /// # Errors
+    /// As [`Installation::open`].
+    pub async fn open_to_recover(config: Config, render: Render) -> Result<Installation, String> {
+        Installation::open_for(config, render, true).await
+    }
+
+    async fn open_for(config: Config, render: Render, to_recover: bool) -> Result<Installation, String> {
         let config = Arc::new(config);
         let mut tenants = tenants(&config)?;
         // All that the operator may have got wrong is read before anything is made.
@@ -64,9 +77,10 @@ impl Installation {
             .map_err(|error| format!("cannot make `{}`: {error}", folder.display()))?;
         let lock = Lock::acquire(&folder).map_err(|error| format!("`{}`: {error}", folder.display()))?;
         let vault = Vault::new(&master(&config, &folder)?)?;
-        let production = open_one(&config, Environment::Production, render, &vault, production).await?;
+        let way = (render, to_recover);
+        let production = open_one(&config, Environment::Production, way, &vault, production).await?;
         let sandbox = match sandbox {
-            Some(ground) => Some(open_one(&config, Environment::Sandbox, render, &vault, ground).await?),
+            Some(ground) => Some(open_one(&config, Environment::Sandbox, way, &vault, ground).await?),
             None => None,
         };
         Ok(Installation { production, sandbox, tasks: Vec::new(), _lock: lock })
@@ -225,7 +239,7 @@ impl Ground {
 async fn open_one(
     config: &Arc<Config>,
     environment: Environment,
-    render: Render,
+    (render, to_recover): (Render, bool),
     vault: &Vault,
     ground: Ground,
 ) -> Result<Arc<Gateway>, String> {
@@ -266,6 +280,7 @@ async fn open_one(
         keys,
         keys_folder: &keys_folder,
         rules: ground.rules,
+        to_recover,
     };
     Gateway::open(opening).await
 }

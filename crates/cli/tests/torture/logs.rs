@@ -211,7 +211,7 @@ async fn a_restore_by_the_documented_commands_is_found_out() {
     house.start();
     assert_eq!(house.admin().get("/readyz").await.status, 503, "{}", house.log());
     house.gateway.stop();
-    let told = recover(&house, &[]);
+    let told = recover(&house, &ACCEPTED);
     assert!(told.status.success(), "{}", lines(&told));
     house.start();
     assert_eq!(house.admin().get("/readyz").await.status, 200);
@@ -230,6 +230,8 @@ fn recover(house: &House, more: &[&str]) -> Output {
     let config = house.path().join("countersign.toml");
     countersign().args(["recover", "--config"]).arg(config).args(more).output().unwrap()
 }
+
+const ACCEPTED: [&str; 2] = ["--accept-repeats", "--accept-rights"];
 
 fn lines(output: &Output) -> String {
     String::from_utf8_lossy(&[&output.stdout[..], &output.stderr[..]].concat()).into_owned()
@@ -299,8 +301,24 @@ async fn after_a_restore_nothing_is_taken_on_before_it_is_recovered_and_nothing_
     house.start();
     assert_eq!(house.admin().get("/readyz").await.status, 503, "a dry run changes nothing");
     house.gateway.stop();
-    let told = recover(&house, &[]);
+    // What may go wrong afterwards is said, and wants a yes for each.
+    for (more, missing) in [
+        (&ACCEPTED[..0], "might be done twice, and what was revoked or frozen is in force again"),
+        (&ACCEPTED[..1], "what was revoked or frozen is in force again"),
+        (&ACCEPTED[1..], "what was lost might be done twice"),
+    ] {
+        let told = recover(&house, more);
+        // However wide it is printed.
+        let said = lines(&told).replace('│', " ").split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(!told.status.success() && said.contains(missing), "{said}");
+    }
+    let told = recover(&house, &ACCEPTED);
     assert!(told.status.success(), "{}", lines(&told));
+    for said in
+        ["PAYMENT_TRANSFER: requests name the action", "by a later attempt", "in force again: API keys"]
+    {
+        assert!(lines(&told).contains(said), "{said}: {}", lines(&told));
+    }
     assert!(lines(&told).contains("1 have their last word now, 0 are open"), "{}", lines(&told));
     assert!(lines(&recover(&house, &[])).contains("nothing to recover"));
 
@@ -602,7 +620,6 @@ async fn a_providers_statement_is_matched_both_ways() {
         "the statement has 10.00 EUR, the log 10.00 USD",
     );
     one(&[&all[..], &[all[2]]].concat(), "the statement has 20.00 USD, the log 10.00 USD");
-}
     // As many banks print them.
     let upper: Vec<String> = paid.iter().map(|id| id.to_uppercase()).collect();
     let upper: Vec<_> = upper.iter().map(|id| (id.as_str(), "10.00", "USD")).collect();
@@ -613,3 +630,4 @@ async fn a_providers_statement_is_matched_both_ways() {
     let said = house.agent().execute("doubt", &house.payment("acct-doubt", "10.00")).await;
     assert_eq!(said.kind(), "pending_settlement", "{}", said.text());
     one(&all, &format!("action {}: it is not known what became of it", said.id()));
+}

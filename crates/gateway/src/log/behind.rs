@@ -8,8 +8,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use action::Tenant;
+use action::{Environment, Tenant};
 use ledger::{Log, hashes};
+use provider::Provider;
 use receipt::log::{Checkpoint, Plan, epoch_of};
 use serde_json::json;
 
@@ -32,6 +33,30 @@ pub struct Gap {
     pub signed: u64,
     /// How many of them are in the store at most; as many, if they are not the same ones.
     pub stored: u64,
+}
+
+/// What may be done twice when its caller asks for it again.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Repeat {
+    /// Whose.
+    pub tenant: Tenant,
+    /// The archetype.
+    pub archetype: String,
+    /// Why its provider may not take what comes for what it has done.
+    pub why: Vec<Why>,
+}
+
+/// Why a repeat of what was forgotten may have its effect once more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Why {
+    /// The key that its provider keys are made of is lost: all of them are others now.
+    KeyLost,
+    /// Its provider recognises no repeat, or not for as long as the backup is old.
+    NotRecognised,
+    /// Its requests name the action, which is another one now: what is recognised by its key has another body.
+    NamesAction,
+    /// What had its effect by a later attempt had it under another key than that with which a repeat begins.
+    LaterAttempt,
 }
 
 /// What became of open actions when their providers were asked.
@@ -89,6 +114,18 @@ impl Logs {
     }
 }
 
+impl Why {
+    /// Why what had its effect at this provider so long ago may have it once more.
+    fn of(provider: &dyn Provider, gone: Duration) -> Vec<Why> {
+        let known = provider.capabilities().idempotent.as_ref();
+        if known.is_none_or(|known| known.retention <= gone) {
+            return vec![Why::NotRecognised];
+        }
+        let names = provider.names_action().then_some(Why::NamesAction);
+        names.into_iter().chain([Why::LaterAttempt]).collect()
+    }
+}
+
 /// Does the stored log begin with all that this checkpoint is of?
 async fn has(log: &dyn Log, tenant: &Tenant, signed: &Checkpoint, size: u64) -> Result<bool, ledger::Error> {
     if signed.size == 0 || size < signed.size {
@@ -113,7 +150,7 @@ impl Gateway {
     /// # Errors
     /// `EP_UNAVAILABLE` if it is.
     pub fn must_be_whole(&self) -> Result<(), Error> {
-        if self.gaps().is_empty() {
+        if self.gaps().is_empty() && self.lent.is_empty() {
             return Ok(());
         }
         let why = "the store lacks what was signed of it; nothing is taken on before it was recovered";
@@ -169,28 +206,42 @@ impl Gateway {
         }
     }
 
-    /// The archetypes, by tenant, whose providers may not recognise what is asked of them once more: what was forgotten of them
-    /// might be done twice when its caller asks again.
-    pub async fn may_be_twice(&self) -> Result<Vec<(Tenant, String)>, Error> {
-        let gone_ms = clock::now_ms().saturating_sub(self.newest_ms().await?);
+    /// The tenants whose keys, by which providers know what they did, are lost with the store.
+    #[must_use]
+    pub fn lost_keys(&self) -> Vec<Tenant> {
+        self.lent.iter().map(|(tenant, _)| tenant.clone()).collect()
+    }
+
+    /// What may be done twice of what was forgotten since then (Unix milliseconds), when its callers ask again.
+    #[must_use]
+    pub fn may_be_twice(&self, since_ms: i64) -> Vec<Repeat> {
+        if self.environment == Environment::Sandbox {
+            return Vec::new();
+        }
+        let gone_ms = clock::now_ms().saturating_sub(since_ms);
         let gone = Duration::from_millis(u64::try_from(gone_ms).unwrap_or(0));
         let mut found = Vec::new();
         for (tenant, state) in &self.tenants {
+            let key_is_lost = self.lent.iter().any(|(of, _)| of == tenant);
             for (archetype, provider) in &state.rules().providers {
-                let capabilities = provider.capabilities();
-                let recognised = capabilities.idempotent.as_ref().is_some_and(|known| known.retention > gone);
+                let why = if key_is_lost { vec![Why::KeyLost] } else { Why::of(provider.as_ref(), gone) };
                 // What its caller carries out itself it knows of.
-                if !recognised && !capabilities.repeat_safe && provider.runner().is_none() {
-                    found.push((tenant.clone(), archetype.clone()));
+                let is_harmless = provider.capabilities().repeat_safe || provider.runner().is_some();
+                if !is_harmless {
+                    found.push(Repeat { tenant: tenant.clone(), archetype: archetype.clone(), why });
                 }
             }
         }
         found.sort();
-        Ok(found)
+        found
     }
 
-    /// When the newest entry was written that was logged: nothing is while the store is behind, whatever else is written to it.
-    async fn newest_ms(&self) -> Result<i64, Error> {
+    /// Since when everything is forgotten, Unix milliseconds: when the newest entry was written that was logged. Nothing is logged
+    /// while the store is behind, whatever else is written to it. 0 if there is none.
+    ///
+    /// # Errors
+    /// `EP_UNAVAILABLE` if the store cannot be read.
+    pub async fn forgotten_since(&self) -> Result<i64, Error> {
         let logged = self.log().fresh(1).await.map_err(unavailable)?.after;
         let mut newest = 0;
         let mut after = None;
@@ -248,6 +299,12 @@ impl Gateway {
     /// # Errors
     /// `EP_UNAVAILABLE` if that cannot be written.
     pub async fn begin_anew(&self) -> Result<(), Error> {
+        for (tenant, wrapped) in &self.lent {
+            let kept = self.ledger.tenant_key(tenant, Some(wrapped.clone())).await.map_err(unavailable)?;
+            if kept.as_ref() != Some(wrapped) {
+                return Err(internal("somebody else gave a tenant a key meanwhile"));
+            }
+        }
         let gaps = self.gaps();
         let mut names = Vec::new();
         for of in &self.logs.of {

@@ -69,6 +69,17 @@ impl Marks {
         Ok(all)
     }
 
+    /// Was anything signed? Nothing is signed of a log without leaves.
+    pub(super) fn is_any(&self) -> Result<bool, String> {
+        let cannot = |error: io::Error| format!("`{}`: {error}", self.folder.display());
+        for entry in fs::read_dir(&self.folder).map_err(cannot)? {
+            if entry.map_err(cannot)?.path().extension().is_some_and(|end| end == END) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// What others than this gateway keep here beside that mark, such as others on the same store.
     pub(super) fn others(&self, mine: Option<&Mark>, signer: &Signer) -> Result<Vec<Mark>, String> {
         let cannot = |error: io::Error| format!("`{}`: {error}", self.folder.display());

@@ -17,7 +17,7 @@ mod marks;
 mod witnesses;
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ use receipt::log::{
 };
 use receipt::{Document, Promise};
 
-pub use self::behind::{Gap, Reconciled};
+pub use self::behind::{Gap, Reconciled, Repeat, Why};
 use self::completeness::Surveys;
 pub(crate) use self::compromise::COMPROMISED;
 use self::compromise::Compromises;
@@ -84,6 +84,19 @@ pub(crate) struct Folders<'a> {
     pub marks: &'a Path,
 }
 
+impl Folders<'_> {
+    /// Was anything signed of a log of this tenant?
+    pub(crate) fn know(&self, tenant: &Tenant) -> Result<bool, String> {
+        Ok(earlier_mark(self.keys, tenant).exists()
+            || Marks::open(self.marks.join(tenant.as_str()))?.is_any()?)
+    }
+}
+
+/// Where earlier versions kept the last checkpoint.
+fn earlier_mark(keys: &Path, tenant: &Tenant) -> PathBuf {
+    keys.join(format!("log-{tenant}.checkpoint"))
+}
+
 /// What is known of logs before they are opened.
 pub(crate) struct Known<'a> {
     pub witnesses: &'a [Witness],
@@ -115,7 +128,7 @@ impl Logs {
                 ));
             }
             let kept = Marks::open(folders.marks.join(tenant.as_str()))?;
-            kept.take_in(&folders.keys.join(format!("log-{tenant}.checkpoint")), &signer)?;
+            kept.take_in(&earlier_mark(folders.keys, &tenant), &signer)?;
             let all = kept.all(&signer)?;
             let configured = origin(config, environment, &tenant);
             let name = all.last().map_or(&configured, |mark| &mark.checkpoint.origin);
@@ -155,6 +168,12 @@ impl Logs {
         key.ok().map(|key| key.to_string())
     }
 
+    /// When the store was recovered last, Unix milliseconds, if it ever was: logs that begin anew are called after that.
+    pub(crate) fn recovered_ms(&self, tenant: &Tenant) -> Option<u64> {
+        let epoch = self.look(tenant, |signed| epoch_of(&signed.checkpoint.origin).1).ok()?;
+        (epoch > 1).then(|| epoch.saturating_mul(1000))
+    }
+
     /// What a receipt says of its log: the newest checkpoint there is, and that it will be in one soon.
     pub(crate) fn mention(&self, tenant: &Tenant) -> Result<receipt::Checkpoint<'static>, Error> {
         let checkpoint = self.look(tenant, |signed| signed.checkpoint.clone())?;
@@ -168,12 +187,6 @@ impl Logs {
             size: checkpoint.size,
             root: hex::encode(checkpoint.root).into(),
             promise: Some(promise),
-    /// When the store was recovered last, Unix milliseconds, if it ever was: logs that begin anew are called after that.
-    pub(crate) fn recovered_ms(&self, tenant: &Tenant) -> Option<u64> {
-        let epoch = self.look(tenant, |signed| epoch_of(&signed.checkpoint.origin).1).ok()?;
-        (epoch > 1).then(|| epoch.saturating_mul(1000))
-    }
-
         })
     }
 

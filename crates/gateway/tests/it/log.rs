@@ -6,11 +6,15 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use countersign_gateway::Code;
+use countersign_gateway::config::Secret;
+use countersign_gateway::{Code, Decision, Installation, Why};
 use receipt::log::{AddCheckpoint, Bundle, Checkpoint, LeafKind, Note, Proof, Signer, Verifier, epoch_of};
 use receipt::{Document, Jwks, Pin, Trust, Verdict};
+use testkit::bank::Bank;
 
+use crate::banked;
 use crate::house::House;
+use crate::resolutions::resolve;
 
 async fn running() -> House {
     let mut house = House::new().await;
@@ -174,6 +178,106 @@ async fn a_store_that_was_put_back_takes_nothing_on_and_gets_no_second_root_of_a
     house.gateway().begin_anew().await.unwrap();
     let house = house.restart().await;
     assert!(epoch_of(key(&house).name()).1 > epoch, "{}", key(&house).name());
+}
+
+/// A house whose payments a bank carries out, and which has forgotten the last of them: its id.
+async fn forgetful() -> (House, Bank, String) {
+    let bank = banked::bank("USD").await;
+    let binding = banked::binding(&bank, "bank", &banked::RIGHT);
+    let mut house = House::bound(&binding, |config| banked::reaching(config, &[&bank])).await;
+    house.installation.start();
+    bundle(&house, &paid(&house, "acct-1").await).await;
+    let backup = house.path("backup.db");
+    house.store().execute("VACUUM INTO ?", [backup.to_str().unwrap()]).unwrap();
+    let said = house.said("acct-2", &house.payment("acct-2", "10.00")).await;
+    bundle(&house, said.body["receipt"].as_str().unwrap()).await;
+    (put_back(house, &backup).await, bank, said.id().to_owned())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_its_provider_refuses_after_a_recovery_may_be_done_and_is_not_tried_again() {
+    let (house, bank, forgotten) = forgetful().await;
+    let since_ms = house.gateway().forgotten_since().await.unwrap();
+    let repeats = house.gateway().may_be_twice(since_ms);
+    let payments = repeats.iter().find(|it| it.archetype == "PAYMENT_TRANSFER").unwrap();
+    assert_eq!(payments.why, [Why::NamesAction, Why::LaterAttempt]);
+    // For as long as the provider keeps its keys at most.
+    let long_ago = house.gateway().may_be_twice(since_ms - 90_000_000);
+    assert!(long_ago.iter().all(|it| it.why == [Why::NotRecognised]), "{long_ago:?}");
+
+    house.gateway().begin_anew().await.unwrap();
+    let mut house = house.restart().await;
+    house.installation.start();
+    // The bank has it under this key, for another action of ours.
+    let body = house.payment("acct-2", "10.00");
+    let said = house.said("acct-2", &body).await;
+    assert_eq!(said.kind(), "pending_settlement", "{}", said.body);
+    assert_ne!(said.id(), forgotten);
+    // Nor is it absent because the bank knows nothing under the new name.
+    for _ in 0..20 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        assert_eq!(house.record(said.id()).await.phase, Some("in_doubt"));
+    }
+    let refused = house.gateway().retry(&house.agent, said.id()).await.unwrap_err();
+    assert_eq!(refused.code, Code::StateConflict);
+    // A person who has looked says so, and has the last word.
+    let record = resolve(&house, "anna", said.id(), Decision::Executed).await.unwrap();
+    assert_eq!((record.state.as_str(), bank.effects().count), ("COMPLETED", 2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_did_not_leave_after_a_recovery_is_not_tried_again_under_another_key() {
+    let (house, bank, _) = forgetful().await;
+    house.gateway().begin_anew().await.unwrap();
+    // Nobody is given it as long as it was taken of late.
+    let nowhere = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let mut house = house;
+    house.config.egress.allow.push(nowhere.to_string());
+    house.config.egress.plain_http.push(nowhere.to_string());
+    if let Some(Secret::Static(bank)) = house.config.secrets.get_mut("bank") {
+        bank.hosts.push(nowhere.to_string());
+    }
+    let mut house = house.restart().await;
+    house.installation.start();
+    let text = banked::retrying(&bank, banked::Promise::Both, "max_retries = 3\ninitial_delay_seconds = 0");
+    let nowhere = text.replace(&bank.address().to_string(), &nowhere.to_string());
+    house.rebind(&nowhere).await;
+    let said = house.said("acct-2", &house.payment("acct-2", "10.00")).await;
+    assert_eq!((said.kind(), said.reasons()), ("failed", vec!["not_sent"]), "{}", said.body);
+    house.rebind(&text).await;
+    assert_eq!(house.record(said.id()).await.attempts.len(), 1);
+    let refused = house.gateway().retry(&house.agent, said.id()).await.unwrap_err();
+    assert!(refused.code == Code::StateConflict && refused.to_string().contains("recovered"), "{refused}");
+    assert_eq!(bank.effects().count, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_whose_key_is_lost_gets_no_other_one_in_silence() {
+    let house = running().await;
+    bundle(&house, &paid(&house, "a").await).await;
+    let (config, store) = (house.config.clone(), house.path("data/production.db"));
+    // The store is of a time before the tenant was.
+    drop(house.installation);
+    for end in ["", "-wal", "-shm"] {
+        let _ = std::fs::remove_file(format!("{}{end}", store.display()));
+    }
+    let keys = || {
+        let store = rusqlite::Connection::open(&store).unwrap();
+        store.query_row("SELECT count(*) FROM tenant_key", [], |row| row.get::<_, u32>(0)).unwrap()
+    };
+    let render = |_: &_, _: &_| countersign_gateway::Reply { status: 200, body: Vec::new() };
+    let why = Installation::open(config.clone(), render).await.err().unwrap();
+    assert!(why.contains("`countersign recover`") && keys() == 0, "{why}");
+    let opened = Installation::open_to_recover(config.clone(), render).await.unwrap();
+    let gateway = &opened.production;
+    assert_eq!(gateway.lost_keys(), [action::Tenant::default()]);
+    assert!(gateway.must_be_whole().is_err() && keys() == 0);
+    let repeats = gateway.may_be_twice(gateway.forgotten_since().await.unwrap());
+    assert!(!repeats.is_empty() && repeats.iter().all(|it| it.why == [Why::KeyLost]), "{repeats:?}");
+    gateway.begin_anew().await.unwrap();
+    drop(opened);
+    let opened = Installation::open(config, render).await.unwrap();
+    assert!(opened.production.must_be_whole().is_ok() && keys() == 1);
 }
 
 /// The files of what was signed of the log.
