@@ -92,8 +92,8 @@ pub struct Unlogged {
     pub bytes: Vec<u8>,
     /// The receipt that it names, unless that was pruned.
     pub receipt: Option<Vec<u8>>,
-    /// Until when its action rests, milliseconds since 1970, UTC, where it does.
-    pub rests_ms: Option<i64>,
+    /// Until when its action goes on, milliseconds since 1970, UTC, where that is told.
+    pub until_ms: Option<i64>,
 }
 
 /// How far a log has grown.
@@ -280,8 +280,8 @@ impl<'a> Taken<'a> {
         let at = u64::try_from(said.at_ms).unwrap_or(0);
         let due_by = match kind {
             LeafKind::Intent => {
-                let rests = entry.rests_ms.and_then(|rests| u64::try_from(rests).ok()).unwrap_or(0);
-                Leaf::hour_of_millis(at.max(rests).saturating_add(DUE_MS))
+                let until = entry.until_ms.and_then(|until| u64::try_from(until).ok()).unwrap_or(0);
+                Leaf::hour_of_millis(at.max(until).saturating_add(DUE_MS))
             }
             _ => 0,
         };
@@ -407,8 +407,30 @@ impl Passed {
     }
 }
 
-/// Whether leaves of these entries tell until when their action rests.
-pub(crate) fn rests(event: &str) -> bool {
+/// Until when an action goes on with an entry, as its row has it by now.
+pub(crate) struct GoesOn {
+    pub(crate) expires_ms: Option<i64>,
+    pub(crate) until_ms: Option<i64>,
+    /// Is anybody at it?
+    pub(crate) in_hand: bool,
+}
+
+impl GoesOn {
+    /// Whether leaves of these entries tell until when their action goes on.
+    pub(crate) fn is_told_by(event: &str) -> bool {
+        rests(event) || [ADMITTED, SENT_AGAIN, CHARGING].contains(&event)
+    }
+
+    /// Until it rests no more; or until whoever has sent it must have written down what came of it.
+    pub(crate) fn after(&self, event: &str) -> Option<i64> {
+        match rests(event) {
+            true => self.expires_ms.max(self.until_ms),
+            false => self.until_ms.filter(|_| self.in_hand),
+        }
+    }
+}
+
+fn rests(event: &str) -> bool {
     [HELD, WAITING, CHALLENGED, RESERVED].contains(&event)
 }
 
@@ -553,7 +575,7 @@ impl InMemory {
     }
 }
 
-/// An action that was sent, or whose rest is over, has an end within a day, or goes on with another leaf.
+/// An action that was to be answered by then, or whose rest is over, has an end within a day, or goes on with another leaf.
 const DUE_MS: u64 = 24 * 60 * 60 * 1000;
 /// Begins the events of the keys that sign the receipts of all tenants.
 const SIGNING_KEY: &str = "signing_key_";

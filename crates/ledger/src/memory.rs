@@ -14,7 +14,7 @@ use crate::admit::Claimed;
 use crate::entry::{self, Chain, Reading};
 use crate::identity::{self, Claim};
 use crate::intake::{Close, Owners, Process};
-use crate::log::{self, Fresh, Growth, Head, Leafed, Unlogged};
+use crate::log::{self, Fresh, GoesOn, Growth, Head, Leafed, Unlogged};
 use crate::outbox;
 use crate::pruned::Pruned;
 use crate::session::Sealer;
@@ -270,11 +270,12 @@ impl All {
         Ok(pruned.actions)
     }
 
-    /// Until when the action of an entry rests, if it does with that entry.
-    fn rests_ms(&self, entry: &[u8]) -> Option<i64> {
-        let said = Reading::of(entry).filter(|said| log::rests(said.event))?;
-        let row = self.row(said.action?)?;
-        row.stored.expires_ms.max(row.lease.until_ms)
+    /// Until when the action of an entry goes on, if it does with that entry.
+    fn until_ms(&self, entry: &[u8]) -> Option<i64> {
+        let said = Reading::of(entry).filter(|said| GoesOn::is_told_by(said.event))?;
+        let Row { stored, lease, .. } = self.row(said.action?)?;
+        let (expires_ms, until_ms, in_hand) = (stored.expires_ms, lease.until_ms, lease.owner.is_some());
+        GoesOn { expires_ms, until_ms, in_hand }.after(said.event)
     }
 
     fn erased(&self, tenant: &Tenant, id: ActionId) -> Option<Erased> {
@@ -365,7 +366,7 @@ impl Log for Memory {
             let entries = fresh.map(|(row, Written { bytes, .. })| {
                 let receipt = world.outcomes.get(row).and_then(|it| it.settled.receipt.as_ref());
                 let receipt = receipt.map(|receipt| receipt.document.clone());
-                Unlogged { row: *row, bytes: bytes.clone(), receipt, rests_ms: world.rests_ms(bytes) }
+                Unlogged { row: *row, bytes: bytes.clone(), receipt, until_ms: world.until_ms(bytes) }
             });
             Ok(Fresh { after, entries: entries.collect() })
         })

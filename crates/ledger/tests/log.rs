@@ -373,6 +373,19 @@ fn steps_on_the_way_and_records_of_sessions_are_no_leaves() {
 }
 
 #[test]
+fn what_is_sent_for_days_is_due_a_day_after_its_providers_time_is_over() {
+    on_every_ledger(|ledger| {
+        admitted(&*ledger, ledger::Admission { lease_ms: NOW + 7 * 86_400_000, ..admission("a") });
+        let over = admitted(&*ledger, ledger::Admission { lease_ms: NOW + 7 * 86_400_000, ..admission("b") });
+        wait(ledger.settle(settlement(over, State::Executed, "b"))).unwrap();
+        grow(&*ledger);
+        let due: Vec<u32> = leaves(&*ledger).iter().map(|(_, leaf)| leaf.due_by).collect();
+        let hour = |ms: i64| Leaf::hour_of_millis(ms as u64);
+        assert_eq!(due, [hour(NOW + 8 * 86_400_000), hour(NOW + 86_400_000), 0]);
+    });
+}
+
+#[test]
 fn erasing_an_action_takes_what_opens_its_leaves_and_no_leaf() {
     on_every_ledger(|ledger| {
         acts(&*ledger, 1);

@@ -13,7 +13,7 @@ use super::sql::{Db, Done, Failure, bytes, get, id, many, most, number, one, tex
 use super::{Postgres, read};
 use crate::Answer;
 use crate::entry::{Heading, event_of};
-use crate::log::{self, Fresh, Grown, Growth, Head, Leafed, Log, Passed, Unlogged, rests};
+use crate::log::{self, Fresh, GoesOn, Grown, Growth, Head, Leafed, Log, Passed, Unlogged};
 use crate::packed;
 
 impl Log for Postgres {
@@ -169,11 +169,12 @@ async fn fresh(db: &Arc<Db>, limit: u32) -> Done<Fresh> {
     let entries = read::entries(db, after, upto, limit).await?;
     let Some((last, _)) = entries.last() else { return Ok(Fresh { after, entries: Vec::new() }) };
     let mut receipts = receipts(db, after, *last).await?;
-    let resting = entries.iter().map(|(_, bytes)| resting(bytes)).collect::<Vec<_>>();
-    let rests = ends_of_rest(db, resting.iter().flatten()).await?;
-    let unlogged = entries.into_iter().zip(resting).map(|((row, bytes), action)| {
-        let rests_ms = action.and_then(|action| rests.get(&action).copied());
-        Unlogged { row, bytes, receipt: receipts.remove(&row), rests_ms }
+    let actions = entries.iter().map(|(_, bytes)| going_on(bytes)).collect::<Vec<_>>();
+    let ends = ends(db, actions.iter().flatten()).await?;
+    let unlogged = entries.into_iter().zip(actions).map(|((row, bytes), action)| {
+        let goes_on = action.and_then(|action| ends.get(&action));
+        let until_ms = goes_on.zip(event_of(&bytes)).and_then(|(it, event)| it.after(event));
+        Unlogged { row, bytes, receipt: receipts.remove(&row), until_ms }
     });
     Ok(Fresh { after, entries: unlogged.collect() })
 }
@@ -185,9 +186,9 @@ async fn receipts(db: &Db, after: i64, last: i64) -> Done<HashMap<i64, Vec<u8>>>
     rows.iter().map(|row| Ok((get(row, 0)?, unpacked(row, 1)?))).collect()
 }
 
-/// The action of an entry with which it rests.
-fn resting(entry: &[u8]) -> Option<ActionId> {
-    event_of(entry).filter(|event| rests(event))?;
+/// The action of an entry with which it goes on.
+fn going_on(entry: &[u8]) -> Option<ActionId> {
+    event_of(entry).filter(|event| GoesOn::is_told_by(event))?;
     Heading::of(entry)?.action
 }
 
@@ -204,16 +205,19 @@ async fn payloads(db: &Db, actions: &[ActionId]) -> Done<HashMap<ActionId, Vec<u
     Ok(found)
 }
 
-/// Until when these actions rest.
-async fn ends_of_rest(db: &Db, actions: impl Iterator<Item = &ActionId>) -> Done<HashMap<ActionId, i64>> {
+/// Until when these actions go on.
+async fn ends(db: &Db, actions: impl Iterator<Item = &ActionId>) -> Done<HashMap<ActionId, GoesOn>> {
     let actions: Vec<&[u8]> = actions.map(|action| &action.as_bytes()[..]).collect();
     if actions.is_empty() {
         return Ok(HashMap::new());
     }
-    let sql = "SELECT a.id, greatest(coalesce(a.expires, 0), coalesce(f.until, 0)) FROM action a
+    let sql = "SELECT a.id, a.expires, f.until, f.owner IS NOT NULL FROM action a
                JOIN fate f ON f.id = a.id WHERE a.id = ANY($1::bytea[])";
     let rows = many(db, sql, &[&actions]).await?;
-    rows.iter().map(|row| Ok((id(row, 0)?, get(row, 1)?))).collect()
+    let goes_on = |row: &Row| -> Done<GoesOn> {
+        Ok(GoesOn { expires_ms: get(row, 1)?, until_ms: get(row, 2)?, in_hand: get(row, 3)? })
+    };
+    rows.iter().map(|row| Ok((id(row, 0)?, goes_on(row)?))).collect()
 }
 
 /// What the logs have of these entries, the last one among them; what cannot be read they do not have.

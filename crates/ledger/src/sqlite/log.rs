@@ -13,7 +13,7 @@ use super::batch::Batch;
 use super::read::{self, Sql, many, one, unreadable};
 use crate::Answer;
 use crate::entry::{Heading, event_of};
-use crate::log::{self, Fresh, Grown, Growth, Head, Leafed, Log, Passed, Unlogged, rests};
+use crate::log::{self, Fresh, GoesOn, Grown, Growth, Head, Leafed, Log, Passed, Unlogged};
 use crate::packed;
 
 /// Name in `meta`: the row of the last entry that was taken.
@@ -151,8 +151,8 @@ fn fresh(db: &Connection, limit: u32) -> Sql<Fresh> {
     let Some((last, _)) = entries.last() else { return Ok(Fresh { after, entries: Vec::new() }) };
     let mut receipts = receipts(db, after + 1, *last)?;
     let unlogged = entries.into_iter().map(|(row, bytes)| {
-        let rests_ms = rests_ms(db, &bytes)?;
-        Ok(Unlogged { row, bytes, receipt: receipts.remove(&row), rests_ms })
+        let until_ms = until_ms(db, &bytes)?;
+        Ok(Unlogged { row, bytes, receipt: receipts.remove(&row), until_ms })
     });
     Ok(Fresh { after, entries: unlogged.collect::<Sql<_>>()? })
 }
@@ -165,15 +165,16 @@ fn receipts(db: &Connection, first: i64, last: i64) -> Sql<HashMap<i64, Vec<u8>>
     Ok(receipts.into_iter().collect())
 }
 
-/// Until when the action of an entry rests, if it does with that entry.
-fn rests_ms(db: &Connection, entry: &[u8]) -> Sql<Option<i64>> {
-    if !event_of(entry).is_some_and(rests) {
-        return Ok(None);
-    }
+/// Until when the action of an entry goes on, if it does with that entry.
+fn until_ms(db: &Connection, entry: &[u8]) -> Sql<Option<i64>> {
+    let Some(event) = event_of(entry).filter(|event| GoesOn::is_told_by(event)) else { return Ok(None) };
     let Some(action) = Heading::of(entry).and_then(|heading| heading.action) else { return Ok(None) };
-    let sql = "SELECT max(coalesce(a.expires, 0), coalesce(f.until, 0)) FROM action a
+    let sql = "SELECT a.expires, f.until, f.owner IS NOT NULL FROM action a
                JOIN fate f ON f.row = a.row WHERE a.id = ?1";
-    one(db, sql, [action.as_bytes()], |row| row.get(0))
+    let goes_on = one(db, sql, [action.as_bytes()], |row| {
+        Ok(GoesOn { expires_ms: row.get(0)?, until_ms: row.get(1)?, in_hand: row.get(2)? })
+    })?;
+    Ok(goes_on.and_then(|it| it.after(event)))
 }
 
 /// What the logs have of these entries; what cannot be read they do not have.
