@@ -66,10 +66,12 @@ def fired(receipt):
 def evidence(session):
     """The end of the session's record: what the bank shows whoever asks."""
     print(f"\nThe record of {session.id}, from the last item that was settled on:")
+    records = session.records()
+    number = {record["record_id"]: record["session_sequence_number"] for record in records}
     table(["no.", "decision", "event", "why", "caused by"], [
         [record["session_sequence_number"], record["governance_decision"], record["ale_type"], why(record),
-         record["causal_parent_id"].rsplit("-", 1)[1]]
-        for record in session.records()[-5:]])
+         number.get(record["causal_parent_id"])]
+        for record in records[-5:]])
 
 
 def why(record):

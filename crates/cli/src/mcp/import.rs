@@ -306,7 +306,7 @@ impl Import<'_> {
             return Ok(());
         }
         let before = std::fs::read_to_string(file).while_we(cannot)?;
-        let copy = beside(file, ".before-countersign");
+        let copy = beside(file, COPY);
         if self.files.keep(&copy, &before)? == Fate::Differs {
             return Err(Error::new(format!(
                 "`{}` keeps an earlier state of the client's file",
@@ -475,6 +475,13 @@ fn next_steps(args: &Args, ground: &Ground, taken: &[Taken]) -> Result<()> {
     );
     let file = if args.in_place { args.file.clone() } else { beside(&args.file, ".countersign.json") };
     steps.push(format!("have the client use {} with that key in {KEY_VARIABLE}", file.display()));
+    if taken.iter().any(|one| one.planned.secrets.iter().any(|secret| !secret.is_exported)) {
+        let left = if args.in_place { beside(&args.file, COPY) } else { args.file.clone() };
+        steps.push(format!(
+            "remove {}, which holds what is exported now, out of the agent's reach",
+            left.display()
+        ));
+    }
     out::line("Next:")?;
     for (at, step) in steps.iter().enumerate() {
         out::line(format_args!("  {}. {}", at + 1, step))?;
@@ -513,6 +520,8 @@ fn beside(file: &Path, ending: &str) -> PathBuf {
 }
 
 pub(super) const STARTER: &str = include_str!("starter.cedar");
+/// What the name of a client's file as it was before ends with.
+const COPY: &str = ".before-countersign";
 /// What the client sends us as its key.
 const KEY_VARIABLE: &str = "COUNTERSIGN_KEY";
 /// More tools than this are taken over only by name.

@@ -123,7 +123,8 @@ fn found_key_set(pin: &Pin, pin_file: Option<&Path>, paths: &[PathBuf]) -> Resul
     }
     Err(match other {
         Some(file) => Error::new(format!("the key set in `{}` is not one that the pin names", file.display()))
-            .hint("a rotated or compromised key changes the digest: get the issuer's present pin, or name its key set with --jwks"),
+            .hint("it lies beside what is verified, and may be another issuer's: name the right one with --jwks FILE or --jwks URL. \
+                   A rotated or compromised key changes the digest: then get the issuer's present pin"),
         None => Error::new("no key set given, and none found beside the receipts")
             .hint("name it with --jwks FILE or --jwks URL; a gateway publishes it at /.well-known/jwks.json"),
     })
