@@ -369,9 +369,8 @@ fn called_by(command: &[String]) -> String {
     let in_a_container = command.first().is_some_and(|it| CONTAINERS.contains(&file_of(it)));
     let words = command.iter().map(String::as_str);
     let before = std::iter::once("").chain(words.clone());
-    let is_plain = |(word, before): &(&str, &str)| {
-        !(word.starts_with('-') || in_a_container && VALUED.contains(before))
-    };
+    let is_plain =
+        |(word, before): &(&str, &str)| !(word.starts_with('-') || in_a_container && VALUED.contains(before));
     let plain = words.zip(before).filter(is_plain).map(|(word, _)| word);
     let name = |part: &str| {
         let last = file_of(part);

@@ -21,7 +21,7 @@ use super::door::CALL;
 use super::face::Face;
 use super::inquiry::Inquiry;
 use super::own;
-use super::pass::read;
+use super::pass::read_ours;
 use super::tasks::task_of;
 use super::told;
 
@@ -72,7 +72,7 @@ impl Face {
             ServerResult::InputRequiredResult(asks) => asks.into(),
             ServerResult::CreateTaskResult(task) => task.into(),
             ServerResult::CallToolResult(result) => result.into(),
-            other => read::<CallToolResult>(other)?.into(),
+            other => read_ours::<CallToolResult>(other)?.into(),
         };
         // Whoever gave it up does not get it.
         if let Some(delivery) = answered.owed.filter(|_| !inquiry.gone.is_cancelled()) {

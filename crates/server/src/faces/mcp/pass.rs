@@ -6,7 +6,7 @@ use std::time::Duration;
 use action::json::{Item, canonical, canonical_array};
 use futures_util::future::join_all;
 use gateway::Caller;
-use gateway::upstream::{Party, Server, Tie};
+use gateway::upstream::{Party, Server, Tie, is_ours};
 use rmcp::model::{
     ClientRequest, CompleteRequest, CompleteRequestParams, CompleteResult, ErrorCode, ErrorData, GetMeta,
     GetPromptRequest, GetPromptRequestParams, GetPromptResponse, GetPromptResult, GetSkillRequest,
@@ -17,7 +17,7 @@ use rmcp::model::{
 };
 use rmcp::service::{RequestContext, RoleServer};
 use serde::de::DeserializeOwned;
-use serde_json::json;
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tokio::time::timeout;
 
@@ -96,7 +96,7 @@ impl Face {
     /// server we say ourselves.
     pub(super) fn meta(&self, inquiry: &Inquiry) -> RequestMetaObject {
         let mut meta = inquiry.meta.clone();
-        meta.0.retain(|name, _| !name.starts_with(super::told::OURS));
+        meta.0.retain(|name, _| !is_ours(name));
         if let Some(level) = self.session().and_then(|session| *lock(&session.level)) {
             meta.set_log_level(level);
         }
@@ -276,7 +276,15 @@ fn bring_along(request: &mut ClientRequest, responses: Option<InputResponses>) {
 /// The answer in the form of what was asked for, without what only we say. Servers before 2026-07-28 do not say that it is
 /// complete; rmcp leaves that out again for clients that do not know it.
 pub(super) fn read<R: DeserializeOwned>(result: ServerResult) -> Result<R, ErrorData> {
-    let mut value = foreign(serde_json::to_value(result).unwrap_or_default());
+    complete(foreign(serde_json::to_value(result).unwrap_or_default()))
+}
+
+/// The same of what another gateway says, which is told as our own.
+pub(super) fn read_ours<R: DeserializeOwned>(result: ServerResult) -> Result<R, ErrorData> {
+    complete(serde_json::to_value(result).unwrap_or_default())
+}
+
+fn complete<R: DeserializeOwned>(mut value: Value) -> Result<R, ErrorData> {
     if let Some(members) = value.as_object_mut() {
         members.entry("resultType").or_insert_with(|| "complete".into());
     }
