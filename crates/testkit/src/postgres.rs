@@ -1,7 +1,8 @@
 //! PostgreSQL servers of our own: throw-away clusters, reached by their sockets only.
 //!
 //! They need the Debian package `postgresql` (or `PG_BINDIR`). They run as somebody who is not root, because `initdb` refuses
-//! that, and end with the process that started them, however that ends: each waits for the end of a pipe.
+//! that, and end with the process that started them, however that ends: each waits for the end of a pipe. With a process that is gone
+//! goes their folder, too.
 
 use std::fs::{self, File, Permissions};
 use std::io::{self, Write};
@@ -38,6 +39,15 @@ pub enum End {
     Fast,
     /// As by a crash: what was not acknowledged may be gone, and the next start recovers.
     Crash,
+}
+
+impl End {
+    fn signal(self) -> &'static [u8] {
+        match self {
+            End::Fast => b"INT\n",
+            End::Crash => b"QUIT\n",
+        }
+    }
 }
 
 impl Cluster {
@@ -94,8 +104,8 @@ impl Cluster {
     /// Ends the server, if it runs.
     pub fn stop(&mut self, how: End) {
         if let Some(mut guard) = self.guard.take() {
-            if let (Some(mut pipe), End::Crash) = (guard.stdin.take(), how) {
-                let _ = pipe.write_all(b"QUIT\n");
+            if let Some(mut pipe) = guard.stdin.take() {
+                let _ = pipe.write_all(how.signal());
             }
             let _ = guard.wait();
         }
@@ -172,12 +182,13 @@ impl Cluster {
         command
     }
 
-    /// Runs the server until our end of the pipe is closed.
+    /// Runs the server until our end of the pipe is closed. If that is without a word, we are gone, and so is whoever would
+    /// remove the folder, which is large.
     fn spawn(&self) -> io::Result<Child> {
-        let script = r#""$@" & server=$!; read how; kill -${how:-INT} $server; wait $server"#;
+        let script = r#""$@" & server=$!; read how; kill -${how:-INT} $server; wait $server; [ "$how" ] || rm -rf "$0""#;
         let server = self.program("postgres");
         let mut start = Command::new("sh");
-        start.args(["-c", script, "sh"]).arg(server.get_program()).args(server.get_args());
+        start.args(["-c", script]).arg(&self.folder).arg(server.get_program()).args(server.get_args());
         start.arg("-D").arg(self.data()).args(["-c", "listen_addresses=", "-c", "max_connections=300", "-c"]);
         start.arg(format!("unix_socket_directories={}", self.folder.display()));
         for setting in &self.settings {
