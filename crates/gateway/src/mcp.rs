@@ -156,8 +156,7 @@ impl Gateway {
         let rules = self.tenant(&caller.tenant)?.rules();
         if let Some(tool) = rules.providers.get(&archetype).and_then(|provider| provider.tool())
             && !tool.is_ready(&seat)
-            && self.could_use(caller, &archetype)
-            && self.may_speak_with(caller, &call.server).await.is_ok()
+            && self.may_look_at(caller, &archetype, tool).await
         {
             // Before it takes anybody's room: a server may be slow to say what it has.
             tool.prepare(&seat).await;
@@ -228,13 +227,10 @@ impl Gateway {
         });
     }
 
-    /// Sees to it that it is known what its server says of a tool, before a request of somebody who could ever have it called is
-    /// judged: one that changed meanwhile is blocked by that.
-    pub(crate) async fn look_at(&self, caller: &Caller, archetype: &str, tool: &Tool) {
-        let may_speak = || self.may_speak_with(caller, tool.server_name());
-        if self.could_use(caller, archetype) && may_speak().await.is_ok() {
-            tool.look().await;
-        }
+    /// Whether a tool's server is asked for them what it says of the tool, before their request is judged: they could ever have it
+    /// called, and nobody has stopped them.
+    pub(crate) async fn may_look_at(&self, caller: &Caller, archetype: &str, tool: &Tool) -> bool {
+        self.could_use(caller, archetype) && self.may_speak_with(caller, tool.server_name()).await.is_ok()
     }
 
     /// How an action of the caller's stands.

@@ -177,14 +177,18 @@ impl Gateway {
         self.can_be_given(&caller, &action, provider.as_ref()).await?;
         // A price is asked for in the midst of judging, and who is asked may take long: no room is kept for that, nor for a server
         // that is to say what it has.
-        let mut _room = room.filter(|_| !quotes(&action));
-        if let Some(tool) = provider.tool().filter(|tool| !tool.is_looked_at()) {
-            let had_room = _room.take().is_some();
-            self.look_at(&caller, &action.archetype.name, tool).await;
-            _room = if had_room { self.judging.acquire().await.ok() } else { None };
+        let mut room = room.filter(|_| !quotes(&action));
+        if let Some(tool) = provider.tool().filter(|tool| !tool.is_looked_at())
+            && self.may_look_at(&caller, &action.archetype.name, tool).await
+        {
+            let had_room = room.take().is_some();
+            tool.look().await;
+            room = if had_room { self.judging.acquire().await.ok() } else { None };
         }
         self.metrics.step(Step::Request, started.elapsed());
-        self.judge(&asked, action, provider).await
+        let next = self.judge(&asked, action, provider).await;
+        drop(room);
+        next
     }
 
     /// The key of a request: from the header or the body, where both are given the same; in the sandbox and for a dry

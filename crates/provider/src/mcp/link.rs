@@ -238,6 +238,7 @@ impl Link {
             return true;
         }
         let (ping, tie) = (PingRequest::default().into(), Tie::default());
+        // Apart: with rmcp's tasks it is much larger than a call without them.
         let answer = Box::pin(self.exchange(ping, RequestMetaObject::new(), &tie, within)).await;
         let is_known = matches!(answer, Ok(_) | Err(Fault::Refused(_)));
         self.is_silent.fetch_and(!is_known, Ordering::Relaxed);
@@ -322,7 +323,7 @@ impl Link {
         let named = Direct::named(&request.params.name);
         let mut request = ClientRequest::CallToolRequest(request);
         let (Some(direct), Some(name)) = (&self.direct, named) else {
-            // Apart, as above: it is much larger than a call without rmcp's tasks.
+            // Apart, as in `is_known`.
             return Box::pin(self.exchange(request, meta, tie, silence)).await;
         };
         let level = meta.log_level();
