@@ -26,7 +26,7 @@ pub(crate) struct Args {
     /// Whose receipts count: a pin file that names the log
     #[arg(long, value_name = "PIN")]
     issuer: String,
-    /// Column with our reference, which begins with the action's id; what follows it is not compared
+    /// Column with our reference, as the provider was given it; which attempt it was of is not compared
     #[arg(long, value_name = "NAME", default_value = "reference")]
     reference: String,
     /// Column with the amount, a decimal number; what was given back has a minus
@@ -52,6 +52,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args, client: &Client) -> Result<ExitCode> {
     let (pin, _) = read_pin(&args.issuer)?;
     let stated = args.stated()?;
+    let stated = by_action(stated, client)?;
     // What they list and we did not count as completed in that time is looked at as well.
     let completed = args.entered(COMPLETED, client)?;
     let actions: BTreeSet<String> = completed.into_iter().chain(stated.keys().cloned()).collect();
@@ -120,6 +121,29 @@ impl Args {
                 None => return Ok(ids),
             }
         }
+    }
+}
+
+/// The lines by action, where the log knows whose reference it is; by the reference otherwise.
+fn by_action(stated: BTreeMap<String, Lines>, client: &Client) -> Result<BTreeMap<String, Lines>> {
+    let mut of: BTreeMap<String, Lines> = BTreeMap::new();
+    for (reference, lines) in stated {
+        let id = id_of(&reference, client)?.unwrap_or(reference);
+        let all = of.entry(id).or_default();
+        all.numbers.extend(lines.numbers);
+        lines.sums.into_iter().for_each(|(currency, sum)| *all.sums.entry(currency).or_default() += sum);
+    }
+    Ok(of)
+}
+
+/// The id of the action that a reference is of.
+fn id_of(reference: &str, client: &Client) -> Result<Option<String>> {
+    let path = format!("/v1/actions/{}", encoded(reference));
+    let action = client.exchange(reqwest::Method::GET, &path, &[], None)?;
+    match action.status {
+        200 => Ok(action.body["action_id"].as_str().map(str::to_owned)),
+        404 | 400 | 422 => Ok(None),
+        other => Err(Error::new(format!("the gateway answered {other} about the reference `{reference}`"))),
     }
 }
 
@@ -251,27 +275,28 @@ fn stated(text: &str, columns: [&str; 3]) -> std::result::Result<BTreeMap<String
     Ok(stated)
 }
 
-/// The action that a reference of ours is of, in whichever case it is printed: behind its id stands which call it was of.
+/// The name of the action in a reference of ours, in whichever case it is printed: behind it stands which call it was of.
 fn action_of(reference: &str) -> String {
+    let folded = reference.to_ascii_lowercase();
+    let hex = |text: &str| text.bytes().all(|byte| byte.is_ascii_hexdigit());
     let is_id = |text: &str| {
         text.bytes().enumerate().all(|(at, byte)| match at {
             8 | 13 | 18 | 23 => byte == b'-',
             _ => byte.is_ascii_hexdigit(),
         })
     };
-    let Some((id, call)) = reference.split_at_checked(ID).filter(|(id, _)| is_id(id)) else {
-        return reference.to_owned();
-    };
-    let call = call.to_ascii_lowercase();
-    let parts: Vec<&str> = call.split('-').collect();
+    let alias = folded.split_at_checked(ALIAS).filter(|(alias, _)| hex(alias));
+    let named = alias.or_else(|| folded.split_at_checked(ID).filter(|(id, _)| is_id(id)));
+    let Some((name, call)) = named else { return reference.to_owned() };
+    let parts: Vec<&str> = call.strip_suffix("-rollback").unwrap_or(call).split('-').collect();
     let number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     let is_ours = match parts.as_slice() {
-        [""] => true,
-        ["", attempt] | ["", attempt, "rollback" | "release"] => number(attempt),
+        [""] => call.is_empty(),
+        ["", attempt] | ["", attempt, "release"] => number(attempt),
         ["", attempt, "capture", capture] => number(attempt) && number(capture),
         _ => false,
     };
-    if is_ours { id.to_ascii_lowercase() } else { reference.to_owned() }
+    if is_ours { name.to_owned() } else { reference.to_owned() }
 }
 
 /// Rows of RFC 4180, with the number of the line on which each begins; empty ones are left out.
@@ -337,7 +362,9 @@ const PLACES: usize = 6;
 const COMPLETED: &str = "COMPLETED";
 const EXECUTING: &str = "EXECUTING";
 const IN_DOUBT: &str = "it is not known what became of it";
-/// Length of an action's id.
+/// Length of the name by which providers know an action.
+const ALIAS: usize = 32;
+/// Length of an action's id, with which references began before there were such names.
 const ID: usize = 36;
 
 #[cfg(test)]
@@ -406,12 +433,18 @@ mod tests {
 
     #[test]
     fn calls_of_one_action_are_summed_up_in_whichever_case_they_are_printed() {
-        let id = "01a21b52-cbb4-7ff0-9dad-8fad23142304";
-        for call in ["", "-12", "-1-rollback", "-1-release", "-2-capture-3"] {
-            let reference = format!("{id}{call}");
-            assert_eq!((action_of(&reference), action_of(&reference.to_uppercase())), (id.into(), id.into()));
+        for name in ["0a21b52ccbb47ff09dad8fad23142304", "01a21b52-cbb4-7ff0-9dad-8fad23142304"] {
+            for call in ["", "-12", "-1-rollback", "-1-release", "-2-capture-3", "-2-capture-3-rollback"] {
+                let reference = format!("{name}{call}");
+                let read = (action_of(&reference), action_of(&reference.to_uppercase()));
+                assert_eq!(read, (name.into(), name.into()), "{reference}");
+            }
+            for call in ["-x", "-", "-rollback", "-1-2", "0"] {
+                let reference = format!("{name}{call}");
+                assert_eq!(action_of(&reference), reference);
+            }
         }
-        for other in ["x-1", "", "-1", "X", "01a21b52-cbb4-7ff0-9dad-8fad23142304-x"] {
+        for other in ["x-1", "", "-1", "X"] {
             assert_eq!(action_of(other), other);
         }
     }

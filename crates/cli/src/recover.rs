@@ -135,11 +135,12 @@ fn tell_repeats<'a>(why: Why, of: impl Iterator<Item = &'a Repeat>) -> Result<()
             "the provider does not recognise what is asked of it once more, or does not for as long as the store was put back"
         }
         Why::NamesAction => {
-            "requests name the action, which is another one when its caller asks again: a provider that compares requests refuses \
+            "requests bear the action's id, which is another one when its caller asks again: a provider that compares requests refuses \
              the repeat, and the action is then in doubt here, for a person, though it was done before"
         }
         Why::LaterAttempt => {
-            "what failed first and was done by a later attempt was done under another key than that with which a repeat begins"
+            "what failed first and was done by a later attempt was done under another key than that with which a repeat begins, and \
+             the provider cannot be asked about it"
         }
     };
     out::line(format_args!("may be done twice when its caller asks again: {}: {why}", names.join(", ")))

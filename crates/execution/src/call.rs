@@ -67,30 +67,100 @@ pub struct Reservation {
     pub until_ms: i64,
 }
 
+/// The name by which providers know an action: made of its idempotency key and of whose that is, so that an action that was
+/// forgotten has the same name when it is asked for again. Nothing about the key can be told from it without the tenant's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Alias([u8; 16]);
+
+impl Alias {
+    /// The name of the action to whose idempotency key this belongs: the first half of a hash of it and its scope.
+    pub fn new(key: &HmacKey, claim: [u8; 16]) -> Alias {
+        Alias(key.seal(ALIAS, claim))
+    }
+
+    /// The claim it was made of, if this tenant's key made it; one of nothing otherwise.
+    pub fn claim(self, key: &HmacKey) -> [u8; 16] {
+        key.open(ALIAS, self.0)
+    }
+}
+
+const ALIAS: &str = "countersign/alias/1";
+
 /// Our own name for one attempt of one action: short ASCII, safe in paths, headers and free-text fields.
-pub fn reference(action_id: &ActionId, attempt: u32) -> String {
-    format!("{action_id}-{attempt}")
+pub fn reference(alias: Alias, attempt: u32) -> String {
+    format!("{}-{attempt}", hex::encode(alias.0))
 }
 
-/// The attempt that a name of ours is for; nothing, if it is none that [`reference()`], [`capture_reference()`] or
-/// [`release_reference()`] gave.
-pub fn attempt_of(name: &str) -> Option<(ActionId, u32)> {
-    let (of, capture) =
-        name.split_once("-capture-").map_or((name, None), |(of, capture)| (of, Some(capture)));
-    let releases = name.strip_suffix("-release");
-    let (id, attempt) = releases.unwrap_or(of).rsplit_once('-')?;
-    let (id, attempt) = (id.parse().ok()?, attempt.parse().ok()?);
-    let given = match capture {
-        Some(number) => capture_reference(&id, attempt, number.parse().ok()?),
-        None if releases.is_some() => release_reference(&id, attempt),
-        None => reference(&id, attempt),
-    };
-    (given == name).then_some((id, attempt))
+/// Our own name for what undoes the effect of the attempt of this name.
+pub fn rollback_reference(attempt: &str) -> String {
+    format!("{attempt}{ROLLBACK}")
 }
 
-/// Our own name for what undoes the effect of an attempt.
-pub fn rollback_reference(action_id: &ActionId, attempt: u32) -> String {
-    format!("{action_id}-{attempt}-rollback")
+/// Our own name for what charges the reservation of the attempt of this name; `number` counts from 1.
+pub fn capture_reference(attempt: &str, number: usize) -> String {
+    format!("{attempt}{CAPTURE}{number}")
+}
+
+/// Our own name for what sets the reservation of the attempt of this name free.
+pub fn release_reference(attempt: &str) -> String {
+    format!("{attempt}{RELEASE}")
+}
+
+const ROLLBACK: &str = "-rollback";
+const CAPTURE: &str = "-capture-";
+const RELEASE: &str = "-release";
+
+/// What providers call back about, by a name of ours: an attempt, or what charges or sets free its reservation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Named {
+    /// The action.
+    pub action: Whose,
+    /// Its attempt.
+    pub attempt: u32,
+}
+
+/// How a name of ours says of which action it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whose {
+    /// By the name that providers know it by.
+    Alias(Alias),
+    /// By its id, as in all references that were given before there were such names.
+    Id(ActionId),
+}
+
+impl Named {
+    /// Reads what [`reference()`], [`capture_reference()`] and [`release_reference()`] write.
+    pub fn parse(name: &str) -> Option<Named> {
+        let attempt = match name.split_once(CAPTURE) {
+            Some((attempt, number)) => is_number(number).then_some(attempt)?,
+            None => name.strip_suffix(RELEASE).unwrap_or(name),
+        };
+        let (action, attempt) = attempt.rsplit_once('-')?;
+        let attempt = is_number(attempt).then(|| attempt.parse().ok())??;
+        Some(Named { action: Whose::of_action(action)?, attempt })
+    }
+}
+
+impl Whose {
+    /// Reads any name of ours: of an action, of one of its attempts, or of what belongs to one.
+    pub fn parse(text: &str) -> Option<Whose> {
+        let attempt = || Named::parse(text.strip_suffix(ROLLBACK).unwrap_or(text));
+        Whose::of_action(text).or_else(|| Some(attempt()?.action))
+    }
+
+    fn of_action(text: &str) -> Option<Whose> {
+        if let Ok(id) = text.parse() {
+            return Some(Whose::Id(id));
+        }
+        let is_ours = text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        let bytes = hex::decode(is_ours.then_some(text)?).ok()?;
+        bytes.try_into().ok().map(|bytes| Whose::Alias(Alias(bytes)))
+    }
+}
+
+/// A number from 1, written as we write it.
+fn is_number(text: &str) -> bool {
+    !text.starts_with('0') && !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 /// The idempotency key of what undoes the effect that was had under this provider key, 64 lower-case hexadecimal digits.
@@ -100,20 +170,10 @@ pub fn rollback_key(key: &HmacKey, provider_key: &str) -> String {
     hex::encode(key.sign(&bytes))
 }
 
-/// Our own name for what charges the reservation of an attempt; `number` counts from 1.
-pub fn capture_reference(action_id: &ActionId, attempt: u32, number: usize) -> String {
-    format!("{action_id}-{attempt}-capture-{number}")
-}
-
 /// The idempotency key of what charges the reservation that was made under this provider key.
 pub fn capture_key(key: &HmacKey, provider_key: &str, number: usize) -> String {
     let parts = ("countersign/capture-key/1", provider_key, number);
     hex::encode(key.sign(&serde_json::to_vec(&parts).unwrap_or_default()))
-}
-
-/// Our own name for what sets the reservation of an attempt free.
-pub fn release_reference(action_id: &ActionId, attempt: u32) -> String {
-    format!("{action_id}-{attempt}-release")
 }
 
 /// The idempotency key of what sets free the reservation that was made under this provider key.

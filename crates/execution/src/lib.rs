@@ -48,7 +48,7 @@ mod reply;
 mod retry;
 
 pub use call::{
-    Call, Purpose, Reservation, attempt_of, capture_key, capture_reference, provider_key, reference,
+    Alias, Call, Named, Purpose, Reservation, Whose, capture_key, capture_reference, provider_key, reference,
     release_key, release_reference, rollback_key, rollback_reference,
 };
 pub use capabilities::{Capabilities, Idempotent, Queryable};

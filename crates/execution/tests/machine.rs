@@ -12,10 +12,10 @@ use action::{
 };
 use boundary::{Caller, Facts, Permit, Policies, Series, Verdict};
 use countersign_execution::{
-    Absence, Call, Capabilities, Challenge, Confirmation, Course, Doubt, Effect, Event, Execution, Found,
-    Idempotent, Now, Purpose, Queryable, Refusal, Reply, Reservation, Resolution, State, Stood, Stop, Terms,
-    Undo, Withheld, attempt_of, capture_reference, delay, longest_delay, provider_key, reference,
-    release_reference,
+    Absence, Alias, Call, Capabilities, Challenge, Confirmation, Course, Doubt, Effect, Event, Execution,
+    Found, Idempotent, Named, Now, Purpose, Queryable, Refusal, Reply, Reservation, Resolution, State, Stood,
+    Stop, Terms, Undo, Whose, Withheld, capture_reference, delay, longest_delay, provider_key, reference,
+    release_reference, rollback_reference,
 };
 use proptest::prelude::*;
 
@@ -935,21 +935,43 @@ fn the_provider_key_depends_on_each_of_its_parts() {
 }
 
 #[test]
-fn a_reference_names_one_attempt() {
-    let id = call(1).action_id;
-    assert_eq!(reference(&id, 1), format!("{id}-1"));
-    assert_ne!(reference(&id, 1), reference(&id, 2));
-    assert_eq!(attempt_of(&reference(&id, 12)), Some((id, 12)));
-    assert_eq!(attempt_of(&capture_reference(&id, 12, 3)), Some((id, 12)));
-    assert_eq!(attempt_of(&release_reference(&id, 12)), Some((id, 12)));
-    assert_eq!(attempt_of(&format!("{}-release", capture_reference(&id, 12, 3))), None);
-    for other in
-        ["", "-1", "12", &id.to_string(), &format!("{id}-01"), &format!("{id}-1-rollback"), &format!("{id}-")]
-    {
-        assert_eq!(attempt_of(other), None, "{other}");
+fn a_reference_names_one_attempt_of_the_action_that_its_key_asks_for() {
+    let key = HmacKey::new(&[7; 32]);
+    let alias = Alias::new(&key, [3; 16]);
+    assert_eq!(alias, Alias::new(&key, [3; 16]), "whoever asks again under the same key");
+    assert_ne!(alias, Alias::new(&HmacKey::new(&[8; 32]), [3; 16]), "nobody else makes it");
+    assert_eq!(alias.claim(&key), [3; 16]);
+    assert_ne!(reference(alias, 1), reference(alias, 2));
+    let twelfth = reference(alias, 12);
+    let named = Some(Named { action: Whose::Alias(alias), attempt: 12 });
+    for name in [twelfth.clone(), capture_reference(&twelfth, 3), release_reference(&twelfth)] {
+        assert_eq!(Named::parse(&name), named, "{name}");
+        assert_eq!(Whose::parse(&name), Some(Whose::Alias(alias)), "{name}");
     }
-    for other in ["-1-capture-", "-1-capture-01", "-1-capture-1-capture-1", "-capture-1", "-01-capture-1"] {
-        assert_eq!(attempt_of(&format!("{id}{other}")), None, "{other}");
+    let rollback = rollback_reference(&twelfth);
+    assert_eq!((Named::parse(&rollback), Whose::parse(&rollback)), (None, Some(Whose::Alias(alias))));
+    assert_eq!(twelfth.strip_suffix("-12").map(Whose::parse), Some(Some(Whose::Alias(alias))));
+    // Those of before.
+    let id = call(1).action_id;
+    assert_eq!(Named::parse(&format!("{id}-12")), Some(Named { action: Whose::Id(id), attempt: 12 }));
+    assert_eq!(Whose::parse(&id.to_string()), Some(Whose::Id(id)));
+}
+
+#[test]
+fn what_is_no_reference_names_nothing() {
+    let (id, alias) = (call(1).action_id.to_string(), "0123456789abcdef0123456789abcdef".to_owned());
+    for action in [id, alias] {
+        for tail in
+            ["", "-", "-01", "-0", "-1-capture-", "-1-capture-01", "-1-capture-1-capture-1", "-capture-1"]
+        {
+            assert_eq!(Named::parse(&format!("{action}{tail}")), None, "{action}{tail}");
+        }
+        assert_eq!(Named::parse(&format!("{action}-1-capture-3-release")), None);
+        assert_eq!(Whose::parse(&format!("{action}-x")), None);
+        assert_eq!(Whose::parse(&action.to_uppercase()), None);
+    }
+    for other in ["", "-1", "12", "0123456789abcdef-1"] {
+        assert_eq!((Named::parse(other), Whose::parse(other)), (None, None), "{other}");
     }
 }
 
@@ -1281,7 +1303,7 @@ fn call(attempt: u32) -> Call {
         money: None,
         attempt,
         provider_key: format!("key {attempt}"),
-        reference: reference(&action_id, attempt),
+        reference: format!("{action_id}-{attempt}"),
         send_by_ms: NOW,
         purpose: Purpose::Act,
     }

@@ -42,8 +42,9 @@ pub(crate) struct Errand {
     /// When commit 1 was acknowledged.
     pub admitted: Instant,
     pub patience: Patience,
-    /// The price, for an action that only asked for it: nothing is sent then.
-    pub quoted: Option<Confirmation>,
+    /// What is confirmed already, so that nothing is sent: the price, for an action that only asked for it, or what was done
+    /// before the store forgot it.
+    pub known: Option<Confirmation>,
 }
 
 /// How long the caller waits.
@@ -109,7 +110,7 @@ impl Gateway {
 
     /// One call, and what came of it.
     async fn attempt(self: &Arc<Self>, errand: Box<Errand>, said: &mut Said) -> Result<Followed, Error> {
-        let Errand { under_way, tenant, pending, execution, provider, admitted, patience, quoted } = *errand;
+        let Errand { under_way, tenant, pending, execution, provider, admitted, patience, known } = *errand;
         let id = pending.id;
         let patience_ms = i64::try_from(provider.patience().as_millis()).unwrap_or(i64::MAX / 2);
         let leave_by_ms = execution.call().send_by_ms.saturating_sub(patience_ms);
@@ -122,7 +123,7 @@ impl Gateway {
         let started = Instant::now();
         let call = Arc::clone(execution.call());
         let name = provider.name();
-        let mut reply = match quoted {
+        let mut reply = match known {
             Some(confirmation) => std::future::ready(Reply::Confirmed(confirmation)).boxed(),
             None => {
                 let reply = match provider.runner() {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use action::ActionId;
-use execution::{Reply, Stood};
+use execution::{Named, Reply, Stood};
 use ledger::{Settled, State, Stored};
 use provider::{Provider, Signed, Told};
 use receipt::Stage;
@@ -19,7 +19,6 @@ use crate::alert::Alert;
 use crate::crash::Point;
 use crate::gateway::Gateway;
 use crate::late::{CallRef, Place};
-use crate::remember::unavailable;
 use crate::row::{IntentRow, internal};
 use crate::steer::busy;
 use crate::tenants::TenantState;
@@ -113,10 +112,10 @@ impl Gateway {
             let Some(Told { about, reply }) = provider.callback().and_then(|it| it.told(letter.body)) else {
                 continue;
             };
-            let Some((id, attempt)) = execution::attempt_of(&about) else { continue };
-            let stored = self.ledger.action(&tenant.tenant, id).await.map_err(unavailable)?;
-            if stored.is_some_and(|stored| *stored.archetype == *archetype) {
-                return Ok(Some(Callback { tenant, provider, id, attempt, about, reply }));
+            let Some(Named { action, attempt }) = Named::parse(&about) else { continue };
+            let stored = self.whose(&tenant.tenant, action).await?;
+            if let Some(stored) = stored.filter(|stored| *stored.archetype == *archetype) {
+                return Ok(Some(Callback { tenant, provider, id: stored.id, attempt, about, reply }));
             }
         }
         Ok(None)

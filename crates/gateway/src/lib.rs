@@ -29,6 +29,7 @@
 mod act;
 mod admin;
 mod alert;
+mod alias;
 mod approvals;
 mod atp;
 mod audit;

@@ -280,7 +280,7 @@ impl Gateway {
         if !provider.capabilities().can_be_asked() {
             return Ok(false);
         }
-        let found = self.found_of(&call, provider.query(&call, clock::now_ms()).await);
+        let found = provider.query(&call, clock::now_ms()).await;
         match found {
             Found::Unknown => return Ok(false),
             Found::Absent { final_: false } => {

@@ -162,7 +162,7 @@ impl Gateway {
             by: OURSELVES.to_owned(),
             asked_ms: now_ms,
             provider_key: execution::rollback_key(&tenant.hmac, &call.provider_key),
-            reference: execution::rollback_reference(&pending.id, call.attempt),
+            reference: execution::rollback_reference(&call.reference),
             confirmed: done.reference,
             sends: 0,
             first_ms: now_ms,
@@ -454,7 +454,7 @@ pub(crate) const NOT_DONE: &str = "only what was carried out can be undone";
 pub(crate) fn undo_call(tenant: &TenantState, call: &Call, provider: &dyn Provider) -> Call {
     Call {
         provider_key: execution::rollback_key(&tenant.hmac, &call.provider_key),
-        reference: execution::rollback_reference(&call.action_id, call.attempt),
+        reference: execution::rollback_reference(&call.reference),
         send_by_ms: clock::now_ms() + millis(flight(provider)),
         ..call.clone()
     }

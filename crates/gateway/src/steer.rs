@@ -96,7 +96,8 @@ impl Gateway {
         rules: &Rules,
     ) -> Result<(), Error> {
         let Ok(call) = pending.call(self.environment, rules) else { return Ok(()) };
-        if !self.may_be_forgotten(&call) || !words(&self.outcomes_of(stored).await?, &pending.row)?.is_empty()
+        if self.may_be_forgotten(&call).is_none()
+            || !words(&self.outcomes_of(stored).await?, &pending.row)?.is_empty()
         {
             return Ok(());
         }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use action::{ActionId, AskedRollback, Environment};
+use execution::Whose;
 use ledger::{Erased, Labels, Settled, State, Stored};
 use serde_json::Value;
 
@@ -302,8 +303,8 @@ impl Gateway {
 
     pub(crate) async fn visible(&self, caller: &Caller, id: &str) -> Result<Stored, Error> {
         caller.must(Deed::ReadOwn)?;
-        let id = id.parse().map_err(|_| not_found("action"))?;
-        let stored = self.ledger.action(&caller.tenant, id).await.map_err(unavailable)?;
+        let whose = Whose::parse(id).ok_or_else(|| not_found("action"))?;
+        let stored = self.whose(&caller.tenant, whose).await?;
         let own = |stored: &Stored| caller.role.may(Deed::ReadTenant) || stored.subject == caller.subject;
         stored.filter(own).ok_or_else(|| not_found("action"))
     }

@@ -28,6 +28,14 @@ impl Claim {
         Some(Claim::new(&intent.tenant, intent.environment, &intent.subject, key))
     }
 
+    /// What it is found by where only a half of it is known.
+    #[must_use]
+    pub fn half(&self) -> [u8; 16] {
+        let mut half = [0; 16];
+        half.copy_from_slice(&self.0[..16]);
+        half
+    }
+
     /// As it is stored in full.
     pub(crate) fn bytes(&self) -> &[u8; 32] {
         &self.0
@@ -40,8 +48,13 @@ impl Claim {
 
     /// Where the index looks first. Another key with the same 64 bits moves on to the next number.
     pub(crate) fn slot(&self) -> i64 {
-        tag(&self.0)
+        slot_of(&self.half())
     }
+}
+
+/// [`Claim::slot`] of those that begin so.
+pub(crate) fn slot_of(half: &[u8; 16]) -> i64 {
+    (i128::from_be_bytes(*half) >> 64) as i64
 }
 
 /// The account of a mandate.

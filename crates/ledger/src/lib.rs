@@ -224,6 +224,9 @@ pub trait Ledger: Outbox {
     /// One action of a tenant.
     fn action<'a>(&'a self, tenant: &'a Tenant, id: ActionId) -> Answer<'a, Option<Stored>>;
 
+    /// The action whose key's [`Claim`] begins with this [`half`](Claim::half).
+    fn claimant<'a>(&'a self, tenant: &'a Tenant, half: [u8; 16]) -> Answer<'a, Option<ActionId>>;
+
     /// Everything that was settled and amended about an action, oldest first.
     fn outcomes<'a>(&'a self, tenant: &'a Tenant, id: ActionId) -> Answer<'a, Vec<Settled>>;
 

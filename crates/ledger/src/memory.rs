@@ -526,6 +526,10 @@ impl Ledger for Memory {
         self.now(move |world| Ok(world.of(tenant, id).map(|row| row.stored.clone())))
     }
 
+    fn claimant<'a>(&'a self, tenant: &'a Tenant, half: [u8; 16]) -> Answer<'a, Option<ActionId>> {
+        self.now(move |world| Ok(world.claimant(tenant, half)))
+    }
+
     fn outcomes<'a>(&'a self, tenant: &'a Tenant, id: ActionId) -> Answer<'a, Vec<Settled>> {
         self.now(move |world| {
             let entries = world.of(tenant, id).map(|row| &*row.outcomes).unwrap_or_default();

@@ -435,6 +435,13 @@ impl World {
         self.append(deferral.at_ms, Some(id), &deferral.entry, None, None)
     }
 
+    /// Who made the claim that begins so.
+    pub(crate) fn claimant(&self, tenant: &Tenant, half: [u8; 16]) -> Option<ActionId> {
+        let is_it =
+            |row: &&Row| row.stored.tenant == *tenant && row.claim.is_some_and(|it| it.half() == half);
+        self.actions.values().find(is_it).map(|row| row.stored.id)
+    }
+
     /// The key of an action tells where it stands.
     fn claimed_in(&mut self, claim: Option<Claim>, state: State) {
         if let Some(claimed) = claim.and_then(|claim| self.rows.claims.get_mut(&claim)) {

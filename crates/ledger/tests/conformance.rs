@@ -11,7 +11,7 @@ use std::thread;
 use action::{ActionId, Subject, Tenant};
 use common::*;
 use ledger::{
-    Admission, Admitted, ApiKey, Approval, Basis, By, CHARGING, Debit, Deferral, Draft, Effect, Error,
+    Admission, Admitted, ApiKey, Approval, Basis, By, CHARGING, Claim, Debit, Deferral, Draft, Effect, Error,
     Extension, FactsQuery, Filter, Hold, INFO_GIVEN, INFO_REQUESTED, Ledger, Link, Mandate, Obstacle,
     Outcome, PASSKEY_ENROLLED, PASSKEY_REGISTERED, PASSKEY_REVOKED, PrincipalKey, RESERVED, ROLLING_BACK,
     Recorded, Resumption, Scope, Settlement, State, Tolerance, Used,
@@ -74,6 +74,22 @@ fn a_refusal_claims_its_key_and_replays() {
         };
         assert_eq!((existing.state, existing.reply.unwrap().body), (State::Refused, b"reply r".to_vec()));
         assert!(matches!(admit(&*ledger, admission("k")), Admitted::Existing(_)));
+    });
+}
+
+#[test]
+fn half_a_claim_finds_the_action_that_made_it() {
+    on_every_ledger(|ledger| {
+        let ids = ["k", "l"].map(|key| (key, admitted(&*ledger, admission(key))));
+        let (tenant, other) = (Tenant::default(), Tenant::parse("other").unwrap());
+        for (key, id) in ids {
+            let half = Claim::of(&admission(key).intent).unwrap().half();
+            assert_eq!(wait(ledger.claimant(&tenant, half)).unwrap(), Some(id), "{key}");
+            assert_eq!(wait(ledger.claimant(&other, half)).unwrap(), None, "{key}");
+            let near = (u128::from_be_bytes(half) ^ 1).to_be_bytes();
+            assert_eq!(wait(ledger.claimant(&tenant, near)).unwrap(), None, "{key}");
+        }
+        assert_eq!(wait(ledger.claimant(&tenant, [0; 16])).unwrap(), None);
     });
 }
 

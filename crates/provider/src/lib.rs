@@ -91,8 +91,8 @@ pub trait Provider: Send + Sync + fmt::Debug {
         None
     }
 
-    /// Whether the request that has the effect carries the action's id, or our reference, which is made of it: the same request
-    /// of another action is then another request under the same provider key.
+    /// Whether the request that has the effect carries the action's id: the same request of another action is then another
+    /// request under the same provider key.
     fn names_action(&self) -> bool {
         // Calls of tools say whose they are.
         self.tool().is_some_and(|tool| !tool.is_read_only())

@@ -302,3 +302,9 @@ charged = {{ amount = "/payments/0/amount", currency = "/payments/0/currency" }}
 "#
     )
 }
+
+/// By which name an action's provider knows its latest call, as the payload of the stored action has it.
+pub fn reference_in(payload: &[u8]) -> Option<String> {
+    let row: serde_json::Value = serde_json::from_slice(payload).ok()?;
+    row["call"]["reference"].as_str().map(str::to_owned)
+}

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use ledger::{Ledger, Postgres, State, Stored};
 use receipt::{Jwks, Verdict};
-use testkit::bank::{Bank, Fault, Injection};
+use testkit::bank::{self, Bank, Fault, Injection};
 use testkit::postgres::End;
 use tokio::time::sleep;
 
@@ -141,7 +141,7 @@ fn effects_are_what_is_stored(bank: &Bank, stored: &BTreeMap<String, Stored>) {
         stored
             .values()
             .filter(move |it| it.state == state)
-            .map(|it| format!("{}-1", it.id))
+            .filter_map(|it| bank::reference_in(&it.payload))
             .collect::<BTreeSet<_>>()
     };
     let executed = of(State::Executed);
@@ -201,7 +201,7 @@ async fn mandates_are_charged_what_was_paid(
             .collect();
         let jti = of.iter().find_map(|it| it.mandates.first()).unwrap();
         let held = store.mandate(&Default::default(), jti).await.unwrap().unwrap();
-        let sum: i64 = of.iter().filter_map(|it| paid.get(&format!("{}-1", it.id))).sum();
+        let sum: i64 = of.iter().filter_map(|it| paid.get(&bank::reference_in(&it.payload)?)).sum();
         assert_eq!(held.account.spent_minor, sum, "a mandate is charged what the bank paid");
         assert!(!tight || (TIGHT - 300..=TIGHT).contains(&sum), "spent up to its cap: {sum}");
     }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use action::Tenant;
 use ledger::{Filter, Ledger, State};
 use receipt::Verdict;
+use testkit::bank::reference_in;
 use tokio::time::sleep;
 
 use crate::house::{House, Plan, verdict};
@@ -100,7 +101,7 @@ async fn fails_after(calls: &str, error: &str, good: u32) -> FirstToFail {
     let executed: Vec<_> = stored.iter().filter(|it| it.state == State::Executed).collect();
     let paid = house.bank.effects();
     assert_eq!(executed.len() as u64, paid.count);
-    assert!(executed.iter().all(|it| paid.by_reference.get(&format!("{}-1", it.id)) == Some(&1)));
+    assert!(executed.iter().all(|it| paid.by_reference.get(&reference_in(&it.payload).unwrap()) == Some(&1)));
     for said in &acknowledged {
         let kept = stored.iter().find(|it| it.id.to_string() == said.id()).expect("acknowledged is stored");
         assert_eq!((kept.state, &kept.reply.as_ref().unwrap().body), (State::Executed, &said.bytes));

@@ -9,7 +9,7 @@ use action::Tenant;
 use ledger::{Filter, Ledger, Sqlite, State, Stored};
 use receipt::{Document, Event, Jwks, Verdict};
 use serde_json::Value;
-use testkit::bank::{Bank, Fault, Injection};
+use testkit::bank::{self, Bank, Fault, Injection};
 use tokio::time::sleep;
 
 use crate::house::{House, Plan, Said, Voice, payment, verdict};
@@ -170,8 +170,11 @@ fn effects_are_what_is_stored(bank: &Bank, stored: &BTreeMap<String, Stored>) {
             assert_eq!(*count, 1, "two effects for {what} {name}");
         }
     }
-    let executed: BTreeSet<String> =
-        stored.values().filter(|it| it.state == State::Executed).map(|it| format!("{}-1", it.id)).collect();
+    let executed: BTreeSet<String> = stored
+        .values()
+        .filter(|it| it.state == State::Executed)
+        .filter_map(|it| bank::reference_in(&it.payload))
+        .collect();
     let paid: BTreeSet<String> = effects.by_reference.keys().cloned().collect();
     let lost: Vec<_> = paid.difference(&executed).collect();
     let invented: Vec<_> = executed.difference(&paid).collect();

@@ -46,7 +46,12 @@ impl Gateway {
             intent: Some(footing.intent_id.clone()),
         });
         let rests = permit.rests_on_accounts();
-        let execution = self.go(case, permit)?;
+        let call = self.next_call(case)?;
+        let (call, known) = match quote.filter(|_| quote_only) {
+            Some(price) => (call, Some(quoted(price))),
+            None => self.as_known(case, call).await?,
+        };
+        let execution = self.go(case, permit, call)?;
         let call = execution.call();
         let lease_ms = call.send_by_ms.saturating_add(LEASE_AFTER_MS);
         judged.row.call = Some(CallRow::new(call, case.provider.as_ref(), Some(execution.course())));
@@ -84,7 +89,7 @@ impl Gateway {
                     provider: Arc::clone(&case.provider),
                     admitted: Instant::now(),
                     patience: case.asked.arrival.patience(case.action.deadline_ms, usual_ms),
-                    quoted: quote.filter(|_| quote_only).map(quoted),
+                    known,
                 }))))
             }
             Admitted::Existing(existing) => {
@@ -174,27 +179,51 @@ impl Gateway {
         snapshot.map(|it| raw(action::json::canonical(&it)).map_err(drop)).transpose()
     }
 
-    /// It may go: the next attempt, or the same once more where its fate is not known.
-    fn go(&self, case: &Case<'_>, permit: Permit) -> Result<Execution, Error> {
-        let (action, provider) = (&case.action, case.provider.as_ref());
-        let deadline_ms = action.deadline_ms.and_then(|ms| i64::try_from(ms).ok());
-        let deadline_ms = deadline_ms.map(|ms| case.asked.arrival.at_ms.saturating_add(ms));
-        let terms =
-            terms(provider, action.guarantee_level, Some(action.payment_mode), action.retry, deadline_ms);
+    /// What goes: the next attempt, or the same once more where its fate is not known, or what charges its reservation.
+    fn next_call(&self, case: &Case<'_>) -> Result<Call, Error> {
         let attempt = case.before().map_or(FIRST, |before| match before.stood {
             Stood::Waiting { .. } | Stood::Failed => before.call.attempt.saturating_add(1),
             _ => before.call.attempt,
         });
         let call = self.call(case, attempt)?;
         let reservation = case.before().and_then(|before| before.reservation.as_ref());
-        let call = Arc::new(match reservation.and_then(|it| Some((it, it.charging()?))) {
+        Ok(match reservation.and_then(|it| Some((it, it.charging()?))) {
             Some((reservation, capture)) => {
                 let (purpose, money) = reservation.charge(capture, call.money)?;
                 let (provider_key, reference) = (capture.provider_key.clone(), capture.reference.clone());
                 Call { provider_key, reference, purpose, money, ..call }
             }
             None => call,
-        });
+        })
+    }
+
+    /// The call, unless the store has forgotten that its provider has had it or a later attempt: that one then, and what the
+    /// provider says of it.
+    async fn as_known(&self, case: &Case<'_>, call: Call) -> Result<(Call, Option<Confirmation>), Error> {
+        let is_sent_again = case.before().is_some_and(|before| matches!(before.stood, Stood::InDoubt));
+        let provider = case.provider.as_ref();
+        let since_ms = self.forgot_at_ms(&call.tenant, provider).filter(|_| !is_sent_again);
+        let Some(since_ms) = since_ms else { return Ok((call, None)) };
+        let retries = case.action.retry.map_or(0, |policy| policy.max_retries);
+        let most = match call.purpose {
+            Purpose::Act | Purpose::Reserve => retries.saturating_add(BY_HAND),
+            Purpose::Capture { .. } | Purpose::Release { .. } => 0,
+        };
+        let first = call.attempt;
+        let later = (1..=most).map(|more| self.call(case, first.saturating_add(more)));
+        let calls = std::iter::once(Ok(call.clone())).chain(later).collect::<Result<Vec<_>, _>>()?;
+        let known = crate::forgotten::known_of(provider, calls, since_ms).await?;
+        Ok(known.map_or((call, None), |(call, confirmation)| (call, Some(confirmation))))
+    }
+
+    /// It may go.
+    fn go(&self, case: &Case<'_>, permit: Permit, call: Call) -> Result<Execution, Error> {
+        let (action, provider) = (&case.action, case.provider.as_ref());
+        let deadline_ms = action.deadline_ms.and_then(|ms| i64::try_from(ms).ok());
+        let deadline_ms = deadline_ms.map(|ms| case.asked.arrival.at_ms.saturating_add(ms));
+        let terms =
+            terms(provider, action.guarantee_level, Some(action.payment_mode), action.retry, deadline_ms);
+        let call = Arc::new(call);
         let execution = match case.before() {
             None => Execution::intended(Arc::clone(&call), terms),
             Some(before) => {
@@ -218,6 +247,7 @@ impl Gateway {
         let patience = SEND_WINDOW + case.provider.patience();
         let archetype = &case.action.archetype;
         let hmac = &case.asked.tenant.hmac;
+        let alias = case.asked.tenant.alias(self.environment, &caller.subject, key);
         Ok(Call {
             action_id: case.id,
             tenant: caller.tenant.clone(),
@@ -234,7 +264,7 @@ impl Gateway {
                 &archetype.name,
                 attempt,
             ),
-            reference: execution::reference(&case.id, attempt),
+            reference: execution::reference(alias, attempt),
             send_by_ms: clock::now_ms() + i64::try_from(patience.as_millis()).unwrap_or(i64::MAX / 2),
             purpose: match case.action.payment_mode {
                 PaymentMode::ReserveIfAvailable => Purpose::Reserve,
@@ -245,6 +275,9 @@ impl Gateway {
 }
 
 pub(super) const FIRST: u32 = 1;
+
+/// So many attempts beyond those that are made of themselves a provider is asked about where the store may have forgotten some.
+const BY_HAND: u32 = 3;
 
 /// So long whoever sent a call may take to write down what came of it, after its provider's time is over.
 const LEASE_AFTER_MS: i64 = 5_000;

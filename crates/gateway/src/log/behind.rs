@@ -117,6 +117,10 @@ impl Logs {
 impl Why {
     /// Why what had its effect at this provider so long ago may have it once more.
     fn of(provider: &dyn Provider, gone: Duration) -> Vec<Why> {
+        // It is asked before anything is sent to it.
+        if provider.capabilities().can_be_asked() {
+            return Vec::new();
+        }
         let known = provider.capabilities().idempotent.as_ref();
         if known.is_none_or(|known| known.retention <= gone) {
             return vec![Why::NotRecognised];
@@ -227,7 +231,7 @@ impl Gateway {
                 let why = if key_is_lost { vec![Why::KeyLost] } else { Why::of(provider.as_ref(), gone) };
                 // What its caller carries out itself it knows of.
                 let is_harmless = provider.capabilities().repeat_safe || provider.runner().is_some();
-                if !is_harmless {
+                if !is_harmless && !why.is_empty() {
                     found.push(Repeat { tenant: tenant.clone(), archetype: archetype.clone(), why });
                 }
             }

@@ -107,7 +107,7 @@ impl Gateway {
             asked_ms: now_ms,
             amount: amount.to_string(),
             provider_key: execution::capture_key(&tenant.hmac, &reservation.call.provider_key, number),
-            reference: execution::capture_reference(&id, reservation.call.attempt, number),
+            reference: execution::capture_reference(&reservation.call.reference, number),
             result: None,
             ended_ms: None,
             send_by_ms: None,

@@ -121,7 +121,7 @@ impl Gateway {
         by: &str,
         why: &str,
     ) -> Result<(), Error> {
-        let (id, now_ms) = (pending.id, clock::now_ms());
+        let now_ms = clock::now_ms();
         let before = reservation_of(&pending.row)?.release.as_ref().map(|before| before.by.clone());
         before.iter().map(String::as_str).chain([by]).for_each(|by| pending.row.steered(by));
         let reservation = pending.row.reservation.as_mut().ok_or_else(|| internal("nothing is set aside"))?;
@@ -130,7 +130,7 @@ impl Gateway {
             why: why.to_owned(),
             asked_ms: now_ms,
             provider_key: release_key(&tenant.hmac, &reservation.call.provider_key),
-            reference: release_reference(&id, reservation.call.attempt),
+            reference: release_reference(&reservation.call.reference),
             sends: 0,
             first_ms: now_ms,
         });
@@ -385,7 +385,7 @@ impl Gateway {
         let of = execution::Reservation { money: call.money, until_ms: it.expires_ms.unwrap_or(i64::MAX) };
         let release = Call {
             provider_key: release_key(&tenant.hmac, &call.provider_key),
-            reference: release_reference(&call.action_id, call.attempt),
+            reference: release_reference(&call.reference),
             send_by_ms: clock::now_ms() + millis(flight(provider)),
             purpose: Purpose::Release { reservation: it.reference.clone(), of },
             ..call.clone()

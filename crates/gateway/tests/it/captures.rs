@@ -90,9 +90,12 @@ async fn a_callback_about_a_reservation_says_until_when_it_holds_or_leaves_it_in
         bank.inject(Injection::on(Target::Reservations, Fault::LostAfterEffect, 1));
         let said = house.said("k", &reserving(&house, "25.00")).await;
         assert_eq!(said.kind(), "pending_settlement", "{}", said.body);
-        let mut body: serde_json::Value =
-            serde_json::from_str(&word_about(&format!("{}-1", said.id()), "payment.settled", "25.00"))
-                .unwrap();
+        let mut body: serde_json::Value = serde_json::from_str(&word_about(
+            &house.reference(said.id(), "1").await,
+            "payment.settled",
+            "25.00",
+        ))
+        .unwrap();
         body["expires_at"] = json!(expires);
         call_back(&house, SECRET, &body.to_string()).await.unwrap();
         let record = house.record(said.id()).await;

@@ -127,8 +127,8 @@ async fn whole(house: &House) {
 }
 
 /// What the bank would say of the first attempt of an action.
-fn word(id: &str, what: &str) -> String {
-    word_about(&format!("{id}-1"), what, "25.00")
+async fn word(house: &House, id: &str, what: &str) -> String {
+    word_about(&house.reference(id, "1").await, what, "25.00")
 }
 
 pub(crate) fn word_about(reference: &str, what: &str, amount: &str) -> String {
@@ -165,7 +165,7 @@ async fn a_payer_who_confirms_ends_the_wait_with_an_original_receipt() {
         assert_eq!(bank.effects().count, 0);
 
         answers(&bank, &said, true);
-        call_back(&house, SECRET, &word(said.id(), "payment.settled")).await.unwrap();
+        call_back(&house, SECRET, &word(&house, said.id(), "payment.settled").await).await.unwrap();
         let done = house.said("k", &payment(&house, "k")).await;
         assert_eq!(done.kind(), "executed", "{by:?}: {}", done.body);
         let receipt = receipt(&house, &done).await;
@@ -189,7 +189,7 @@ async fn a_payer_who_declines_leaves_no_effect_and_is_not_asked_again() {
         let (house, bank) = house_with(by, Payers::default(), retrying).await;
         let said = challenged(&house, "k").await;
         answers(&bank, &said, false);
-        call_back(&house, SECRET, &word(said.id(), "payment.declined")).await.unwrap();
+        call_back(&house, SECRET, &word(&house, said.id(), "payment.declined").await).await.unwrap();
         let done = house.said("k", &payment(&house, "k")).await;
         assert_eq!((done.kind(), done.code()), ("failed", "EP_PROVIDER_FAILED"), "{by:?}: {}", done.body);
         assert_eq!(receipt(&house, &done).await["eventType"], "ORIGINAL");
@@ -216,7 +216,7 @@ async fn where_the_bank_can_be_asked_its_callback_is_not_believed() {
     let (house, bank) = house(By::Asking).await;
     let said = challenged(&house, "k").await;
     for what in ["payment.settled", "payment.declined"] {
-        call_back(&house, SECRET, &word(said.id(), what)).await.unwrap();
+        call_back(&house, SECRET, &word(&house, said.id(), what).await).await.unwrap();
         assert_eq!(house.said("k", &payment(&house, "k")).await.bytes, said.bytes, "{what}");
     }
     assert_eq!(bank.effects().count, 0);
@@ -226,10 +226,10 @@ async fn where_the_bank_can_be_asked_its_callback_is_not_believed() {
 async fn who_signs_wrongly_or_of_old_is_not_heard_and_learns_nothing() {
     let (house, bank) = house(By::Word).await;
     let said = challenged(&house, "k").await;
-    let settled = word(said.id(), "payment.settled");
+    let settled = word(&house, said.id(), "payment.settled").await;
     let now = jiff::Timestamp::now().as_second();
     let mut refused = Vec::new();
-    for body in [settled.as_str(), &word("nothing", "payment.settled"), "no json"] {
+    for body in [settled.as_str(), &word_about("nothing-1", "payment.settled", "25.00"), "no json"] {
         refused.push(call_back(&house, FOREIGN, body).await.unwrap_err());
         refused.push(call_back_at(&house, SECRET, now - 301, body).await.unwrap_err());
         refused.push(call_back_at(&house, SECRET, now + 400, body).await.unwrap_err());
@@ -247,7 +247,12 @@ async fn who_signs_wrongly_or_of_old_is_not_heard_and_learns_nothing() {
     );
     assert_eq!(house.said("k", &payment(&house, "k")).await.bytes, said.bytes);
     // Who signs rightly is told the same whether it is about anything or not.
-    for body in [&word("nothing", "payment.settled"), "no json", "{}", &word(said.id(), "payment.created")] {
+    for body in [
+        &word_about("nothing-1", "payment.settled", "25.00"),
+        "no json",
+        "{}",
+        &word(&house, said.id(), "payment.created").await,
+    ] {
         call_back(&house, SECRET, body).await.unwrap();
     }
     assert_eq!(house.said("k", &payment(&house, "k")).await.bytes, said.bytes);
@@ -263,13 +268,13 @@ async fn who_signs_wrongly_or_of_old_is_not_heard_and_learns_nothing() {
 async fn a_callback_that_cannot_be_understood_is_to_be_said_again() {
     let (house, bank) = house(By::Word).await;
     let said = challenged(&house, "k").await;
-    let whole = word(said.id(), "payment.settled");
+    let whole = word(&house, said.id(), "payment.settled").await;
     let without = whole.swapped("\"amount\"", "\"sum\"");
     for state in ["EXECUTING", "FAILED"] {
         let error = call_back(&house, SECRET, &without).await.unwrap_err();
         assert_eq!(error.code, Code::ValidationFailed, "{state}: {error}");
         assert_eq!(house.record(said.id()).await.state, state);
-        call_back(&house, SECRET, &word(said.id(), "payment.declined")).await.unwrap();
+        call_back(&house, SECRET, &word(&house, said.id(), "payment.declined").await).await.unwrap();
     }
     call_back(&house, SECRET, &whole).await.unwrap();
     assert_eq!(house.record(said.id()).await.state, "COMPLETED");
@@ -282,10 +287,10 @@ async fn a_callback_that_comes_again_changes_nothing() {
         let (house, bank) = house(by).await;
         let said = challenged(&house, "k").await;
         answers(&bank, &said, true);
-        let settled = word(said.id(), "payment.settled");
+        let settled = word(&house, said.id(), "payment.settled").await;
         call_back(&house, SECRET, &settled).await.unwrap();
         let done = house.said("k", &payment(&house, "k")).await;
-        for body in [&settled, &settled, &word(said.id(), "payment.declined")] {
+        for body in [&settled, &settled, &word(&house, said.id(), "payment.declined").await] {
             call_back(&house, SECRET, body).await.unwrap();
         }
         assert_eq!(house.said("k", &payment(&house, "k")).await.bytes, done.bytes, "{by:?}");
@@ -298,7 +303,7 @@ async fn many_callbacks_at_once_are_one_settlement() {
     let (house, bank) = house(By::Word).await;
     let said = challenged(&house, "k").await;
     answers(&bank, &said, true);
-    let settled = word(said.id(), "payment.settled");
+    let settled = word(&house, said.id(), "payment.settled").await;
     let all = futures_util::future::join_all((0..20).map(|_| call_back(&house, SECRET, &settled))).await;
     assert!(all.iter().all(Result::is_ok), "{all:?}");
     let done = house.said("k", &payment(&house, "k")).await;
@@ -321,7 +326,7 @@ async fn a_challenge_after_the_callers_deadline_is_shown_under_the_key() {
     let said = house.until(&key, &body, "needs_challenge").await;
     assert_eq!(said.body["receipt"], Value::Null);
     answers(&bank, &said, true);
-    call_back(&house, SECRET, &word(said.id(), "payment.settled")).await.unwrap();
+    call_back(&house, SECRET, &word(&house, said.id(), "payment.settled").await).await.unwrap();
     let done = house.said(&key, &body).await;
     let amendment = receipt(&house, &done).await;
     assert_eq!(amendment["eventType"], "AMENDMENT_SETTLEMENT");
@@ -340,7 +345,7 @@ async fn a_challenge_that_was_shown_late_and_not_answered_is_in_doubt_again() {
     house.installation.start();
     let doubted = house.until(&key, &body, "pending_settlement").await;
     assert_eq!(house.record(said.id()).await.receipts.len(), 1, "that it is open was told before");
-    call_back(&house, SECRET, &word(said.id(), "payment.declined")).await.unwrap();
+    call_back(&house, SECRET, &word(&house, said.id(), "payment.declined").await).await.unwrap();
     let done = house.said(&key, &body).await;
     let amendment = receipt(&house, &done).await;
     assert_eq!((done.kind(), &amendment["eventType"]), ("failed", &json!("AMENDMENT_SETTLEMENT")));
@@ -355,7 +360,7 @@ async fn who_asks_for_another_attempt_has_the_payer_asked_once_more() {
         let (house, bank) = house(by).await;
         let said = challenged(&house, "k").await;
         answers(&bank, &said, false);
-        let declined = word(said.id(), "payment.declined");
+        let declined = word(&house, said.id(), "payment.declined").await;
         call_back(&house, SECRET, &declined).await.unwrap();
         assert_eq!(house.said("k", &payment(&house, "k")).await.kind(), "failed");
         let record = house.gateway().retry(&house.agent, said.id()).await.unwrap();
@@ -366,7 +371,7 @@ async fn who_asks_for_another_attempt_has_the_payer_asked_once_more() {
         call_back(&house, SECRET, &declined).await.unwrap();
         assert_eq!(house.said("k", &payment(&house, "k")).await.bytes, again.bytes, "that was of the first");
         answers(&bank, &again, true);
-        let settled = word(said.id(), "payment.settled").swapped("-1\"", "-2\"");
+        let settled = word(&house, said.id(), "payment.settled").await.swapped("-1\"", "-2\"");
         call_back(&house, SECRET, &settled).await.unwrap();
         let done = house.said("k", &payment(&house, "k")).await;
         assert_eq!(receipt(&house, &done).await["eventType"], "AMENDMENT_RETRY", "{by:?}");
@@ -394,7 +399,7 @@ async fn a_callback_before_the_answer_ends_it_and_the_caller_is_told_the_end() {
             let select = "SELECT id FROM action WHERE key = 'k'";
             let action: [u8; 16] = house.store().query_row(select, [], |row| row.get(0)).unwrap();
             let action = action::ActionId::from_bytes(action).unwrap().to_string();
-            call_back(&house, SECRET, &word(&action, "payment.settled")).await.unwrap();
+            call_back(&house, SECRET, &word(&house, &action, "payment.settled").await).await.unwrap();
         };
         let (answer, ()) = tokio::join!(house.send("k", &body), early);
         let answer = answer.unwrap();
@@ -420,7 +425,7 @@ async fn a_payer_whose_time_is_over_leaves_a_doubt_where_nobody_can_be_asked() {
     assert_eq!(house.spent(), 2500, "doubt keeps the debit");
     // The payer was late, and the bank did not mind.
     answers(&bank, &said, true);
-    call_back(&house, SECRET, &word(said.id(), "payment.settled")).await.unwrap();
+    call_back(&house, SECRET, &word(&house, said.id(), "payment.settled").await).await.unwrap();
     let done = house.said("k", &body).await;
     let amendment = receipt(&house, &done).await;
     assert_eq!((done.kind(), &amendment["eventType"]), ("executed", &json!("AMENDMENT_SETTLEMENT")));
@@ -443,11 +448,11 @@ async fn a_payer_whose_time_is_over_leaves_nothing_where_the_bank_says_so() {
 async fn an_effect_that_the_bank_had_denied_is_late_and_amends() {
     let (house, bank) = house(By::Word).await;
     let said = challenged(&house, "k").await;
-    call_back(&house, SECRET, &word(said.id(), "payment.declined")).await.unwrap();
+    call_back(&house, SECRET, &word(&house, said.id(), "payment.declined").await).await.unwrap();
     let failed = house.said("k", &payment(&house, "k")).await;
     assert_eq!((failed.kind(), house.spent()), ("failed", 0));
     answers(&bank, &said, true);
-    call_back(&house, SECRET, &word(said.id(), "payment.settled")).await.unwrap();
+    call_back(&house, SECRET, &word(&house, said.id(), "payment.settled").await).await.unwrap();
     let done = house.said("k", &payment(&house, "k")).await;
     let amendment = receipt(&house, &done).await;
     assert_eq!((done.kind(), &amendment["eventType"]), ("executed", &json!("AMENDMENT_SETTLEMENT")));
@@ -462,17 +467,18 @@ async fn a_late_effect_of_which_a_bank_tells_is_asked_for_before_it_is_believed(
     let (house, bank) = house(By::Asking).await;
     let said = challenged(&house, "k").await;
     answers(&bank, &said, false);
-    call_back(&house, SECRET, &word(said.id(), "payment.declined")).await.unwrap();
+    call_back(&house, SECRET, &word(&house, said.id(), "payment.declined").await).await.unwrap();
     let failed = house.said("k", &payment(&house, "k")).await;
     assert_eq!(failed.kind(), "failed");
-    call_back(&house, SECRET, &word(said.id(), "payment.settled")).await.unwrap();
+    call_back(&house, SECRET, &word(&house, said.id(), "payment.settled").await).await.unwrap();
     assert_eq!(
         house.said("k", &payment(&house, "k")).await.bytes,
         failed.bytes,
         "the bank denies it when asked"
     );
     bank.inject(Injection::queries(Fault::ErrorBeforeEffect, 1));
-    let error = call_back(&house, SECRET, &word(said.id(), "payment.settled")).await.unwrap_err();
+    let error =
+        call_back(&house, SECRET, &word(&house, said.id(), "payment.settled").await).await.unwrap_err();
     assert_eq!(error.code, Code::Unavailable, "nobody else would ask: it has to be said again");
 }
 
@@ -484,7 +490,7 @@ async fn a_plain_doubt_is_ended_by_the_banks_word() {
     let body = house.payment("acct-1", "25.00");
     let pending = house.said("k", &body).await;
     assert_eq!(pending.kind(), "pending_settlement", "{}", pending.body);
-    call_back(&house, SECRET, &word(pending.id(), "payment.settled")).await.unwrap();
+    call_back(&house, SECRET, &word(&house, pending.id(), "payment.settled").await).await.unwrap();
     let done = house.said("k", &body).await;
     assert_eq!(receipt(&house, &done).await["eventType"], "AMENDMENT_SETTLEMENT");
     assert_eq!((bank.effects().count, house.spent()), (1, 2500));
@@ -545,7 +551,7 @@ async fn what_waits_for_its_payer_outlives_a_restart_and_cannot_be_called_off_or
             "it claims its effect"
         );
         answers(&bank, &said, true);
-        call_back(&house, SECRET, &word(said.id(), "payment.settled")).await.unwrap();
+        call_back(&house, SECRET, &word(&house, said.id(), "payment.settled").await).await.unwrap();
         assert_eq!(house.said("k", &payment(&house, "k")).await.kind(), "executed");
         assert_eq!(bank.effects().count, 1);
     }
@@ -569,7 +575,7 @@ async fn a_callback_of_another_attempt_ends_nothing() {
     let (house, _bank) = house(By::Word).await;
     let said = challenged(&house, "k").await;
     for attempt in ["0", "2", "01"] {
-        let body = word(said.id(), "payment.settled").swapped("-1\"", &format!("-{attempt}\""));
+        let body = word(&house, said.id(), "payment.settled").await.swapped("-1\"", &format!("-{attempt}\""));
         call_back(&house, SECRET, &body).await.unwrap();
     }
     assert_eq!(house.said("k", &payment(&house, "k")).await.bytes, said.bytes);
@@ -621,7 +627,7 @@ async fn a_caller_who_waits_is_told_what_the_provider_says_to_be_reserved() {
         let sql = "SELECT lower(hex(id)) FROM action";
         let id: String = house.store().query_row(sql, [], |row| row.get(0)).unwrap();
         let id = [&id[..8], &id[8..12], &id[12..16], &id[16..20], &id[20..]].join("-");
-        call_back(&house, SECRET, &word(&id, "payment.settled")).await.unwrap();
+        call_back(&house, SECRET, &word(&house, &id, "payment.settled").await).await.unwrap();
     };
     let (said, ()) = tokio::join!(house.said("k", &body), calls_back);
     assert_eq!((said.kind(), bank.reserved(), house.spent()), ("held", 2500, 2500), "{}", said.body);

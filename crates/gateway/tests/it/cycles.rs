@@ -929,9 +929,12 @@ async fn an_effect_beside_another_takes_what_it_used_up_once_and_no_time() {
             house.store().query_row(sql, [], |row| Ok((row.get(0)?, row.get(1)?))).unwrap()
         };
         let (_, seconds) = taken();
-        let mut word: Value =
-            serde_json::from_str(&word_about(&format!("{}-1", said.id()), "payment.settled", "25.00"))
-                .unwrap();
+        let mut word: Value = serde_json::from_str(&word_about(
+            &house.reference(said.id(), "1").await,
+            "payment.settled",
+            "25.00",
+        ))
+        .unwrap();
         word["resources_used"] = used(20);
         for _ in 0..3 {
             call_back(&house, SECRET, &word.to_string()).await.unwrap();
@@ -962,7 +965,8 @@ async fn an_effect_beside_another_that_uses_up_more_than_there_is_is_a_breach_on
     resolve(&house, "anna", said.id(), Decision::Failed).await.unwrap();
     house.gateway().retry(&house.agent, said.id()).await.unwrap();
     let mut word: Value =
-        serde_json::from_str(&word_about(&format!("{}-1", said.id()), "payment.settled", "25.00")).unwrap();
+        serde_json::from_str(&word_about(&house.reference(said.id(), "1").await, "payment.settled", "25.00"))
+            .unwrap();
     word["resources_used"] = json!({"compute_units": 30});
     call_back(&house, SECRET, &word.to_string()).await.unwrap();
     let told = house.events(&session).await;

@@ -160,6 +160,13 @@ impl House {
         self.gateway().action(&self.agent, id).await.unwrap()
     }
 
+    /// Our name for a call of an action, as its provider was told it: `1`, `1-rollback`, `2-capture-1`.
+    pub(crate) async fn reference(&self, id: &str, call: &str) -> String {
+        let record = self.record(id).await;
+        let (action, _) = record.attempts[0].reference.split_once('-').unwrap();
+        format!("{action}-{call}")
+    }
+
     /// What the mandate has spent or reserved, as the store has it.
     pub(crate) fn spent(&self) -> i64 {
         self.store().query_row("SELECT coalesce(max(spent), 0) FROM account", [], |row| row.get(0)).unwrap()

@@ -109,7 +109,9 @@ pub(crate) async fn settled(house: &House, id: &str, attempt: u32) -> ActionView
 }
 
 pub(crate) async fn tell(house: &House, id: &str, attempt: u32, what: &str) {
-    call_back(house, SECRET, &word_about(&format!("{id}-{attempt}"), what, "25.00")).await.unwrap();
+    call_back(house, SECRET, &word_about(&house.reference(id, &attempt.to_string()).await, what, "25.00"))
+        .await
+        .unwrap();
 }
 
 pub(crate) fn alerts(house: &House, word: &str) -> u64 {
@@ -477,7 +479,7 @@ async fn what_is_set_aside_for_the_latest_attempt_is_set_free() {
     );
     let mut house = house;
     house.installation.start();
-    let body = word_about(&format!("{id}-1-capture-1"), "payment.settled", "10.00");
+    let body = word_about(&house.reference(&id, "1-capture-1").await, "payment.settled", "10.00");
     for _ in 0..2 {
         call_back(&house, SECRET, &body).await.unwrap();
     }
@@ -489,7 +491,7 @@ async fn what_is_set_aside_for_the_latest_attempt_is_set_free() {
     let late = kinds(&record).len() - 2;
     assert_eq!(
         executed(&receipt(&house, &record, late).await)["input"]["reference"],
-        format!("{id}-1-capture-1")
+        house.reference(&id, "1-capture-1").await
     );
     assert_eq!(findings(&house).await, 0);
 
@@ -520,7 +522,7 @@ async fn a_bank_that_can_be_asked_is_asked_before_it_is_believed() {
     assert_eq!(alerts(&house, "late_effect"), 0, "the bank does not know of it yet");
     assert_eq!(alerts(&house, "denied_effect"), 1, "it says so, and says for good that it does not");
     bank.inject(Injection::queries(Fault::ErrorBeforeEffect, 1));
-    let word = word_about(&format!("{id}-1"), "payment.settled", "25.00");
+    let word = word_about(&house.reference(id, "1").await, "payment.settled", "25.00");
     let error = call_back(&house, SECRET, &word).await.unwrap_err();
     assert_eq!(error.code, Code::Unavailable, "nobody else would ask: it has to be said again");
     faults::effects(&bank, 2).await;
@@ -648,7 +650,11 @@ async fn exactly_once_means_that_what_comes_late_is_undone() {
     rollbacks::until_phase(&house, held.id(), "rollback_failed").await;
     let record = house.record(held.id()).await;
     let rollback = record.rollback.as_ref().unwrap();
-    assert_eq!(rollback.reference, format!("{}-1-rollback", held.id()), "it is the first attempt's effect");
+    assert_eq!(
+        rollback.reference,
+        house.reference(held.id(), "1-rollback").await,
+        "it is the first attempt's effect"
+    );
     assert_eq!(results(&record), [Some("confirmed"), Some("provider_refused")]);
     assert_eq!((rollback.by.as_str(), alerts(&house, "late_effect")), ("countersign", 1));
     assert_eq!(findings(&house).await, 0);
@@ -700,7 +706,7 @@ async fn exactly_once_means_that_it_is_undone_whoever_dies_over_it() {
         let (mut house, bank, id) =
             wrongly_failed_for_good(|config| config.fail_points = Some(Arc::clone(&dies) as _)).await;
         dies.arm();
-        let word = word_about(&format!("{id}-1"), "payment.settled", "25.00");
+        let word = word_about(&house.reference(&id, "1").await, "payment.settled", "25.00");
         let heard = call_back(&house, SECRET, &word).await;
         assert_eq!(heard.is_err(), at.starts_with("late"), "{at}: {heard:?}");
         house.installation.start();
@@ -767,7 +773,7 @@ async fn what_the_bank_tells_and_does_not_know_of_yet_has_to_be_told_again() {
     resolve(&house, "anna", said.id(), Decision::Failed).await.unwrap();
     bank.clear_faults();
     assert_eq!(retry(&house, said.id()).await.state, "COMPLETED");
-    let word = word_about(&format!("{}-1", said.id()), "payment.settled", "25.00");
+    let word = word_about(&house.reference(said.id(), "1").await, "payment.settled", "25.00");
     assert_eq!(call_back(&house, SECRET, &word).await.unwrap_err().code, Code::Unavailable);
     assert_eq!(["late_effect", "denied_effect"].map(|word| alerts(&house, word)), [0, 0]);
     // The same of an effect that it denies.
@@ -776,7 +782,7 @@ async fn what_the_bank_tells_and_does_not_know_of_yet_has_to_be_told_again() {
     let said = house.said("other", &house.payment("acct-2", "25.00")).await;
     resolve(&house, "anna", said.id(), Decision::Executed).await.unwrap();
     bank.clear_faults();
-    let word = word_about(&format!("{}-1", said.id()), "payment.declined", "25.00");
+    let word = word_about(&house.reference(said.id(), "1").await, "payment.declined", "25.00");
     assert_eq!(call_back(&house, SECRET, &word).await.unwrap_err().code, Code::Unavailable);
     assert_eq!(
         (house.record(said.id()).await.state.as_str(), alerts(&house, "denied_effect")),
@@ -789,15 +795,17 @@ async fn of_what_was_erased_only_an_effect_that_no_receipt_tells_of_is_news() {
     let (house, bank) = house(NO_RETRY, same).await;
     let id = wrongly_failed(&house, &bank).await;
     assert_eq!(retry(&house, &id).await.state, "COMPLETED");
+    let [first, second] = [house.reference(&id, "1").await, house.reference(&id, "2").await];
     house.gateway().erase(&house.admin, &id).await.unwrap();
-    tell(&house, &id, 2, "payment.settled").await;
+    call_back(&house, SECRET, &word_about(&second, "payment.settled", "25.00")).await.unwrap();
     assert_eq!(alerts(&house, "late_effect"), 0, "that was said");
-    tell(&house, &id, 1, "payment.settled").await;
+    call_back(&house, SECRET, &word_about(&first, "payment.settled", "25.00")).await.unwrap();
     assert_eq!(alerts(&house, "late_effect"), 1);
     let (house, bank) = self::house(NO_RETRY, same).await;
     let failed = wrongly_failed(&house, &bank).await;
+    let first = house.reference(&failed, "1").await;
     house.gateway().erase(&house.admin, &failed).await.unwrap();
-    tell(&house, &failed, 1, "payment.settled").await;
+    call_back(&house, SECRET, &word_about(&first, "payment.settled", "25.00")).await.unwrap();
     assert_eq!(alerts(&house, "late_effect"), 1);
 }
 
@@ -1057,7 +1065,7 @@ async fn a_callback_about_a_release_is_its_answer() {
     let bank = banked::bank("USD").await;
     let house = bound(&bank, &only_told(&reserving::binding(&bank))).await;
     let said = house.said("k", &reserving::reserving(&house, "25.00")).await;
-    let release = word_about(&format!("{}-1-release", said.id()), "payment.settled", "25.00");
+    let release = word_about(&house.reference(said.id(), "1-release").await, "payment.settled", "25.00");
     call_back(&house, SECRET, &release).await.unwrap();
     assert_eq!(house.record(said.id()).await.state, "EXECUTING", "nobody has asked for that");
     bank.inject(Injection::on(Target::Releases, Fault::LostAfterEffect, 1));
@@ -1085,7 +1093,7 @@ async fn a_callback_about_a_release_that_was_refused_for_good_ends_it_too() {
         let said = house.said("k", &reserving::reserving(&house, "25.00")).await;
         let record = house.gateway().release(&house.agent, said.id()).await.unwrap();
         assert_eq!(record.phase, Some("release_failed"));
-        let release = word_about(&format!("{}-1-release", said.id()), "payment.settled", "25.00");
+        let release = word_about(&house.reference(said.id(), "1-release").await, "payment.settled", "25.00");
         for _ in 0..2 {
             call_back(&house, SECRET, &release).await.unwrap();
         }

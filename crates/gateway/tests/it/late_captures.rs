@@ -60,7 +60,7 @@ async fn capture(house: &House, id: &str, amount: &str) -> ActionView {
 }
 
 pub(crate) async fn tell(house: &House, id: &str, number: usize, what: &str, amount: &str) {
-    let body = word_about(&format!("{id}-1-capture-{number}"), what, amount);
+    let body = word_about(&house.reference(id, &format!("1-capture-{number}")).await, what, amount);
     call_back(house, SECRET, &body).await.unwrap();
 }
 
@@ -85,7 +85,7 @@ fn told(house: &House) -> [u64; 3] {
 async fn tells_of_the_first(house: &House, record: &ActionView, at: usize) -> Value {
     let late = house.verified(&record.receipts[at].receipt.receipt_id).await;
     let entry = executed(&late);
-    let reference = format!("{}-1-capture-1", record.action_id);
+    let reference = house.reference(&record.action_id.to_string(), "1-capture-1").await;
     assert_eq!(
         (&entry["input"]["reference"], &entry["output"]["result"]),
         (&json!(reference), &json!("confirmed"))
@@ -158,7 +158,10 @@ async fn beside_a_capture_in_doubt_it_is_on_record_and_that_goes_on() {
                 done_by_the_first(&house, &record, "provider_refused").await;
                 assert_eq!(kinds(&record), ["ORIGINAL", "AMENDMENT_SETTLEMENT", "AMENDMENT_SETTLEMENT"]);
                 let closing = house.verified(&record.receipts[2].receipt.receipt_id).await;
-                assert_eq!(executed(&closing)["input"]["reference"], format!("{id}-1-capture-2"));
+                assert_eq!(
+                    executed(&closing)["input"]["reference"],
+                    house.reference(&id, "1-capture-2").await
+                );
                 assert_eq!(closing["money"]["chargeAmount"], "10.00");
             }
         }
@@ -308,7 +311,7 @@ async fn a_bank_that_can_be_asked_is_asked_and_what_it_paid_can_be_given_back() 
     tell(&house, id, 1, "payment.settled", "10.00").await;
     assert_eq!((told(&house), bank.effects().count), ([0, 0, 0], 0), "the bank does not know of it yet");
     bank.inject(Injection::queries(Fault::ErrorBeforeEffect, 1));
-    let word = word_about(&format!("{id}-1-capture-1"), "payment.settled", "10.00");
+    let word = word_about(&house.reference(id, "1-capture-1").await, "payment.settled", "10.00");
     assert_eq!(call_back(&house, SECRET, &word).await.unwrap_err().code, Code::Unavailable);
     faults::effects(&bank, 1).await;
     let record = settled(&house, id).await;
@@ -366,7 +369,7 @@ async fn whoever_dies_over_it_has_it_on_record_once_or_is_told_again() {
                 _ => drop(house.gateway().release(&house.agent, &id).await.unwrap()),
             }
             dies.arm();
-            let word = word_about(&format!("{id}-1-capture-1"), "payment.settled", "10.00");
+            let word = word_about(&house.reference(&id, "1-capture-1").await, "payment.settled", "10.00");
             call_back(&house, SECRET, &word).await.unwrap_err();
             assert!(!dies.is_armed(), "{at} {stands}");
             let house = house.restart().await;
@@ -394,7 +397,7 @@ async fn what_is_reserved_beside_it_is_set_free_whoever_dies_before() {
     let record = house.gateway().retry(&house.agent, &id).await.unwrap();
     assert_eq!((record.state.as_str(), bank.reserved()), ("EXECUTING", 2500));
     dies.arm();
-    let word = word_about(&format!("{id}-1-capture-1"), "payment.settled", "10.00");
+    let word = word_about(&house.reference(&id, "1-capture-1").await, "payment.settled", "10.00");
     call_back(&house, SECRET, &word).await.unwrap_err();
     let mut house = house.restart().await;
     house.installation.start();

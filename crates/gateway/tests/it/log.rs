@@ -10,7 +10,8 @@ use countersign_gateway::config::Secret;
 use countersign_gateway::{Code, Decision, Installation, Why};
 use receipt::log::{AddCheckpoint, Bundle, Checkpoint, LeafKind, Note, Proof, Signer, Verifier, epoch_of};
 use receipt::{Document, Jwks, Pin, Trust, Verdict};
-use testkit::bank::Bank;
+use testkit::Swap;
+use testkit::bank::{Bank, Fault, Injection};
 
 use crate::banked;
 use crate::house::House;
@@ -180,46 +181,144 @@ async fn a_store_that_was_put_back_takes_nothing_on_and_gets_no_second_root_of_a
     assert!(epoch_of(key(&house).name()).1 > epoch, "{}", key(&house).name());
 }
 
-/// A house whose payments a bank carries out, and which has forgotten the last of them: its id.
-async fn forgetful() -> (House, Bank, String) {
+/// A house whose payments a bank carries out by this binding, with a backup of its store.
+async fn backed_up(text: impl Fn(&Bank) -> String) -> (House, Bank, PathBuf) {
     let bank = banked::bank("USD").await;
-    let binding = banked::binding(&bank, "bank", &banked::RIGHT);
-    let mut house = House::bound(&binding, |config| banked::reaching(config, &[&bank])).await;
+    let mut house = House::bound(&text(&bank), |config| banked::reaching(config, &[&bank])).await;
     house.installation.start();
     bundle(&house, &paid(&house, "acct-1").await).await;
     let backup = house.path("backup.db");
     house.store().execute("VACUUM INTO ?", [backup.to_str().unwrap()]).unwrap();
+    (house, bank, backup)
+}
+
+/// One that has forgotten the last payment, `acct-2`: its id.
+async fn forgetful(text: impl Fn(&Bank) -> String) -> (House, Bank, String) {
+    let (house, bank, backup) = backed_up(text).await;
     let said = house.said("acct-2", &house.payment("acct-2", "10.00")).await;
     bundle(&house, said.body["receipt"].as_str().unwrap()).await;
     (put_back(house, &backup).await, bank, said.id().to_owned())
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_its_provider_refuses_after_a_recovery_may_be_done_and_is_not_tried_again() {
-    let (house, bank, forgotten) = forgetful().await;
-    let since_ms = house.gateway().forgotten_since().await.unwrap();
-    let repeats = house.gateway().may_be_twice(since_ms);
-    let payments = repeats.iter().find(|it| it.archetype == "PAYMENT_TRANSFER").unwrap();
-    assert_eq!(payments.why, [Why::NamesAction, Why::LaterAttempt]);
-    // For as long as the provider keeps its keys at most.
-    let long_ago = house.gateway().may_be_twice(since_ms - 90_000_000);
-    assert!(long_ago.iter().all(|it| it.why == [Why::NotRecognised]), "{long_ago:?}");
-
+/// It is recovered, and runs.
+async fn recovered(house: House) -> House {
     house.gateway().begin_anew().await.unwrap();
     let mut house = house.restart().await;
     house.installation.start();
+    house
+}
+
+/// Why payments may be made twice.
+fn may_be_twice(house: &House, since_ms: i64) -> Vec<Why> {
+    let repeats = house.gateway().may_be_twice(since_ms).into_iter();
+    repeats.filter(|it| it.archetype == "PAYMENT_TRANSFER").flat_map(|it| it.why).collect()
+}
+
+const THREE_TIMES: &str = "max_retries = 3\ninitial_delay_seconds = 0";
+const ONCE: &str = "max_retries = 0";
+
+/// A bank that recognises its keys and cannot be asked, and is told of another action each time.
+fn told_the_action(bank: &Bank) -> String {
+    banked::retrying(bank, banked::Promise::Idempotent, THREE_TIMES)
+        .swapped("reference = { \"$action\" = \"reference\" }", "reference = { \"$action\" = \"id\" }")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_provider_says_that_it_has_done_is_not_done_again_after_a_recovery() {
+    for promise in [banked::Promise::Both, banked::Promise::Queryable, banked::Promise::Idempotent] {
+        let (house, bank, forgotten) = forgetful(|bank| banked::retrying(bank, promise, THREE_TIMES)).await;
+        let risks = may_be_twice(&house, house.gateway().forgotten_since().await.unwrap());
+        match promise {
+            banked::Promise::Idempotent => assert_eq!(risks, [Why::LaterAttempt]),
+            _ => assert_eq!(risks, []),
+        }
+        let house = recovered(house).await;
+        let said = house.said("acct-2", &house.payment("acct-2", "10.00")).await;
+        assert_eq!((said.kind(), bank.effects().count), ("executed", 2), "{}", said.body);
+        assert_ne!(said.id(), forgotten);
+        // And what was never asked for is done.
+        let said = house.said("acct-3", &house.payment("acct-3", "10.00")).await;
+        assert_eq!((said.kind(), bank.effects().count), ("executed", 3), "{}", said.body);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_later_attempt_has_done_is_not_done_again_after_a_recovery() {
+    for (retry, by_hand) in [(THREE_TIMES, false), (ONCE, true)] {
+        let (house, bank, backup) =
+            backed_up(|bank| banked::retrying(bank, banked::Promise::Queryable, retry)).await;
+        bank.inject(Injection::payments(Fault::RateLimited { retry_after: 0 }, 1));
+        let body = house.payment("acct-2", "10.00");
+        let said = house.said("acct-2", &body).await;
+        if by_hand {
+            assert_eq!(said.kind(), "failed", "{}", said.body);
+            house.gateway().retry(&house.agent, said.id()).await.unwrap();
+        }
+        house.until("acct-2", &body, "executed").await;
+        let record = house.record(said.id()).await;
+        let done_by = record.attempts.last().unwrap().reference.clone();
+        assert!(done_by.ends_with("-2"), "{done_by}");
+        bundle(&house, &record.receipts.last().unwrap().receipt.receipt_id).await;
+
+        let house = recovered(put_back(house, &backup).await).await;
+        let said = house.said("acct-2", &body).await;
+        assert_eq!((said.kind(), bank.effects().count), ("executed", 2), "{}", said.body);
+        let attempts = house.record(said.id()).await.attempts;
+        assert_eq!(attempts.iter().map(|it| &it.reference).collect::<Vec<_>>(), [&done_by]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_attempt_that_was_forgotten_of_an_action_that_was_not_is_not_made_again() {
+    let bank = banked::bank("USD").await;
+    let text = banked::retrying(&bank, banked::Promise::Queryable, ONCE);
+    let mut house = House::bound(&text, |config| banked::reaching(config, &[&bank])).await;
+    house.installation.start();
+    bank.inject(Injection::payments(Fault::RateLimited { retry_after: 0 }, 1));
+    let said = house.said("acct-1", &house.payment("acct-1", "10.00")).await;
+    assert_eq!(said.kind(), "failed", "{}", said.body);
+    bundle(&house, said.body["receipt"].as_str().unwrap()).await;
+    let backup = house.path("backup.db");
+    house.store().execute("VACUUM INTO ?", [backup.to_str().unwrap()]).unwrap();
+    let record = house.gateway().retry(&house.agent, said.id()).await.unwrap();
+    assert_eq!((record.state.as_str(), bank.effects().count), ("COMPLETED", 1));
+    bundle(&house, &record.receipts.last().unwrap().receipt.receipt_id).await;
+
+    let house = recovered(put_back(house, &backup).await).await;
+    assert_eq!(house.record(said.id()).await.state, "FAILED");
+    let record = house.gateway().retry(&house.agent, said.id()).await.unwrap();
+    assert_eq!((record.state.as_str(), bank.effects().count), ("COMPLETED", 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_sent_after_a_recovery_as_long_as_the_provider_does_not_say_what_it_has_done() {
+    let (house, bank, _) =
+        forgetful(|bank| banked::retrying(bank, banked::Promise::Queryable, THREE_TIMES)).await;
+    let house = recovered(house).await;
+    let body = house.payment("acct-2", "10.00");
+    bank.inject(Injection::queries(Fault::ErrorBeforeEffect, 1));
+    let refused = house.send("acct-2", &body).await.unwrap_err();
+    assert!(refused.code == Code::Unavailable && refused.to_string().contains("put back"), "{refused}");
+    let said = house.said("acct-2", &body).await;
+    assert_eq!((said.kind(), bank.effects().count), ("executed", 2), "{}", said.body);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_its_provider_refuses_after_a_recovery_may_be_done_and_is_not_tried_again() {
+    let (house, bank, forgotten) = forgetful(told_the_action).await;
+    let since_ms = house.gateway().forgotten_since().await.unwrap();
+    assert_eq!(may_be_twice(&house, since_ms), [Why::NamesAction, Why::LaterAttempt]);
+    // For as long as the provider keeps its keys at most.
+    assert_eq!(may_be_twice(&house, since_ms - 90_000_000), [Why::NotRecognised]);
+
+    let house = recovered(house).await;
     // The bank has it under this key, for another action of ours.
     let body = house.payment("acct-2", "10.00");
     let said = house.said("acct-2", &body).await;
     assert_eq!(said.kind(), "pending_settlement", "{}", said.body);
     assert_ne!(said.id(), forgotten);
-    // Nor is it absent because the bank knows nothing under the new name.
-    for _ in 0..20 {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-        assert_eq!(house.record(said.id()).await.phase, Some("in_doubt"));
-    }
     let refused = house.gateway().retry(&house.agent, said.id()).await.unwrap_err();
-    assert_eq!(refused.code, Code::StateConflict);
+    assert_eq!((refused.code, house.record(said.id()).await.phase), (Code::StateConflict, Some("in_doubt")));
     // A person who has looked says so, and has the last word.
     let record = resolve(&house, "anna", said.id(), Decision::Executed).await.unwrap();
     assert_eq!((record.state.as_str(), bank.effects().count), ("COMPLETED", 2));
@@ -227,7 +326,8 @@ async fn what_its_provider_refuses_after_a_recovery_may_be_done_and_is_not_tried
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_did_not_leave_after_a_recovery_is_not_tried_again_under_another_key() {
-    let (house, bank, _) = forgetful().await;
+    let idempotent = |bank: &Bank| banked::retrying(bank, banked::Promise::Idempotent, THREE_TIMES);
+    let (house, bank, _) = forgetful(idempotent).await;
     house.gateway().begin_anew().await.unwrap();
     // Nobody is given it as long as it was taken of late.
     let nowhere = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
@@ -239,7 +339,7 @@ async fn what_did_not_leave_after_a_recovery_is_not_tried_again_under_another_ke
     }
     let mut house = house.restart().await;
     house.installation.start();
-    let text = banked::retrying(&bank, banked::Promise::Both, "max_retries = 3\ninitial_delay_seconds = 0");
+    let text = idempotent(&bank);
     let nowhere = text.replace(&bank.address().to_string(), &nowhere.to_string());
     house.rebind(&nowhere).await;
     let said = house.said("acct-2", &house.payment("acct-2", "10.00")).await;

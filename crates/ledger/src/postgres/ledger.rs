@@ -180,6 +180,11 @@ impl Ledger for Postgres {
         self.look(move |db| async move { read::action(&db, &tenant, id).await })
     }
 
+    fn claimant<'a>(&'a self, tenant: &'a Tenant, half: [u8; 16]) -> Answer<'a, Option<ActionId>> {
+        let tenant = tenant.clone();
+        self.look(move |db| async move { read::claimant(&db, &tenant, half).await })
+    }
+
     fn outcomes<'a>(&'a self, tenant: &'a Tenant, id: ActionId) -> Answer<'a, Vec<Settled>> {
         let tenant = tenant.clone();
         self.look(move |db| async move { read::outcomes(&db, &tenant, id).await })

@@ -90,6 +90,13 @@ pub(super) async fn action(db: &Db, of: &Tenant, id: ActionId) -> Done<Option<St
     one(db, &sql, &[&&id.as_bytes()[..], &of.as_str()]).await?.as_ref().map(stored_at).transpose()
 }
 
+/// Who made the claim that begins so.
+pub(super) async fn claimant(db: &Db, of: &Tenant, half: [u8; 16]) -> Done<Option<ActionId>> {
+    let [least, most] = [0, u8::MAX].map(|rest| [half, [rest; 16]].concat());
+    let sql = "SELECT action FROM claim WHERE tenant = $1 AND digest BETWEEN $2 AND $3";
+    one(db, sql, &[&of.as_str(), &least, &most]).await?.map(|row| id(&row, 0)).transpose()
+}
+
 pub(super) async fn actions(
     db: &Db,
     of: &Tenant,

@@ -158,6 +158,13 @@ impl Ledger for Sqlite {
         self.look(move |db| read::action(db, tenant, id))
     }
 
+    fn claimant<'a>(&'a self, tenant: &'a Tenant, half: [u8; 16]) -> Answer<'a, Option<ActionId>> {
+        if !self.shared.filter.may_hold(Kind::Slot, identity::slot_of(&half)) {
+            return Box::pin(async { Ok(None) });
+        }
+        self.look(move |db| read::claimant(db, tenant, &half))
+    }
+
     fn outcomes<'a>(&'a self, tenant: &'a Tenant, id: ActionId) -> Answer<'a, Vec<Settled>> {
         self.look(move |db| read::outcomes(db, tenant, id))
     }

@@ -114,6 +114,27 @@ pub(crate) fn slot(db: &Connection, claim: &Claim, key: (&Tenant, Environment, &
     }
 }
 
+/// Who made the claim that begins so.
+pub(crate) fn claimant(db: &Connection, tenant: &Tenant, half: &[u8; 16]) -> Sql<Option<ActionId>> {
+    let sql = "SELECT id, tenant, environment, subject, key FROM action WHERE slot = ?1";
+    let mut select = db.prepare_cached(sql)?;
+    let mut slot = identity::slot_of(half);
+    loop {
+        let found = select
+            .query_row([slot], |row| {
+                let of = (self::tenant(row, 1)?, environment(row, 2)?, subject(row, 3)?);
+                let key = row.get_ref(4)?.as_str()?;
+                let is_it = of.0 == *tenant && Claim::new(&of.0, of.1, &of.2, key).half() == *half;
+                Ok(if is_it { Some(id(row, 0)?) } else { None })
+            })
+            .optional()?;
+        match found {
+            Some(None) => slot = slot.wrapping_add(1),
+            found => return Ok(found.flatten()),
+        }
+    }
+}
+
 fn claimed(row: &Row<'_>) -> Sql<Claimed> {
     Ok(Claimed { id: id(row, 0)?, request_hash: row.get(1)?, state: state(row, 2)?, at_ms: row.get(3)? })
 }

@@ -370,10 +370,7 @@ impl Provider for Http {
 
     fn names_action(&self) -> bool {
         let reserve = self.reserving.as_ref().and_then(|it| it.call(&Purpose::Reserve));
-        [Some(&self.act), reserve]
-            .into_iter()
-            .flatten()
-            .any(|(template, _)| template.carries(ActionPart::Reference) || template.carries(ActionPart::Id))
+        [Some(&self.act), reserve].into_iter().flatten().any(|(template, _)| template.carries(ActionPart::Id))
     }
 
     fn call<'a>(&'a self, call: &'a Call, now_ms: i64) -> BoxFuture<'a, Reply> {

@@ -121,7 +121,7 @@ pub(crate) fn call(archetype: &Arc<Archetype>, constraints: Value) -> Call {
         money: Money::new(1250, usd()),
         attempt: 1,
         provider_key: "5ec".repeat(21) + "5",
-        reference: execution::reference(&action_id, 1),
+        reference: format!("{action_id}-1"),
         send_by_ms: 1_760_000_010_000,
         purpose: execution::Purpose::Act,
     }

@@ -111,7 +111,7 @@ async fn the_same_call_has_the_same_answer_and_another_attempt_is_another_call()
         reply,
         "nor does it depend on what went before"
     );
-    let second = Call { attempt: 2, reference: execution::reference(&first.action_id, 2), ..first };
+    let second = Call { attempt: 2, reference: format!("{}-2", first.action_id), ..first };
     assert_eq!(provider.query(&second, LATE).await, Found::Absent { final_: true });
 }
 
