@@ -815,6 +815,35 @@ fn where_no_commit_comes_to_an_end_everybody_hears_so_and_nothing_is_lost_or_dou
     holds(&gateways);
 }
 
+#[test]
+fn a_commit_whose_wait_for_a_standby_is_cancelled_is_not_acknowledged() {
+    let Some(binaries) = binaries() else { return };
+    let server = Server::start(&binaries, &[]);
+    let url = server.database();
+    let gateway = Postgres::open(access(&url)).unwrap();
+    let set = |value: &str| {
+        sql(&url, &format!("ALTER SYSTEM SET synchronous_standby_names = '{value}'"));
+        sql(&url, "SELECT pg_reload_conf()");
+    };
+    set("nobody");
+    let answer = std::thread::scope(|scope| {
+        let asked = scope.spawn(|| wait(gateway.admit(payment("k", 1, &["m"]))));
+        while !asked.is_finished() {
+            sql(&url, "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'");
+        }
+        asked.join().unwrap()
+    });
+    assert!(matches!(answer, Err(Error::Unavailable(_))), "{answer:?}");
+    assert!(gateway.health().is_err());
+    set("");
+    until(|| gateway.health().is_ok());
+    // It is there, once.
+    let again = wait(gateway.admit(payment("k", 1, &["m"]))).unwrap();
+    assert!(matches!(again, Admitted::Existing(_)), "{again:?}");
+    assert_eq!(spent(&gateway, "m"), 1);
+    wait(gateway.verify()).unwrap();
+}
+
 /// What a database that is shared, or lies behind something that shares connections, may not offer.
 #[test]
 fn no_statement_takes_advisory_locks_listens_or_draws_from_a_sequence() {

@@ -1,12 +1,13 @@
 //! Reaching the database: where it is, by what TLS, and whether it is one that keeps what it says it has kept.
 
 use std::fs;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -17,9 +18,11 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls_platform_verifier::Verifier;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::task::JoinHandle;
 use tokio_postgres::config::{Host, SslMode, TargetSessionAttrs};
+use tokio_postgres::error::DbError;
 use tokio_postgres::tls::{ChannelBinding, MakeTlsConnect, TlsConnect, TlsStream};
-use tokio_postgres::{Client, Config};
+use tokio_postgres::{AsyncMessage, Client, Config, Connection};
 use tokio_rustls::TlsConnector;
 
 use super::sql::{Db, Done, Failure, get, one, text};
@@ -39,6 +42,11 @@ const VERSION: i32 = 150_000;
 
 /// Connections to this schema of the database behind this URL, as many as `most`.
 pub(super) fn pool(url: &str, schema: &str, most: usize) -> Result<Pool, Error> {
+    pool_heard(url, schema, most, Heard::default())
+}
+
+/// The same, with what the server says of their commits.
+pub(super) fn pool_heard(url: &str, schema: &str, most: usize, heard: Heard) -> Result<Pool, Error> {
     let Target { config, tls } = Target::read(url)?;
     // It stands in a statement as it is.
     if schema.is_empty() || !schema.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_') {
@@ -48,7 +56,7 @@ pub(super) fn pool(url: &str, schema: &str, most: usize) -> Result<Pool, Error> 
     }
     let schema: Arc<str> = schema.into();
     let manager = ManagerConfig { recycling_method: RecyclingMethod::Fast };
-    let manager = Manager::from_config(config, tls, manager);
+    let manager = Manager::from_connect(config, Listening { tls, heard }, manager);
     let set_up = Hook::async_fn(move |client, _| {
         let schema = Arc::clone(&schema);
         Box::pin(async move {
@@ -65,6 +73,57 @@ pub(super) fn pool(url: &str, schema: &str, most: usize) -> Result<Pool, Error> 
         .post_create(set_up)
         .build();
     pool.map_err(|error| Error::Open(error.to_string().into()))
+}
+
+/// Whether the server has said of a commit on some connections that nobody else may have it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Heard(Arc<AtomicBool>);
+
+impl Heard {
+    fn take(&self, notice: &DbError) {
+        // Its text is in the server's language.
+        if notice.routine() == Some("SyncRepWaitForLSN") {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether it has since this was asked last. What it says of a commit comes before its answer.
+    pub(super) fn is_alone(&self) -> bool {
+        self.0.swap(false, Ordering::Relaxed)
+    }
+}
+
+/// Makes connections that hear what the server says of its own accord.
+struct Listening {
+    tls: Tls,
+    heard: Heard,
+}
+
+type Connected = Result<(Client, JoinHandle<()>), tokio_postgres::Error>;
+
+impl deadpool_postgres::Connect for Listening {
+    fn connect(&self, config: &Config) -> Pin<Box<dyn Future<Output = Connected> + Send + '_>> {
+        let config = config.clone();
+        Box::pin(async move {
+            let (client, connection) = config.connect(self.tls.clone()).await?;
+            Ok((client, tokio::spawn(listen(connection, self.heard.clone()))))
+        })
+    }
+}
+
+/// Carries a connection until it ends.
+async fn listen<S, T>(mut connection: Connection<S, T>, heard: Heard)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    T: AsyncRead + AsyncWrite + Unpin,
+{
+    while let Some(message) = poll_fn(|context| connection.poll_message(context)).await {
+        match message {
+            Ok(AsyncMessage::Notice(notice)) => heard.take(&notice),
+            Ok(_) => {}
+            Err(error) => return tracing::debug!(why = told(&error), "a connection to the database ended"),
+        }
+    }
 }
 
 /// What holds for every connection, after it was looked at whether the server keeps what it acknowledges: after a failover it

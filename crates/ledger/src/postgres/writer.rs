@@ -11,6 +11,7 @@ use futures_util::future::BoxFuture;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
+use super::connect::Heard;
 use super::needs::Needs;
 use super::replica::{Replica, end_silent};
 use super::sql::{Db, Done, Failure, answered};
@@ -108,6 +109,8 @@ pub(super) struct Writer {
     shared: Arc<Shared>,
     /// One connection.
     pool: Pool,
+    /// What the server says of its commits.
+    heard: Heard,
     replica: Replica,
     db: Option<Object>,
     opened: Instant,
@@ -138,7 +141,8 @@ impl Writer {
         // A migration takes two.
         let readers = connections(access.readers.max(2))?;
         migrate::run(&readers, &access.schema).await?;
-        let pool = connections(1)?;
+        let heard = Heard::default();
+        let pool = connect::pool_heard(&access.url, &access.schema, 1, heard.clone())?;
         let db = pool.get().await.map_err(|error| cannot(error.into()))?;
         chores::partitions(&db, Some(access.now_ms)).await.map_err(cannot)?;
         shelf::clear(&db).await.map_err(cannot)?;
@@ -159,7 +163,7 @@ impl Writer {
         let opened = Instant::now();
         let (db, wrote, since) = (Some(db), opened, opened);
         let mut writer =
-            Writer { access, shared: Arc::clone(&shared), pool, replica, db, opened, wrote, since };
+            Writer { access, shared: Arc::clone(&shared), pool, heard, replica, db, opened, wrote, since };
         // Its chain begins with this, which also shows that the store can be written.
         if let Err(failure) = writer.transaction(&mut Work::default()).await {
             writer.lost(&failure).await;
@@ -219,6 +223,7 @@ impl Writer {
             self.connect().await?;
             let db = self.db.as_ref().ok_or_else(unconnected)?;
             self.replica.beat(db).await?;
+            self.must_be_kept()?;
             if look {
                 if self.since.elapsed() >= silence {
                     end_silent(db, silence).await?;
@@ -355,7 +360,18 @@ impl Writer {
         let world = batch.world;
         read::replies(db, &world, &mut admitted).await?;
         flush::commit(db, &self.replica, &world, &needs, &ours).await?;
+        self.must_be_kept()?;
         Ok(Made { admitted, closed, refusals: world.refusals })
+    }
+
+    /// What was committed is where the server says that it has to be. Whose wait for the standby somebody cancelled is told so, and
+    /// that it is committed; after a failover it may not be, so nobody may be told more than of a commit whose answer was lost.
+    fn must_be_kept(&self) -> Done<()> {
+        if self.heard.is_alone() {
+            let why = "the wait for a synchronous standby was cancelled, and what was committed may be on none";
+            return Err(Failure::Lost(why.to_owned()));
+        }
+        Ok(())
     }
 
     fn answer(&self, work: Work, made: Made) {
