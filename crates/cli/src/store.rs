@@ -28,11 +28,23 @@ enum Command {
     /// longer on the files from then on. Exit code: 0 gateways may start on the database, 1 they may not.
     Copy(Copy),
     /// Let gateways start again on files that were copied into a database, if none was ever on that
-    Reclaim {
-        /// Where the stores live
-        #[arg(long, value_name = "DIR")]
-        data_dir: PathBuf,
-    },
+    ///
+    /// The database is asked, and closed to gateways before the files are opened to them.
+    Reclaim(Reclaim),
+}
+
+#[derive(clap::Args)]
+struct Reclaim {
+    /// Where the stores live
+    #[arg(long, value_name = "DIR")]
+    data_dir: PathBuf,
+    /// The database into which they were copied, `postgres://…`; better given in the environment, where other users do not see its
+    /// password
+    #[arg(long, value_name = "URL", env = "COUNTERSIGN_STORE", hide_env_values = true)]
+    to: Option<Store>,
+    /// Ask no database: it is gone, and no gateway was ever on it, or whatever was done there may be done once more
+    #[arg(long)]
+    database_is_gone: bool,
 }
 
 #[derive(clap::Args)]
@@ -70,7 +82,7 @@ const STORES: [&str; 2] = ["production", "sandbox"];
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     match &args.command {
         Command::Copy(copy) => copy.run(),
-        Command::Reclaim { data_dir } => reclaim(data_dir),
+        Command::Reclaim(reclaim) => reclaim.run(),
     }
 }
 
@@ -79,17 +91,18 @@ impl Copy {
         let folder = &self.from.0;
         let _lock = hold(folder)?;
         let mut copies = Vec::new();
-        let mut whole = true;
+        // What cannot be copied at all is said before the first takes its time.
         for store in STORES.into_iter().filter(|store| file(folder, store).is_file()) {
-            let failed = |why: ledger::Error| failed(store, why);
-            let Some(mut copying) = Copying::begin(self.route(store)?).map_err(failed)? else {
-                out::line(format_args!("{store}: it was copied before"))?;
-                continue;
-            };
-            let arrived = copy(store, &mut copying).map_err(failed)?;
+            match Copying::begin(self.route(store)?).map_err(|why| failed(store, why))? {
+                Some(copying) => copies.push((store, copying)),
+                None => out::line(format_args!("{store}: it was copied before"))?,
+            }
+        }
+        let mut whole = true;
+        for (store, copying) in &mut copies {
+            let arrived = copy(store, copying).map_err(|why| failed(store, why))?;
             tell(store, &arrived)?;
             whole &= arrived.is_whole();
-            copies.push((store, copying));
         }
         if !whole {
             return Err(Error::new("not all arrived as the chain says, and no gateway starts on it").hint(
@@ -115,6 +128,7 @@ impl Copy {
             file: file(&self.from.0, store),
             url: self.to.url().into(),
             schema: store.into(),
+            unkept: vec![gateway::PUBLIC_TOKEN.into()],
             now_ms: jiff::Timestamp::now().as_millisecond(),
             rows: usize::try_from(self.rows).unwrap_or(usize::MAX),
             fail_points: crash::asked(COPY_STEPS.into_iter())?,
@@ -225,18 +239,34 @@ fn tell(store: &str, arrived: &Arrived) -> Result<()> {
     ))
 }
 
-fn reclaim(folder: &Path) -> Result<ExitCode> {
-    let _lock = hold(folder)?;
-    let mut reclaimed = false;
-    for store in STORES.into_iter().filter(|store| file(folder, store).is_file()) {
-        let taken = ledger::reclaim(&file(folder, store));
-        reclaimed |= taken.while_we(|| format!("cannot reclaim {store}"))?.is_some();
+impl Reclaim {
+    fn run(&self) -> Result<ExitCode> {
+        let folder = &self.data_dir;
+        let _lock = hold(folder)?;
+        let files = || STORES.map(|store| (store, file(folder, store))).into_iter().filter(|(_, file)| file.is_file());
+        // All of the database is closed before the first file is opened.
+        for (store, file) in files().filter(|_| !self.database_is_gone) {
+            let url = self.to.as_ref().map(Store::url).ok_or_else(|| {
+                Error::new("nothing says into which database the files were copied").hint(
+                    "name it (--to, or COUNTERSIGN_STORE), so that it can be closed to gateways; --database-is-gone goes on without it",
+                )
+            })?;
+            ledger::withdraw(&file, url, store).while_we(|| format!("cannot reclaim {store}"))?;
+        }
+        let mut reclaimed = false;
+        for (store, file) in files() {
+            let taken = ledger::reclaim(&file);
+            reclaimed |= taken.while_we(|| format!("cannot reclaim {store}"))?.is_some();
+        }
+        match (reclaimed, self.database_is_gone) {
+            (false, _) => out::line("the files were not copied anywhere, and gateways may start on them")?,
+            (true, false) => out::line(
+                "gateways may start on the files again, and none starts on the database; drop its schemas, or copy into it again",
+            )?,
+            (true, true) => out::line(
+                "gateways may start on the files again; start none on the database that they were copied into, and drop its schemas",
+            )?,
+        }
+        Ok(ExitCode::SUCCESS)
     }
-    match reclaimed {
-        true => out::line(
-            "gateways may start on the files again; start none on the database that they were copied into, and drop its schemas",
-        )?,
-        false => out::line("the files were not copied anywhere, and gateways may start on them")?,
-    }
-    Ok(ExitCode::SUCCESS)
 }

@@ -57,7 +57,7 @@ const BY_ID: u8 = 2;
 /// Tokens remembered as verified; over it all are forgotten.
 const MOST_VERIFIED: usize = 10_000;
 /// The token that everybody may use in the sandbox.
-pub(crate) const PUBLIC_TOKEN: &str = "tok-sandbox-public";
+pub const PUBLIC_TOKEN: &str = "tok-sandbox-public";
 
 impl Authority {
     /// Opens or makes a key for each tenant.

@@ -253,7 +253,8 @@ async fn open_one(
         Some(store) => {
             let (queue, sealer) = (config.limits.queue, Some(sealer));
             let access = Access::new(store.url(), &chain_id, &chain_id, now_ms);
-            join(Access { schema: environment.as_str().into(), queue, sealer, ..access }).await?
+            let (schema, has_file) = (environment.as_str().into(), file.is_file());
+            join(Access { schema, queue, sealer, has_file, ..access }).await?
         }
         None => {
             let options = Options {

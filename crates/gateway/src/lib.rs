@@ -96,6 +96,7 @@ pub use approvals::{
 };
 pub use atp::Spelling;
 pub use audit::{AuditAsk, AuditView, TrailCheck, TrailFinding};
+pub use authority::PUBLIC_TOKEN;
 pub use boundary::{Disclosed, Disclosure, Level};
 pub use caller::{Caller, Deed, Role};
 pub use code::Code;

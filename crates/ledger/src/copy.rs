@@ -22,7 +22,7 @@ use rusqlite::types::Value;
 use tokio::runtime::{Builder, Runtime};
 
 pub(crate) use self::tables::{REPLICA, TABLES, Table};
-use crate::postgres::copy::Target;
+use crate::postgres::copy::{self as database, Target};
 use crate::sqlite::copy::{self as file, Source};
 use crate::{Error, FailPoints, Finding, Verified};
 
@@ -35,6 +35,8 @@ pub struct Route {
     pub url: Box<str>,
     /// In which schema of it.
     pub schema: Box<str>,
+    /// Mandates that are nowhere kept, and told of only by actions, which may be pruned since.
+    pub unkept: Vec<Box<str>>,
     /// Now, milliseconds since 1970, UTC.
     pub now_ms: i64,
     /// How many rows go into one transaction at most.
@@ -105,7 +107,7 @@ impl Copying {
     /// [`Error::Copy`] if the file is not of this version, if the database holds something else, or if somebody else copies
     /// there; [`Error::Open`] if one of them cannot be used.
     pub fn begin(route: Route) -> Result<Option<Copying>, Error> {
-        let source = Source::open(&route.file)?;
+        let source = Source::open(&route.file, &route.unkept)?;
         let runtime = Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| Error::Open(error.to_string().into()))?;
         let (begun_ms, target) = runtime.block_on(Target::begin(&route, &source.end, source.moved_ms))?;
@@ -186,8 +188,22 @@ impl Copying {
     }
 }
 
+/// Closes the database again into which a file was copied, so that the file may be [taken back](reclaim): no gateway starts on that
+/// copy any more unless it is brought to its end once more. Nothing is done for a file that was not copied. Who calls holds its
+/// directory's [`Lock`](crate::Lock).
+///
+/// # Errors
+/// [`Error::Copy`] if a gateway ever was on the database, or it holds no copy of this file; [`Error::Open`] if one of them cannot be
+/// used.
+pub fn withdraw(file: &Path, url: &str, schema: &str) -> Result<(), Error> {
+    let Some(begun_ms) = file::moved(file)? else { return Ok(()) };
+    let runtime = Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Error::Open(error.to_string().into()))?;
+    runtime.block_on(database::close(url, schema, begun_ms))
+}
+
 /// Opens a file again that was closed because it had been copied; answers with the time of that, if it was. Who calls holds
-/// its directory's [`Lock`](crate::Lock).
+/// its directory's [`Lock`](crate::Lock), and knows that no gateway starts on the database ([`withdraw`]).
 ///
 /// # Errors
 /// [`Error::Open`] if it cannot be written.

@@ -73,7 +73,7 @@ pub use admit::{Cell, Claimed, Footing, Item, Rows, admit};
 pub use audit::{About, Audited, Labels, Order, Owner, Search};
 pub use authority::{ApiKey, Freeze, Held, Mandate, Passkey, PrincipalKey, Revocation, Scope};
 pub use cluster::{Clustered, Clustering, Deed, Doer, Grouped, Transfer};
-pub use copy::{Arrived, COPY_STEPS, Copied, Copying, Route, reclaim};
+pub use copy::{Arrived, COPY_STEPS, Copied, Copying, Route, reclaim, withdraw};
 pub use entry::{
     ADMITTED, AGREED, Broken, CHALLENGED, CHARGING, CHECKING, Draft, Event, HELD, Heading, INFO_GIVEN,
     INFO_REQUESTED, OPENED, PASSKEY_ENROLLED, PASSKEY_REGISTERED, PASSKEY_REVOKED, RESERVED, RESOLVED,

@@ -19,6 +19,7 @@ use ledger::{
     Erasure, Error, Event, Facts, FactsQuery, FailPoints, Heard, Ledger, LogOf, Notice, Options, Order,
     PASSKEY_ENROLLED, PASSKEY_REGISTERED, PASSKEY_REVOKED, Postgres, PrincipalKey, RECOVERY_INITIATED, Route,
     Scope, Sealer, Search, SecurityEvent, Sequencer, Settlement, Sqlite, State, Turn, reclaim,
+    withdraw,
 };
 use mandate::{Session, Usage};
 use receipt::log::{RefKey, Tile};
@@ -51,6 +52,7 @@ fn route(folder: &Path, url: &str) -> Route {
         file: file(folder),
         url: url.into(),
         schema: "public".into(),
+        unkept: Vec::new(),
         now_ms: NOW,
         rows: 4096,
         fail_points: None,
@@ -513,6 +515,54 @@ fn what_arrives_otherwise_than_the_chain_says_is_found_and_nothing_is_opened() {
     assert_eq!((arrived.is_whole(), differ), (false, vec!["seen"]));
     assert!(gateway(&url, "early").is_err());
     drop(open(folder.path(), "chain-2"));
+}
+
+#[test]
+fn a_database_is_closed_before_its_file_is_taken_back_and_not_once_a_gateway_was_on_it() {
+    let Some(server) = server() else { return };
+    let (url, elsewhere, folder) = (server.database(), server.database(), tempfile::tempdir().unwrap());
+    grown(folder.path());
+    let withdrawn = |url: &str| withdraw(&file(folder.path()), url, "public").map_err(|it| it.to_string());
+    withdrawn(&url).unwrap();
+    copied(route(folder.path(), &url)).unwrap();
+    assert!(withdrawn(&elsewhere).unwrap_err().contains("holds no copy of it"));
+    withdrawn(&url).unwrap();
+    assert!(gateway(&url, "early").err().unwrap().to_string().contains("is being copied"));
+    // Brought to its end once more, it is open again.
+    copied(route(folder.path(), &url)).unwrap();
+    drop(gateway(&url, "chain-4").unwrap());
+    assert!(withdrawn(&url).unwrap_err().contains("a gateway was on the database"));
+    assert!(Sqlite::open(&file(folder.path()), Options::new("chain-3", NOW)).is_err());
+}
+
+#[test]
+fn what_was_drawn_from_a_mandate_that_only_pruned_actions_told_of_goes_along() {
+    let Some(server) = server() else { return };
+    let (url, folder) = (server.database(), tempfile::tempdir().unwrap());
+    let ledger = open(folder.path(), "chain-1");
+    wait(ledger.tenant_key(&Tenant::default(), Some(vec![1]))).unwrap();
+    let mut old = payment("old", 7, &["everybodys"]);
+    old.intent.at_ms = NOW - 1_000_000;
+    let id = admitted(&ledger, old);
+    wait(ledger.settle(settlement(id, State::Executed, "old"))).unwrap();
+    assert_eq!(wait(ledger.prune(NOW - 500_000, 10, NOW + 20)).unwrap(), 1);
+    drop(ledger);
+    let why = copied(route(folder.path(), &url)).unwrap_err().to_string();
+    assert!(why.contains("nothing says whose mandate has account"), "{why}");
+    copied(Route { unkept: vec!["everybodys".into()], ..route(folder.path(), &url) }).unwrap();
+    assert_eq!(spent(&gateway(&url, "chain-2").unwrap(), "everybodys"), 7);
+}
+
+#[test]
+fn an_empty_database_is_not_begun_beside_a_file() {
+    let Some(server) = server() else { return };
+    let (url, folder) = (server.database(), tempfile::tempdir().unwrap());
+    let join = || Postgres::open(Access { has_file: true, ..Access::new(&url, "r", "c", NOW) });
+    let why = join().err().unwrap().to_string();
+    assert!(why.contains("is empty") && why.contains("store copy"), "{why}");
+    grown(folder.path());
+    copied(route(folder.path(), &url)).unwrap();
+    drop(join().unwrap());
 }
 
 #[test]

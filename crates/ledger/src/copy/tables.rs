@@ -597,7 +597,7 @@ mod tests {
             Authorization::Allow
         };
         db.authorizer(Some(note)).unwrap();
-        let source = Source::of(db).unwrap();
+        let source = Source::of(db, &[]).unwrap();
         for table in &TABLES {
             source.read(table, None, 1).unwrap();
         }

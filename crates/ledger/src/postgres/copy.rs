@@ -129,6 +129,37 @@ impl Target {
     }
 }
 
+/// Closes a database again into which the copy that began then was made, if nobody ever registered there.
+pub(crate) async fn close(url: &str, schema: &str, begun_ms: i64) -> Result<(), Error> {
+    let pool = connect::pool(url, schema, 1)?;
+    let cannot = |failure: Failure| Error::Open(failure.to_string().into());
+    let db = pool.get().await.map_err(|error| cannot(error.into()))?;
+    in_transaction(&db, try_close(&db, schema, begun_ms)).await.map_err(cannot)?
+}
+
+async fn try_close(db: &Db, schema: &str, begun_ms: i64) -> Done<Result<(), Error>> {
+    let other = || Err(Error::Copy(format!("schema `{schema}` of this database holds no copy of it").into()));
+    if one(db, "SELECT 1 WHERE to_regclass('store_copy') IS NOT NULL", &[]).await?.is_none() {
+        return Ok(other());
+    }
+    one(db, "SELECT name FROM gate WHERE name = 'registry' FOR UPDATE", &[]).await?;
+    let begun: Option<i64> = match one(db, "SELECT begun FROM store_copy", &[]).await? {
+        Some(row) => Some(get(&row, 0)?),
+        None => None,
+    };
+    if begun != Some(begun_ms) {
+        return Ok(other());
+    }
+    if one(db, "SELECT 1 FROM replica WHERE number > $1 LIMIT 1", &[&REPLICA]).await?.is_some() {
+        return Ok(Err(Error::Copy(
+            "a gateway was on the database it was copied into: what was done there is not in the file, and would be done once more"
+                .into(),
+        )));
+    }
+    write(db, "UPDATE store_copy SET done = NULL", &[]).await?;
+    Ok(Ok(()))
+}
+
 /// Is it a copy that nobody may register beside? Whoever does holds the gate.
 pub(super) async fn is_under_way(db: &Db) -> Done<bool> {
     Ok(one(db, "SELECT 1 FROM store_copy WHERE done IS NULL", &[]).await?.is_some())

@@ -87,6 +87,8 @@ pub struct Access {
     pub sealer: Option<Arc<dyn Sealer>>,
     /// This machine's clock, milliseconds since 1970, UTC: whose clock is not the database's writes nothing.
     pub clock: fn() -> i64,
+    /// Who joins has a store in a file: a database that nobody was ever on is not begun beside it.
+    pub has_file: bool,
 }
 
 fn machine_ms() -> i64 {
@@ -110,6 +112,7 @@ impl Access {
             silence: Duration::from_secs(10),
             sealer: None,
             clock: machine_ms,
+            has_file: false,
         }
     }
 }

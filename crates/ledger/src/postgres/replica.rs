@@ -118,10 +118,13 @@ impl Replica {
 }
 
 async fn register(db: &Db, access: &Access) -> Done<Replica> {
-    let Access { replica_id, chain_id, silence, clock, .. } = access;
+    let Access { replica_id, chain_id, silence, clock, has_file, .. } = access;
     one(db, "SELECT name FROM gate WHERE name = 'registry' FOR UPDATE", &[]).await?;
     if is_under_way(db).await? {
         return Err(Failure::Lost(UNDER_WAY.to_owned()));
+    }
+    if *has_file && one(db, "SELECT 1 FROM replica LIMIT 1", &[]).await?.is_none() {
+        return Err(Failure::Refused(EMPTY.to_owned()));
     }
     let slot = match free_slot(db).await? {
         Some(slot) => Some(slot),
@@ -174,6 +177,9 @@ fn agree(clock: fn() -> i64, asked_ms: i64, told_ms: i64) -> Done<()> {
 
 const UNDER_WAY: &str = "a store is being copied into this database and is not all there: run `countersign store copy` again, as \
      it was begun, until it says that gateways may start";
+
+const EMPTY: &str = "this database is empty, and there is a store in files here: move it with `countersign store copy`, or, if it was moved \
+     before, name the database that it was moved into; to begin anew, use another data directory";
 
 /// Ends the processes that were silent for so long. One that is writing just now is not silent.
 pub(super) async fn end_silent(db: &Db, silence: Duration) -> Done<u64> {

@@ -48,11 +48,12 @@ const CHUNK_BYTES: usize = 4 * 1024 * 1024;
 impl Source {
     /// # Errors
     /// [`Error::Copy`] if it is of another version or empty, [`Error::Corrupt`] if its chain has no readable end.
-    pub(crate) fn open(path: &Path) -> Result<Source, Error> {
-        Source::of(Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(cannot)?)
+    pub(crate) fn open(path: &Path, unkept: &[Box<str>]) -> Result<Source, Error> {
+        let db = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(cannot)?;
+        Source::of(db, unkept)
     }
 
-    pub(crate) fn of(db: Connection) -> Result<Source, Error> {
+    pub(crate) fn of(db: Connection, unkept: &[Box<str>]) -> Result<Source, Error> {
         is_of_this_version(&db)?;
         let read = || -> Sql<_> {
             db.set_prepared_statement_cache_capacity(64);
@@ -71,7 +72,7 @@ impl Source {
         let Reading { chain, seq, at_ms, .. } = Reading::of(&bytes).ok_or_else(unreadable)?;
         let end = End { row, head, chain: chain.into(), seq, at_ms, logged };
         let mut source = Source { db, end, moved_ms };
-        source.prepare()?;
+        source.prepare(unkept)?;
         Ok(source)
     }
 
@@ -109,11 +110,11 @@ impl Source {
     }
 
     /// What rows of a database say and those of the file do not: whose accounts, histories and marks are.
-    fn prepare(&mut self) -> Result<(), Error> {
+    fn prepare(&mut self, unkept: &[Box<str>]) -> Result<(), Error> {
         self.db.execute_batch(WHOSE).map_err(cannot)?;
         self.latest_histories().map_err(cannot)?;
         let nameless = self.nameless_accounts().map_err(cannot)?;
-        self.name_accounts(nameless)
+        self.name_accounts(nameless, unkept)
     }
 
     /// The histories as they are, which are written to their rows now and then only.
@@ -131,16 +132,16 @@ impl Source {
         Ok(read::many(&self.db, sql, [], |row| row.get(0))?.into_iter().collect())
     }
 
-    /// Accounts of mandates that were revoked and never seen here: whose they are stands in what tells of that. A number that a
-    /// name gives is the number of that name.
-    fn name_accounts(&self, mut nameless: BTreeSet<i64>) -> Result<(), Error> {
+    /// Accounts of mandates that were revoked and never seen here: whose they are stands in what tells of that. Of those that are
+    /// not kept at all nothing may tell any more. A number that a name gives is the number of that name.
+    fn name_accounts(&self, mut nameless: BTreeSet<i64>, unkept: &[Box<str>]) -> Result<(), Error> {
         if nameless.is_empty() {
             return Ok(());
         }
         let tenants = read::many(&self.db, "SELECT tenant FROM temp.tenant", [], |row| row.get(0));
         let tenants: Vec<String> = tenants.map_err(cannot)?;
         let tenants: Vec<Tenant> = tenants.iter().filter_map(|name| Tenant::parse(name).ok()).collect();
-        let name = |text: &str| -> Sql<()> {
+        let mut name = |text: &str| -> Sql<()> {
             for tenant in &tenants {
                 let key = identity::account(tenant, text);
                 if nameless.remove(&key) {
@@ -150,6 +151,7 @@ impl Source {
             }
             Ok(())
         };
+        unkept.iter().try_for_each(|jti| name(jti)).map_err(cannot)?;
         self.each_text(name).map_err(cannot)?;
         match nameless.first() {
             None => Ok(()),
@@ -267,6 +269,11 @@ pub(crate) fn leave(path: &Path, begun_ms: i64) -> Result<(), Error> {
         return Err(Error::Open("somebody else has it open, so that it cannot be closed to gateways".into()));
     }
     Ok(())
+}
+
+/// When it was copied elsewhere, if it was.
+pub(crate) fn moved(path: &Path) -> Result<Option<i64>, Error> {
+    read::meta(&open::alone(path)?, MOVED).map_err(cannot)
 }
 
 /// Takes that back; answers with the time of it, if it was there.
