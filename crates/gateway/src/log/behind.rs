@@ -157,7 +157,7 @@ impl Gateway {
         if self.gaps().is_empty() && self.lent.is_empty() {
             return Ok(());
         }
-        let why = "the store lacks what was signed of it; nothing is taken on before it was recovered";
+        let why = "the store lacks what was signed of it; nothing is taken on before it was recovered (`countersign recover`)";
         Err(Error::new(Code::Unavailable, why).hint("the operator has to run `countersign recover`"))
     }
 
@@ -188,6 +188,14 @@ impl Gateway {
         let size = self.log().log_head(tenant).await.map_err(unavailable)?.size;
         if !has(self.log(), tenant, signed, size).await.map_err(unavailable)? {
             self.fell_behind(Gap::of(tenant, signed, size));
+        }
+        Ok(())
+    }
+
+    /// Compares the store with all that was signed last.
+    pub(super) async fn must_have_signed(&self) -> Result<(), Error> {
+        for of in &self.logs.of {
+            self.must_have(&of.tenant, &self.logs.last(&of.tenant)?.checkpoint).await?;
         }
         Ok(())
     }

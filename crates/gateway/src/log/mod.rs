@@ -17,6 +17,7 @@ mod marks;
 mod witnesses;
 
 use std::collections::HashMap;
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
@@ -307,6 +308,10 @@ impl Gateway {
         let mut secrets = |payload: &[u8]| IntentRow::salt_of(payload).or_else(|| clock::random().ok());
         for _ in 0..ROUNDS {
             let round = sequencer.round(self.log(), &self.logs.of, &mut secrets, MOST).await;
+            if let Err(ledger::Error::Corrupt(_)) = &round {
+                // It may be what the log grows on that is gone, and then nothing new would ever be signed.
+                self.must_have_signed().await?;
+            }
             if round.map_err(unavailable)?.entries < usize::try_from(MOST).unwrap_or(usize::MAX) {
                 return Ok(false);
             }
@@ -352,19 +357,24 @@ impl Gateway {
         newest: &Checkpoint,
         before: &Checkpoint,
     ) -> Result<(), Error> {
-        let proof = match Plan::consistency(before.size, newest.size) {
-            Ok(plan) if before.size < newest.size => self.log_hashes(tenant, &plan).await?,
-            _ => Vec::new(),
-        };
-        newest.follows(before, &proof).map_err(|error| {
+        let lacks = |why: &dyn fmt::Display| {
             let (size, signed) = (newest.size, before.size);
             self.fell_behind(Gap::of(tenant, before, size));
             let why = format!(
-                "the stored log of tenant `{tenant}` has {size} leaves and is not the one of {signed} that was signed ({error}): \
+                "the stored log of tenant `{tenant}` has {size} leaves and is not the one of {signed} that was signed ({why}): \
                  was the store put back, or altered?"
             );
             Error::new(Code::Unavailable, why)
-        })
+        };
+        let proof = match Plan::consistency(before.size, newest.size) {
+            Ok(plan) if before.size < newest.size => match hashes(self.log(), tenant, &plan).await {
+                // What is gone is no better than what is another.
+                Err(ledger::Error::Corrupt(why)) => return Err(lacks(&why)),
+                proof => proof.map_err(unavailable)?,
+            },
+            _ => Vec::new(),
+        };
+        newest.follows(before, &proof).map_err(|error| lacks(&error))
     }
 
     async fn log_hashes(&self, tenant: &Tenant, plan: &Plan) -> Result<Vec<receipt::log::Hash>, Error> {

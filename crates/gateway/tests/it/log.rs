@@ -762,6 +762,36 @@ async fn a_store_that_is_put_back_under_a_running_gateway_stops_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_log_whose_leaves_are_gone_is_behind_and_stops_what_runs() {
+    let behind = |house: House| async move {
+        for number in 0..2000 {
+            if !house.gateway().gaps().is_empty() {
+                break;
+            }
+            // Something to be logged, as long as it is taken on.
+            if number % 100 == 0 {
+                let key = format!("more-{number}");
+                let _ = house.send(&key, &house.payment(&key, "10.00")).await;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let refused = house.send("after", &house.payment("after", "10.00")).await.unwrap_err();
+        assert_eq!(refused.code, Code::Unavailable);
+    };
+    // Under a gateway that has what it grows them on in memory, and under one that has to read it first.
+    let house = running().await;
+    bundle(&house, &paid(&house, "a").await).await;
+    house.store().execute_batch("DELETE FROM log_leaf").unwrap();
+    behind(house).await;
+    let house = running().await;
+    bundle(&house, &paid(&house, "a").await).await;
+    let mut house = house.restart().await;
+    house.store().execute_batch("DELETE FROM log_leaf").unwrap();
+    house.installation.start();
+    behind(house).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_gateway_with_another_key_than_the_stores_log_does_not_open() {
     let house = running().await;
     bundle(&house, &paid(&house, "a").await).await;
