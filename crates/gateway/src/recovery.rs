@@ -22,9 +22,6 @@ use crate::{Code, Error, clock};
 const PAGE: u32 = 256;
 /// Questions that one provider is asked at once.
 const AT_ONCE: usize = 32;
-/// So long after its start a process looks for what one before it left behind: a store that many share takes that one for gone
-/// some seconds after it was killed.
-const LEFT_BEHIND: Duration = Duration::from_secs(60);
 /// The longest pause between two questions about one action.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// The pause between two looks for what is to be pruned or erased, and actions pruned in one commit.
@@ -51,13 +48,15 @@ impl Gateway {
     async fn keep_asking(self: &Arc<Self>) {
         let mut askers = Askers::new();
         let mut taken: Option<Vec<Taken>> = None;
-        let began = Instant::now();
+        // Others may be taken for gone at any time, and whoever takes over what they had in hand has it put on record first. In a store
+        // of one process nobody is left behind later.
+        let has_others = self.config.store.is_some();
         if let Err(error) = self.log_doubts().await {
             tracing::warn!(%error, "unsettled actions could not be counted");
         }
         loop {
             self.until_whole().await;
-            if began.elapsed() < LEFT_BEHIND
+            if has_others
                 && let Some(taken) = &mut taken
                 && let Err(error) = self.left_since(taken).await
             {

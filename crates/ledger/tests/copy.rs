@@ -18,8 +18,7 @@ use ledger::{
     Access, Admission, Admitted, ApiKey, Basis, By, COPY_STEPS, Clustering, Copying, Cycle, Deed, Doer,
     Erasure, Error, Event, Facts, FactsQuery, FailPoints, Heard, Ledger, LogOf, Notice, Options, Order,
     PASSKEY_ENROLLED, PASSKEY_REGISTERED, PASSKEY_REVOKED, Postgres, PrincipalKey, RECOVERY_INITIATED, Route,
-    Scope, Sealer, Search, SecurityEvent, Sequencer, Settlement, Sqlite, State, Turn, reclaim,
-    withdraw,
+    Scope, Sealer, Search, SecurityEvent, Sequencer, Settlement, Sqlite, State, Turn, reclaim, withdraw,
 };
 use mandate::{Session, Usage};
 use receipt::log::{RefKey, Tile};

@@ -1090,3 +1090,32 @@ fn a_session_of_a_database_that_is_not_what_its_records_say_is_found_and_nothing
         }
     }
 }
+
+/// However long ago it was that anything began in it, the question is answered by the record that says so, which is read some at a time.
+#[test]
+fn a_session_in_which_nothing_was_let_through_for_long_is_what_its_records_say() {
+    let Some(server) = postgres::server() else { return };
+    let url = server.database();
+    let ledger = sealed_postgres(&url);
+    begun(&ledger, "s-1", "i-1");
+    let nameless = || Cycle { session: "s-1".into(), epoch: 0, sequence: None, intent: None };
+    let denied = |number: u32| {
+        let name = format!("denied-{number}");
+        ledger.refuse(ledger::Refusal { cycle: Some(nameless()), ..refusal(&name, &name) })
+    };
+    for round in 0..6 {
+        let denied = futures_util::future::join_all((0..100).map(|number| denied(round * 100 + number)));
+        wait(denied).into_iter().for_each(|it| drop(it.unwrap()));
+    }
+    assert_eq!(stands(&ledger, "s-1").denials, 600);
+    assert_eq!(wait(ledger.inspect(None)).unwrap().findings, []);
+    postgres::sql(&url, "UPDATE session SET suspended = TRUE");
+    let begins =
+        |key: &str| wait(ledger.refuse(ledger::Refusal { cycle: Some(nameless()), ..refusal(key, key) }));
+    assert!(matches!(begins("a"), Err(ledger::Error::Corrupt(_))));
+    postgres::sql(&url, "UPDATE session SET suspended = FALSE");
+    begins("b").unwrap();
+    // What would say so is gone, and no older one says anything.
+    postgres::sql(&url, "DELETE FROM record WHERE seq BETWEEN 1 AND 400");
+    wait(ledger.refuse(ledger::Refusal { cycle: Some(nameless()), ..refusal("c", "c") })).unwrap();
+}

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use action::{ActionId, Subject, Tenant};
 use boundary::Series;
@@ -63,7 +64,37 @@ pub(super) enum Asked {
     Key([u8; 32], Promise<Option<Arc<ApiKey>>>),
 }
 
+/// A question, and since when it waits.
+pub(super) struct Waiting {
+    asked: Asked,
+    since: Instant,
+}
+
+impl Waiting {
+    pub(super) fn new(asked: Asked) -> Waiting {
+        Waiting { asked, since: Instant::now() }
+    }
+
+    /// The question, unless nobody waits for it any more, or it has waited for so long that the database is silent: then whoever asked
+    /// is told so at once. Each that is looked up meanwhile keeps a place for as long as a silent database is waited for, and there
+    /// may be thousands in line.
+    fn in_time(self, patience: Duration) -> Option<Asked> {
+        if self.since.elapsed() > patience {
+            self.asked.refuse(Failure::silent());
+            return None;
+        }
+        self.asked.is_awaited().then_some(self.asked)
+    }
+}
+
 impl Asked {
+    fn refuse(self, failure: Failure) {
+        match self {
+            Asked::Facts(_, promise) => drop(promise.send(Err(failure.into()))),
+            Asked::Key(_, promise) => drop(promise.send(Err(failure.into()))),
+        }
+    }
+
     fn is_awaited(&self) -> bool {
         match self {
             Asked::Facts(_, promise) => !promise.is_closed(),
@@ -74,16 +105,18 @@ impl Asked {
 
 /// Answers questions, together those that wait while others are looked up: each costs the database a fraction of what it would
 /// alone.
-pub(super) async fn answer(shared: Arc<Shared>, mut asked: mpsc::Receiver<Asked>) {
+pub(super) async fn answer(shared: Arc<Shared>, mut asked: mpsc::Receiver<Waiting>) {
     let places = Arc::new(Semaphore::new(AT_ONCE));
     let mut taken = Vec::new();
     while let Ok(place) = Arc::clone(&places).acquire_owned().await {
         if asked.recv_many(&mut taken, TOGETHER).await == 0 {
             return;
         }
-        // Whoever stopped waiting while the database was silent is not looked up: others wait behind them.
-        taken.retain(Asked::is_awaited);
-        let (shared, together) = (Arc::clone(&shared), std::mem::take(&mut taken));
+        let together: Vec<Asked> = taken.drain(..).filter_map(|it| it.in_time(PATIENCE)).collect();
+        if together.is_empty() {
+            continue;
+        }
+        let shared = Arc::clone(&shared);
         tokio::spawn(async move {
             answer_all(&shared, together).await;
             drop(place);
@@ -94,6 +127,8 @@ pub(super) async fn answer(shared: Arc<Shared>, mut asked: mpsc::Receiver<Asked>
 /// How many times at once is looked up, and for how many questions at most.
 pub(super) const AT_ONCE: usize = 2;
 const TOGETHER: usize = 128;
+/// The longest that a question waits for others to be looked up.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 async fn answer_all(shared: &Shared, asked: Vec<Asked>) {
     let (mut questions, mut promises, mut hashes, mut keys) = (vec![], vec![], vec![], vec![]);
@@ -288,4 +323,26 @@ async fn earlier(db: &Db, questions: &[Question]) -> Done<HashMap<usize, Earlier
     let rows = many(db, sql, &[&tenants(questions), &hashes, &since, &apart]).await?;
     let read = |row: &Row| Ok((place(row)?, Earlier { id: id(row, 1)?, at_ms: get(row, 2)? }));
     rows.iter().map(read).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn who_has_waited_for_too_long_hears_so_and_is_not_looked_up() {
+        let asked = || {
+            let (promise, answer) = tokio::sync::oneshot::channel();
+            (Waiting::new(Asked::Key([0; 32], promise)), answer)
+        };
+        let (waiting, mut answer) = asked();
+        assert!(waiting.in_time(Duration::MAX).is_some() && answer.try_recv().is_err());
+        let (waiting, mut answer) = asked();
+        assert!(waiting.in_time(Duration::ZERO).is_none());
+        assert!(matches!(answer.try_recv().unwrap(), Err(Error::Unavailable(_))));
+        let (waiting, answer) = asked();
+        drop(answer);
+        assert!(waiting.in_time(Duration::MAX).is_none());
+    }
 }

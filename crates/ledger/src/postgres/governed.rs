@@ -15,6 +15,8 @@ use crate::{Governed, State};
 
 /// Newest records of a session that are read at once: nearly always the first of them says it.
 const NEWEST: i64 = 16;
+/// Records of it that are read at once before these, until one says it: however long it is, no more are in memory.
+const OLDER: i64 = 256;
 /// Sessions that are walked at once.
 const PAGE: i64 = 256;
 
@@ -57,30 +59,36 @@ async fn told(db: &Db, found: &[(i64, Governed)]) -> Done<Told> {
         let bytes = get(&row, 2)?;
         opened.extend(of.filter(|(_, of)| opened_so(of, key, bytes, event, record)).map(|_| key));
     }
-    let newest = "SELECT w.key, e.bytes, e.record, n.seq FROM unnest($1::text[], $2::bigint[]) w (tenant, key)
+    Ok(Told { opened, ends: ends(db, found).await? })
+}
+
+/// What the records of sessions say of their ends: the newest of them, and as long as they say nothing of it some that are older.
+async fn ends(db: &Db, found: &[(i64, Governed)]) -> Done<HashMap<i64, End>> {
+    let newest = "SELECT w.key, e.bytes, e.record, n.seq FROM unnest($1::text[], $2::bigint[], $3::bigint[]) w (tenant, key, before)
                   CROSS JOIN LATERAL (SELECT r.seq, r.entry FROM record r WHERE r.tenant = w.tenant AND r.session = w.key
-                      ORDER BY r.seq DESC LIMIT $3) n
+                      AND r.seq < w.before ORDER BY r.seq DESC LIMIT $4) n
                   JOIN entry e ON e.row = n.entry ORDER BY w.key, n.seq DESC";
     let (mut ends, mut open) = (HashMap::new(), BTreeMap::new());
-    for row in many(db, newest, &[&tenants, &keys, &NEWEST]).await? {
-        hear(&row, &mut ends, &mut open)?;
-    }
-    // Of those that say nothing of it all are heard.
-    let (tenants, keys): (Vec<&str>, Vec<i64>) = found
-        .iter()
-        .filter(|(key, _)| open.get(key).is_some_and(|seq| *seq > 0))
-        .map(|(key, it)| (it.tenant.as_str(), *key))
-        .unzip();
-    if !keys.is_empty() {
-        keys.iter().for_each(|key| {
-            ends.remove(key);
-            open.remove(key);
-        });
-        for row in many(db, newest, &[&tenants, &keys, &i64::MAX]).await? {
+    let of = |(key, it): &(i64, Governed)| (it.tenant.as_str().to_owned(), *key, i64::MAX);
+    let (mut asked, mut most): (Vec<_>, i64) = (found.iter().map(of).collect(), NEWEST);
+    while !asked.is_empty() {
+        let tenants: Vec<&str> = asked.iter().map(|(tenant, ..)| &**tenant).collect();
+        let (keys, before): (Vec<i64>, Vec<i64>) =
+            asked.iter().map(|(_, key, before)| (*key, *before)).unzip();
+        for row in many(db, newest, &[&tenants, &keys, &before, &most]).await? {
             hear(&row, &mut ends, &mut open)?;
         }
+        asked.retain_mut(|(_, key, before)| match open.get(key) {
+            // Before the first there is none.
+            Some(seq) if *seq > 0 && seq < before => {
+                *before = *seq;
+                true
+            }
+            _ => false,
+        });
+        most = OLDER;
     }
-    Ok(Told { opened, ends })
+    Ok(ends)
 }
 
 /// Takes in a record, unless one that is newer has ended the question. `open`: the number of the last one heard, of each session

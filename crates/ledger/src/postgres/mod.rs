@@ -132,7 +132,7 @@ impl fmt::Debug for Access {
 pub struct Postgres {
     shared: Arc<Shared>,
     writes: Option<mpsc::Sender<Write>>,
-    questions: mpsc::Sender<facts::Asked>,
+    questions: mpsc::Sender<facts::Waiting>,
     ended: Mutex<blocking::Receiver<()>>,
     runtime: Option<Runtime>,
 }
@@ -278,7 +278,8 @@ impl Postgres {
         question: impl FnOnce(writer::Promise<T>) -> facts::Asked,
     ) -> Answer<'_, T> {
         let (promise, answer) = oneshot::channel();
-        let asked = self.questions.try_send(question(promise)).map_err(|_| Error::Busy);
+        let waiting = facts::Waiting::new(question(promise));
+        let asked = self.questions.try_send(waiting).map_err(|_| Error::Busy);
         Box::pin(async move {
             asked?;
             answer.await.map_err(|_| gone())?

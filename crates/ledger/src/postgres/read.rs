@@ -6,7 +6,6 @@ use action::{ActionId, Subject, Tenant};
 use sha2::{Digest, Sha256};
 use tokio_postgres::Row;
 
-use super::replica::{EPOCH_MS, NUMBER_BITS};
 use super::sql::{
     Db, Done, Failure, Values, bytes, count, environment, get, id, lines, many, maybe_state, maybe_text,
     most, one, state, state_code, subject, tenant, text, unpacked,
@@ -142,28 +141,35 @@ pub(super) fn at_hand() -> String {
     )
 }
 
-/// Of `fate f`: it is the turn of process `$1`, because of the action's last byte, which is random; or whoever's turn it was has
-/// let it lie for so long (`late`).
-fn turn(late: &str) -> String {
+/// Of `fate f`: it is the turn of process `$1`, because of the action's last byte, which is random, and of how often it was passed
+/// on. Whose processes are gone have no turn.
+fn turn(passed_on: &str) -> String {
     format!(
-        "(get_byte(f.id, 15) % (SELECT greatest(count(*), 1) FROM replica WHERE NOT ended)
-         = (SELECT count(*) FROM replica WHERE NOT ended AND number < $1) OR {late})"
+        "(get_byte(f.id, 15) + {passed_on}) % (SELECT greatest(count(*), 1) FROM replica WHERE NOT ended)
+         = (SELECT count(*) FROM replica WHERE NOT ended AND number < $1)"
     )
 }
 
-/// After so many milliseconds it is everybody's turn.
-const LATE_MS: i64 = 30_000;
-
-/// Of `fate f`: nothing was written of it for that long. Numbers of entries are times.
-fn untouched() -> String {
-    let late = format!("({CLOCK} - {LATE_MS} - {EPOCH_MS}) << {NUMBER_BITS}");
-    format!("greatest(f.row, coalesce(f.moved, 0), coalesce(f.outcome, 0)) < {late}")
+/// The same of what may be due for as long as it likes and not be written of meanwhile, like what a provider does not answer about:
+/// it is passed on now and then, so that it does not stay with one that is stuck.
+fn turn_of_now() -> String {
+    turn(&format!("{CLOCK} / {PASSED_ON_MS}"))
 }
+
+/// The same of what has become due, and is everybody's once it was let lie.
+fn turn_of_due(late: &str) -> String {
+    format!("({} OR {late})", turn("0"))
+}
+
+/// After so many milliseconds it is another's turn. Whoever has it anew asks more often at first, so it is not to be soon.
+const PASSED_ON_MS: i64 = 600_000;
+/// After so many milliseconds what is due is everybody's turn.
+const LATE_MS: i64 = 30_000;
 
 /// Actions of every tenant whose fates are these, oldest first: those of which it is the turn of process `$1`, unless another is
 /// at them.
-async fn of_fate(db: &Db, fates: &str, late: &str, values: Values<'_>, limit: u32) -> Done<Page<Stored>> {
-    let (at_hand, turn) = (at_hand(), turn(late));
+async fn of_fate(db: &Db, fates: &str, turn: &str, values: Values<'_>, limit: u32) -> Done<Page<Stored>> {
+    let at_hand = at_hand();
     let sql = format!(
         "{STORED} WHERE a.id IN (SELECT f.id FROM fate f WHERE f.state <= 3 AND {fates} AND {at_hand} AND {turn}
          ORDER BY f.row LIMIT $2) ORDER BY a.row"
@@ -173,18 +179,18 @@ async fn of_fate(db: &Db, fates: &str, late: &str, values: Values<'_>, limit: u3
 
 pub(super) async fn unsettled(db: &Db, me: i64, after: Option<i64>, limit: u32) -> Done<Page<Stored>> {
     let values: Values<'_> = &[&me, &most(limit), &after.unwrap_or(0)];
-    of_fate(db, "f.state IN (2, 3, -5) AND f.row > $3", &untouched(), values, limit).await
+    of_fate(db, "f.state IN (2, 3, -5) AND f.row > $3", &turn_of_now(), values, limit).await
 }
 
 pub(super) async fn approved(db: &Db, me: i64, after: Option<i64>, limit: u32) -> Done<Page<Stored>> {
     let values: Values<'_> = &[&me, &most(limit), &after.unwrap_or(0)];
-    of_fate(db, "f.state = 0 AND f.row > $3", &untouched(), values, limit).await
+    of_fate(db, "f.state = 0 AND f.row > $3", &turn_of_now(), values, limit).await
 }
 
 pub(super) async fn due(db: &Db, me: i64, now_ms: i64, after: Option<i64>, limit: u32) -> Done<Page<Stored>> {
     let fates = "f.state IN (-1, -2, -4, -6, -7) AND f.until <= $4 AND f.row > $3";
-    let late = format!("f.until <= $4 - {LATE_MS}");
-    of_fate(db, fates, &late, &[&me, &most(limit), &after.unwrap_or(0), &now_ms], limit).await
+    let turn = turn_of_due(&format!("f.until <= $4 - {LATE_MS}"));
+    of_fate(db, fates, &turn, &[&me, &most(limit), &after.unwrap_or(0), &now_ms], limit).await
 }
 
 pub(super) async fn held(
@@ -208,7 +214,7 @@ pub(super) async fn expired(
     after: Option<i64>,
     limit: u32,
 ) -> Done<Page<Stored>> {
-    let turn = turn(&format!("a.expires <= $2 - {LATE_MS}"));
+    let turn = turn_of_due(&format!("a.expires <= $2 - {LATE_MS}"));
     let sql = format!(
         "{STORED} WHERE f.state IN (0, 1) AND a.expires <= $2 AND f.row > $3 AND {turn} ORDER BY f.row LIMIT $4"
     );

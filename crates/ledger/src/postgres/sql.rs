@@ -139,9 +139,25 @@ pub(super) async fn at_once<T>(db: &Db, read: impl Future<Output = Done<T>>) -> 
     found
 }
 
+tokio::task_local! {
+    /// How long a statement may take, where that is longer than anywhere else.
+    static PATIENCE: Duration;
+}
+
+/// Statements in here may take so long, in the transaction that is open: nobody waits to act until they are over.
+pub(super) async fn patiently<T>(
+    db: &Db,
+    patience: Duration,
+    work: impl Future<Output = Done<T>>,
+) -> Done<T> {
+    answered(db.batch_execute(&format!("SET LOCAL statement_timeout = {}", patience.as_millis()))).await?;
+    PATIENCE.scope(patience, work).await
+}
+
 /// What the server answers while it is one that ends its statements itself: another one is not waited for.
 pub(super) async fn answered<T>(answer: impl Future<Output = Result<T, tokio_postgres::Error>>) -> Done<T> {
-    match timeout(STATEMENT + Duration::from_secs(2), answer).await {
+    let patience = PATIENCE.try_with(|patience| *patience).unwrap_or(STATEMENT);
+    match timeout(patience + Duration::from_secs(2), answer).await {
         Ok(answer) => Ok(answer?),
         Err(_) => Err(Failure::silent()),
     }

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use action::{ActionId, Subject, Tenant};
 use mandate::ApprovedLimits;
@@ -18,8 +19,8 @@ use super::read::{STORED, is_whole, kept, labels, readable, stand, stand_at, sto
 use super::replica::horizon;
 use super::rules::{self, Legible};
 use super::sql::{
-    Db, Done, Failure, at_once, count, get, id, many, maybe_bytes, maybe_text, one, state, subject, tenant,
-    text,
+    Db, Done, Failure, at_once, count, get, id, many, maybe_bytes, maybe_text, one, patiently, state,
+    subject, tenant, text,
 };
 use crate::cluster::said_in;
 use crate::entry::{
@@ -110,8 +111,11 @@ async fn left_by(db: &Db, row: i64) -> Done<Left> {
 
 /// Rows and entries of one moment: what is being written meanwhile would look as if somebody had altered it.
 async fn stretch(db: &Db, after: Place, left: Left) -> Done<(Inspected, Left)> {
-    at_once(db, stretch_of(db, after, left)).await
+    at_once(db, patiently(db, LONGEST, stretch_of(db, after, left))).await
 }
+
+/// The longest that a statement of a walk takes: some read whole tables, however large the store has grown.
+const LONGEST: Duration = Duration::from_secs(600);
 
 async fn stretch_of(db: &Db, after: Place, left: Left) -> Done<(Inspected, Left)> {
     let last = horizon(db).await?;

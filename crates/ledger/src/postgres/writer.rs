@@ -368,7 +368,8 @@ impl Writer {
     /// that it is committed; after a failover it may not be, so nobody may be told more than of a commit whose answer was lost.
     fn must_be_kept(&self) -> Done<()> {
         if self.heard.is_alone() {
-            let why = "the wait for a synchronous standby was cancelled, and what was committed may be on none";
+            let why =
+                "the wait for a synchronous standby was cancelled, and what was committed may be on none";
             return Err(Failure::Lost(why.to_owned()));
         }
         Ok(())
