@@ -53,16 +53,19 @@ pub(crate) fn run(args: &Args, client: &Client) -> Result<ExitCode> {
     let (pin, _) = read_pin(&args.issuer)?;
     let stated = args.stated()?;
     let stated = by_action(stated, client)?;
-    // What they list and we did not count as completed in that time is looked at as well.
-    let completed = args.entered(COMPLETED, client)?;
-    let actions: BTreeSet<String> = completed.into_iter().chain(stated.keys().cloned()).collect();
+    let period = args.period()?;
+    // What they list and we did not count as completed or undone in that time is looked at as well.
+    let mut actions: BTreeSet<String> = stated.keys().cloned().collect();
+    for state in [COMPLETED, ROLLED_BACK] {
+        actions.extend(args.entered(state, client)?);
+    }
     // Of most it is known by now what became of them.
     let sent: BTreeSet<String> = args.entered(EXECUTING, client)?.into_iter().collect();
     let sent: Vec<&String> = sent.difference(&actions).collect();
     let mut findings = Vec::new();
     let bar = ProgressBar::new((actions.len() + sent.len()) as u64).with_message("actions");
     for id in &actions {
-        findings.extend(compared(id, stated.get(id), &pin, client)?);
+        findings.extend(compared(id, stated.get(id), period, &pin, client)?);
         bar.inc(1);
     }
     for id in sent {
@@ -99,6 +102,17 @@ impl Args {
         let text = std::fs::read_to_string(&self.statement).while_we(|| format!("cannot read `{shown}`"))?;
         let columns = [&*self.reference, &*self.amount, &*self.currency];
         stated(&text, columns).map_err(|why| Error::new(format!("cannot use `{shown}`")).because(why))
+    }
+
+    fn period(&self) -> Result<Period> {
+        let time = |name: &str, text: &Option<String>| {
+            let Some(text) = text else { return Ok(None) };
+            let at =
+                text.parse::<jiff::Timestamp>().ok().and_then(|at| u64::try_from(at.as_millisecond()).ok());
+            let hint = "write it as 2026-05-01T00:00:00Z";
+            at.map(Some).ok_or_else(|| Error::new(format!("`--{name}` is no time: `{text}`")).hint(hint))
+        };
+        Ok(Period { from: time("from", &self.from)?, until: time("until", &self.until)? })
     }
 
     /// The actions that got into this state then, once for each time.
@@ -161,8 +175,14 @@ fn is_in_doubt(id: &str, client: &Client) -> Result<bool> {
     Ok(state == EXECUTING && !matches!(phase, Some("waiting" | "reserved" | "release_failed")))
 }
 
-/// What is wrong between what the provider lists of an action and what its newest receipt says.
-fn compared(id: &str, lines: Option<&Lines>, pin: &Pin, client: &Client) -> Result<Option<String>> {
+/// What is wrong between what the provider lists of an action and what its receipts say.
+fn compared(
+    id: &str,
+    lines: Option<&Lines>,
+    period: Period,
+    pin: &Pin,
+    client: &Client,
+) -> Result<Option<String>> {
     let nothing = Lines::default();
     let said = lines.unwrap_or(&nothing);
     let place = match said.numbers.as_slice() {
@@ -170,26 +190,24 @@ fn compared(id: &str, lines: Option<&Lines>, pin: &Pin, client: &Client) -> Resu
         [number] => format!("line {number}, action {id}"),
         numbers => format!("lines {numbers:?}, action {id}"),
     };
-    let charged = match charged(id, pin, client)? {
+    let charged = receipts(id, pin, client)?;
+    let charged = match charged.and_then(|said| period.charged(&said).ok_or_else(|| IN_DOUBT.to_owned())) {
         Ok(charged) => charged,
         Err(why) => return Ok(Some(format!("{place}: {why}"))),
     };
-    let found: BTreeMap<&str, i128> = said
+    let found: BTreeMap<String, i128> = said
         .sums
         .iter()
         .filter(|(_, sum)| **sum != 0)
-        .map(|(currency, sum)| (currency.as_str(), *sum))
+        .map(|(currency, sum)| (currency.clone(), *sum))
         .collect();
-    let expected: BTreeMap<&str, i128> = charged
-        .iter()
-        .filter(|(_, sum)| *sum != 0)
-        .map(|(currency, sum)| (currency.as_str(), *sum))
-        .collect();
-    Ok((found != expected)
-        .then(|| format!("{place}: the statement has {}, the log {}", sums(&found), sums(&expected))))
+    Ok((!charged.contains(&found)).then(|| {
+        let expected: Vec<String> = charged.iter().map(sums).collect();
+        format!("{place}: the statement has {}, the log {}", sums(&found), expected.join(", or "))
+    }))
 }
 
-fn sums(sums: &BTreeMap<&str, i128>) -> String {
+fn sums(sums: &BTreeMap<String, i128>) -> String {
     if sums.is_empty() {
         return "nothing".to_owned();
     }
@@ -198,12 +216,69 @@ fn sums(sums: &BTreeMap<&str, i128>) -> String {
     each.join(" and ")
 }
 
-/// What an action's newest receipt says was charged, or why nothing is known of it.
-fn charged(
-    id: &str,
-    pin: &Pin,
-    client: &Client,
-) -> Result<std::result::Result<Option<(String, i128)>, String>> {
+/// What a receipt of an action says.
+#[derive(Debug)]
+struct Said {
+    created_ms: u64,
+    charge: Charge,
+}
+
+/// What was charged by then.
+#[derive(Clone, Debug, PartialEq)]
+enum Charge {
+    Nothing,
+    /// Currency, and millionths of it.
+    Of(String, i128),
+    Unknown,
+}
+
+impl Charge {
+    fn sum(&self) -> BTreeMap<String, i128> {
+        match self {
+            Charge::Of(currency, sum) if *sum != 0 => BTreeMap::from([(currency.clone(), *sum)]),
+            Charge::Of(..) | Charge::Nothing | Charge::Unknown => BTreeMap::new(),
+        }
+    }
+}
+
+/// From when until when a statement is; Unix milliseconds.
+#[derive(Clone, Copy, Debug, Default)]
+struct Period {
+    from: Option<u64>,
+    until: Option<u64>,
+}
+
+impl Period {
+    /// What was charged, and given back, in this time, by the receipts of an action, oldest first; nothing if that is not known. Of
+    /// an action of which no receipt was made then: what was charged of it in all, since a provider may list it later or earlier.
+    /// More than one answer where only the provider knows when it charged what was in doubt.
+    fn charged(self, said: &[Said]) -> Option<Vec<BTreeMap<String, i128>>> {
+        // What was found out later was so all the time.
+        let known = |at: usize| {
+            let mut charges = said.iter().skip(at).map(|it| &it.charge);
+            charges.find(|charge| **charge != Charge::Unknown)
+        };
+        let last_before =
+            |time: Option<u64>| said.iter().rposition(|it| time.is_none_or(|time| it.created_ms < time));
+        let in_all = known(last_before(self.until).unwrap_or(said.len().saturating_sub(1)))?.sum();
+        let is_within = |it: &Said| {
+            self.from.is_none_or(|from| it.created_ms >= from)
+                && self.until.is_none_or(|until| it.created_ms < until)
+        };
+        let before = self.from.and_then(|from| last_before(Some(from)));
+        let Some(before) = before.filter(|_| said.iter().any(is_within)) else { return Some(vec![in_all]) };
+        let mut then = in_all.clone();
+        for (currency, sum) in known(before)?.sum() {
+            *then.entry(currency).or_default() -= sum;
+        }
+        then.retain(|_, sum| *sum != 0);
+        let was_in_doubt = said.get(before).is_some_and(|it| it.charge == Charge::Unknown);
+        Some(std::iter::once(then).chain(was_in_doubt.then_some(in_all)).collect())
+    }
+}
+
+/// What the receipts of an action say, oldest first, or why nothing is known of it.
+fn receipts(id: &str, pin: &Pin, client: &Client) -> Result<std::result::Result<Vec<Said>, String>> {
     let action = client.exchange(reqwest::Method::GET, &format!("/v1/actions/{}", encoded(id)), &[], None)?;
     match action.status {
         200 => {}
@@ -211,42 +286,54 @@ fn charged(
         other => return Err(Error::new(format!("the gateway answered {other} about action `{id}`"))),
     }
     let receipts = action.body["receipts"].as_array().cloned().unwrap_or_default();
-    let Some(newest) = receipts.last().and_then(|receipt| receipt["receipt_id"].as_str()) else {
+    let receipts: Vec<&str> = receipts.iter().filter_map(|receipt| receipt["receipt_id"].as_str()).collect();
+    if receipts.is_empty() {
         return Ok(Err("it has no receipt".to_owned()));
-    };
-    let path = format!("/v1/receipts/{}/bundle", encoded(newest));
+    }
+    let mut said = Vec::with_capacity(receipts.len());
+    for receipt in receipts {
+        match said_by(receipt, id, pin, client)? {
+            Ok(one) => said.push(one),
+            Err(why) => return Ok(Err(why)),
+        }
+    }
+    Ok(Ok(said))
+}
+
+/// What a receipt of an action says, if it is genuine and stands in the log.
+fn said_by(receipt: &str, id: &str, pin: &Pin, client: &Client) -> Result<std::result::Result<Said, String>> {
+    let path = format!("/v1/receipts/{}/bundle", encoded(receipt));
     // Only what the gateway says is not there is a finding: that it cannot be asked is none.
     let Ok(text) = once_logged(client, &path)? else {
-        return Ok(Err(format!("its receipt {newest} is not in the log")));
+        return Ok(Err(format!("its receipt {receipt} is not in the log")));
     };
     let Ok(bundle) = Bundle::parse(&text) else {
-        return Ok(Err(format!("what the gateway shows of its receipt {newest} is no bundle")));
+        return Ok(Err(format!("what the gateway shows of its receipt {receipt} is no bundle")));
     };
     let trust =
         Trust { proof: Some(&bundle.proof), require_inclusion: true, ..Trust::new(pin, &bundle.jwks) };
     let verdict = receipt::verify(&bundle.receipt, &trust).verdict;
     if verdict != Verdict::Valid {
-        return Ok(Err(format!("its receipt {newest}: {verdict}")));
+        return Ok(Err(format!("its receipt {receipt}: {verdict}")));
     }
     let document = std::str::from_utf8(&bundle.receipt).ok().and_then(|text| Document::parse(text).ok());
     let Some(document) = document.filter(|document| *document.content.transaction_id == *id) else {
-        return Ok(Err(format!("its receipt {newest} is of another action")));
+        return Ok(Err(format!("its receipt {receipt} is of another action")));
     };
     let money = &document.content.money;
-    Ok(match document.content.payment_status {
-        PaymentStatus::NotCharged => Ok(None),
+    let charge = match document.content.payment_status {
+        PaymentStatus::NotCharged => Some(Charge::Nothing),
+        PaymentStatus::Pending => Some(Charge::Unknown),
         PaymentStatus::Charged => {
             let pair = money.charge_currency.as_deref().zip(money.charge_amount.as_deref());
-            let pair = pair.and_then(|(currency, amount)| Some((currency.to_owned(), millionths(amount)?)));
-            let unsaid = || {
-                format!(
-                    "its receipt {newest} says that it was charged, and not what, or to more than six places"
-                )
-            };
-            pair.map(Some).ok_or_else(unsaid)
+            pair.and_then(|(currency, amount)| Some(Charge::Of(currency.to_owned(), millionths(amount)?)))
         }
-        PaymentStatus::Pending => Err(IN_DOUBT.to_owned()),
-    })
+    };
+    let unsaid = || {
+        format!("its receipt {receipt} says that it was charged, and not what, or to more than six places")
+    };
+    let created_ms = document.created.unix_millis();
+    Ok(charge.map(|charge| Said { created_ms, charge }).ok_or_else(unsaid))
 }
 
 /// The lines of a statement by reference.
@@ -360,6 +447,7 @@ fn decimal(millionths: i128) -> String {
 
 const PLACES: usize = 6;
 const COMPLETED: &str = "COMPLETED";
+const ROLLED_BACK: &str = "ROLLED_BACK";
 const EXECUTING: &str = "EXECUTING";
 const IN_DOUBT: &str = "it is not known what became of it";
 /// Length of the name by which providers know an action.
@@ -418,7 +506,7 @@ mod tests {
     #[test]
     fn only_what_the_gateway_says_is_not_there_is_a_finding_and_no_outage() {
         let pin = Pin::parse(&format!("sha256:{}", "0".repeat(64))).unwrap();
-        let found = |answer| compared("a", None, &pin, &gateway(answer));
+        let found = |answer| compared("a", None, Period::default(), &pin, &gateway(answer));
         let none = r#"404 {"code":"EP_NOT_FOUND","message":"there is no such receipt"}"#;
         assert_eq!(found(none).unwrap().unwrap(), "action a: its receipt r is not in the log");
         for outage in [
@@ -447,6 +535,35 @@ mod tests {
         for other in ["x-1", "", "-1", "X"] {
             assert_eq!(action_of(other), other);
         }
+    }
+
+    #[test]
+    fn what_was_given_back_in_another_month_is_what_was_charged_in_each() {
+        let said = |receipts: &[(u64, Charge)]| {
+            let said = |(created_ms, charge): &(u64, Charge)| Said {
+                created_ms: *created_ms,
+                charge: charge.clone(),
+            };
+            receipts.iter().map(said).collect::<Vec<_>>()
+        };
+        let five = || Charge::Of("USD".to_owned(), 5);
+        let months = [(None, Some(100)), (Some(100), Some(200)), (Some(200), None), (None, None)];
+        let charged = |receipts: &[(u64, Charge)]| {
+            months.map(|(from, until)| {
+                let sums = Period { from, until }.charged(&said(receipts));
+                let sum = |sums: BTreeMap<String, i128>| sums.into_values().sum::<i128>();
+                sums.map(|answers| answers.into_iter().map(sum).collect::<Vec<_>>())
+            })
+        };
+        let each = |sums: [i128; 4]| sums.map(|sum| Some(vec![sum]));
+        // Paid in the first, undone in the second; whoever lists it in the third lists what is left of it.
+        assert_eq!(charged(&[(50, five()), (150, Charge::Nothing)]), each([5, -5, 0, 0]));
+        // What was found out in the second was so in the first, or in the second.
+        let doubtful = charged(&[(50, Charge::Unknown), (150, five())]);
+        assert_eq!(doubtful, [Some(vec![5]), Some(vec![0, 5]), Some(vec![5]), Some(vec![5])]);
+        assert_eq!(charged(&[(50, Charge::Unknown)]), [None, None, None, None]);
+        // Listed before or after it was completed.
+        assert_eq!(charged(&[(150, five())]), each([5; 4]));
     }
 
     #[test]
