@@ -36,6 +36,17 @@ struct Shown {
     signature: ShownSignature,
 }
 
+/// Whose a receipt says that it is.
+#[derive(Deserialize)]
+struct Issued {
+    metadata: IssuedMetadata,
+}
+
+#[derive(Deserialize)]
+struct IssuedMetadata {
+    issuer: String,
+}
+
 #[derive(Deserialize)]
 struct ShownSignature {
     value: String,
@@ -93,6 +104,15 @@ impl<'a> Judge<'a> {
         Some(TrailFinding { entry: sealed.entry, action_id: None, receipt_id: None, what })
     }
 
+    /// Whom a receipt is of that is good, and not ours.
+    fn elsewhere(&self, document: &[u8]) -> Option<String> {
+        let issuer = serde_json::from_slice::<Issued>(document).ok()?.metadata.issuer;
+        let pin = Pin::new(&issuer, self.jwks);
+        let trust = Trust { allow_sandbox: true, ..Trust::new(&pin, self.jwks) };
+        let is_good = !matches!(receipt::verify(document, &trust).verdict, Verdict::Invalid(_));
+        (is_good && issuer != self.issuer).then_some(issuer)
+    }
+
     fn altered_receipt(&self, witness: &Witness) -> Option<String> {
         let Testimony::Receipt { subject, archetype, key, state, event, said, receipt } = &witness.testimony
         else {
@@ -101,7 +121,12 @@ impl<'a> Judge<'a> {
         let trust = Trust { allow_sandbox: true, ..Trust::new(&self.pin, self.jwks) };
         let report = receipt::verify(&receipt.document, &trust);
         if let Verdict::Invalid(failure) = &report.verdict {
-            return Some(format!("the stored receipt is invalid: {failure}"));
+            return Some(match self.elsewhere(&receipt.document) {
+                Some(issuer) => format!(
+                    "the stored receipt is of another issuer, `{issuer}`: a gateway with our keys and another `public_url` made it"
+                ),
+                None => format!("the stored receipt is invalid: {failure}"),
+            });
         }
         let (Some(facts), Ok(shown)) = (report.facts, serde_json::from_slice::<Shown>(&receipt.document))
         else {

@@ -137,6 +137,16 @@ impl Logs {
             let stored = ledger.logs().log_name(&tenant, &key).await.map_err(|error| error.to_string())?;
             let origin = ours(&stored, &signer, &tenant, &path)?;
             must_be(config, environment, &tenant, &origin)?;
+            if environment == Environment::Production
+                && config.log.origin.is_none()
+                && configured != epoch_of(&origin).0
+            {
+                tracing::warn!(
+                    %tenant, log = origin, public_url = config.public_url(),
+                    "the log is named after another address than this gateway's: receipts made at that one are of another issuer, and \
+                     mandates for it are refused here. All gateways on a store need one `public_url`"
+                );
+            }
             signed.insert(tenant.clone(), Signed::last_of(all, origin, &witnesses));
             marks.insert(tenant.clone(), kept);
             let key = RefKey::new(&state.hmac.sign(b"countersign/log/1"));

@@ -32,6 +32,17 @@ async fn what_an_action_is_listed_by_cannot_be_altered_unseen() {
     }
 }
 
+#[tokio::test]
+async fn a_receipt_from_another_address_is_said_to_be_of_another_issuer() {
+    let mut house = House::new().await;
+    house.said("key-1", &house.payment("acct-1", "25.00")).await;
+    house.config.public_url = Some("https://other.example".to_owned());
+    let house = house.restart().await;
+    let found = house.gateway().check_trail(&house.admin, None).await.unwrap().findings;
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].what.starts_with("the stored receipt is of another issuer, `http://"), "{found:?}");
+}
+
 /// The row of the one action, as it is stored, and with which entry it says that it was written last.
 fn row(house: &House) -> (Vec<u8>, Option<i64>) {
     let sql = "SELECT a.payload, f.moved FROM action a JOIN fate f ON f.row = a.row WHERE a.key = 'k'";
