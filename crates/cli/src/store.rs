@@ -243,7 +243,9 @@ impl Reclaim {
     fn run(&self) -> Result<ExitCode> {
         let folder = &self.data_dir;
         let _lock = hold(folder)?;
-        let files = || STORES.map(|store| (store, file(folder, store))).into_iter().filter(|(_, file)| file.is_file());
+        let files = || {
+            STORES.map(|store| (store, file(folder, store))).into_iter().filter(|(_, file)| file.is_file())
+        };
         // All of the database is closed before the first file is opened.
         for (store, file) in files().filter(|_| !self.database_is_gone) {
             let url = self.to.as_ref().map(Store::url).ok_or_else(|| {

@@ -577,6 +577,13 @@ mod tests {
     }
 
     #[test]
+    fn the_configuration_of_a_deployment_is_one() {
+        let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/countersign.toml");
+        let config = Config::read(Some(&file)).expect("it loads");
+        assert!(config.behind_tls_proxy && config.public_url().starts_with("https://"));
+    }
+
+    #[test]
     fn a_wrong_value_names_its_key() {
         let error = read("[limits]\nin_flight = \"many\"").expect_err("it must not load");
         assert!(error.contains("limits.in_flight"), "{error}");

@@ -178,7 +178,10 @@ pub(crate) fn sources(
 ) -> Result<Vec<Source>, Vec<Mistake>> {
     let Some(folder) = folder else { return Ok(Vec::new()) };
     if !folder.is_dir() {
-        return Err(vec![unreadable(folder, "there is no such folder")]);
+        return Err(vec![unreadable(
+            folder,
+            "there is no such folder (`catalogue_dir` and `policy_dir` name them)",
+        )]);
     }
     let folder = folder.join(tenant.as_str());
     if !folder.is_dir() {

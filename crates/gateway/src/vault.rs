@@ -56,7 +56,11 @@ impl Vault {
     }
 
     pub(crate) fn unwrap(&self, tenant: &str, wrapped: &[u8]) -> Result<Zeroizing<[u8; 32]>, String> {
-        let refusal = || format!("the key of tenant `{tenant}` does not open under this master secret");
+        let refusal = || {
+            format!(
+                "the key of tenant `{tenant}` does not open under this master secret: every gateway on a store needs the one it was made under (`keys/master.key` of the first, or its `[secrets.master]`)"
+            )
+        };
         let opened = self.0.open(tenant.as_bytes(), wrapped).ok_or_else(refusal)?;
         <[u8; 32]>::try_from(opened.as_slice()).map(Zeroizing::new).map_err(|_| refusal())
     }

@@ -48,7 +48,9 @@ impl Witness {
                 url.parse().map_err(|_| named(&"not a URL"))
             };
             let (add, seen_last): (Url, Url) = (under("add-checkpoint")?, under("seen-checkpoint")?);
-            egress.destination(&add, PATIENCE).map_err(|why| named(&why))?;
+            egress.destination(&add, PATIENCE).map_err(|why| {
+                named(&format!("{why}; `allow` and `plain_http` of `[egress]` say what may be reached"))
+            })?;
             all.push(Witness { key, add, seen_last, seen: Mutex::default() });
         }
         Ok(all)

@@ -106,13 +106,13 @@ impl deadpool_postgres::Connect for Listening {
         let config = config.clone();
         Box::pin(async move {
             let (client, connection) = config.connect(self.tls.clone()).await?;
-            Ok((client, tokio::spawn(listen(connection, self.heard.clone()))))
+            Ok((client, tokio::spawn(carry(connection, self.heard.clone()))))
         })
     }
 }
 
 /// Carries a connection until it ends.
-async fn listen<S, T>(mut connection: Connection<S, T>, heard: Heard)
+async fn carry<S, T>(mut connection: Connection<S, T>, heard: Heard)
 where
     S: AsyncRead + AsyncWrite + Unpin,
     T: AsyncRead + AsyncWrite + Unpin,
