@@ -537,6 +537,32 @@ fn a_walk_of_a_large_store_takes_longer_than_anybody_else_may() {
     wait(gateway.verify()).unwrap();
 }
 
+/// Takes back what later migrations made, newest first, by which version made it.
+const UNDONE: &[(i32, &str)] = &[(2, "DROP TABLE store_copy; DROP TABLE table_copy")];
+
+#[test]
+fn a_database_of_the_first_version_is_brought_up_to_date_with_all_it_has() {
+    let Some((url, mut gateways)) = gateways(1) else { return };
+    let done = admitted(&gateways[0], payment("done", 10, &["m"]));
+    wait(gateways[0].settle(settlement(done, State::Executed, "done"))).unwrap();
+    let open = admitted(&gateways[0], payment("open", 5, &["m"]));
+    drop(gateways.remove(0));
+    UNDONE.iter().for_each(|(_, undo)| sql(&url, undo));
+    sql(&url, "DELETE FROM refinery_schema_history WHERE version > 1");
+    let gateway = Postgres::open(Access::new(&url, "replica-2", "chain-2", NOW)).unwrap();
+    assert!(matches!(wait(gateway.admit(payment("done", 10, &["m"]))).unwrap(), Admitted::Existing(_)));
+    assert_eq!(spent(&gateway, "m"), 15);
+    let unsettled = wait(gateway.unsettled(None, 10)).unwrap().rows;
+    assert_eq!(unsettled.into_iter().map(|it| it.id).collect::<Vec<_>>(), [open]);
+    wait(gateway.verify()).unwrap();
+    let made = asked(&url, "SELECT max(version) FROM refinery_schema_history").unwrap();
+    assert_eq!(
+        made[0][0].as_deref(),
+        Some(&*UNDONE[0].0.to_string()),
+        "what each later one made is taken back here"
+    );
+}
+
 #[test]
 fn rows_and_the_entries_that_tell_of_them_are_of_one_moment() {
     let Some((_, gateways)) = gateways(2) else { return };

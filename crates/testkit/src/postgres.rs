@@ -78,16 +78,54 @@ impl Cluster {
     /// # Errors
     /// As [`Cluster::start`].
     pub fn standby(&self, folder: &Path) -> io::Result<Cluster> {
-        let standby = Cluster::at(&self.binaries, folder, self.settings.clone())?;
-        let mut copy = standby.program("pg_basebackup");
-        copy.args(["--write-recovery-conf", "--checkpoint=fast", "--no-sync", "--username=postgres", "-h"]);
-        succeed(copy.arg(&self.folder).arg("-D").arg(standby.data()))?;
-        let standby = standby.started()?;
+        let standby = self.copied(folder, &["--write-recovery-conf"])?.started()?;
         self.sql("postgres", "ALTER SYSTEM SET synchronous_standby_names = '*'")?;
         self.sql("postgres", "SELECT pg_reload_conf()")?;
         let waits = "SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync'";
         until("the standby is not synchronous", || Ok(self.sql("postgres", waits)? == "1"))?;
         Ok(standby)
+    }
+
+    /// Makes a backup of all that is there, in another folder, which [`Cluster::restored`] starts a server on.
+    ///
+    /// # Errors
+    /// As [`Cluster::start`].
+    pub fn backup(&self, folder: &Path) -> io::Result<()> {
+        self.copied(folder, &[]).map(drop)
+    }
+
+    /// Starts a server on a backup of this cluster, brought forward as these settings say (`restore_command=…`,
+    /// `recovery_target_name=…`), and from there on a server like any other.
+    ///
+    /// # Errors
+    /// As [`Cluster::start`].
+    pub fn restored(&self, folder: &Path, settings: &[&str]) -> io::Result<Cluster> {
+        let settings = self.settings.iter().cloned().chain(settings.iter().map(|it| (*it).to_owned()));
+        let restored = Cluster::at(&self.binaries, folder, settings.collect())?;
+        fs::write(restored.data().join("recovery.signal"), "")?;
+        let restored = restored.started()?;
+        let recovers = "SELECT pg_is_in_recovery()";
+        until("it does not come to the end of its recovery", || {
+            Ok(restored.sql("postgres", recovers)? == "f")
+        })?;
+        Ok(restored)
+    }
+
+    /// One of the programs that speak with a server (`pg_dump`, `psql`), told where this one is.
+    #[must_use]
+    pub fn client(&self, program: &str) -> Command {
+        let mut client = Command::new(self.binaries.join(program));
+        client.args(["--username=postgres", "--no-password", "-h"]).arg(&self.folder);
+        client
+    }
+
+    /// A copy of its data in another folder.
+    fn copied(&self, folder: &Path, more: &[&str]) -> io::Result<Cluster> {
+        let copied = Cluster::at(&self.binaries, folder, self.settings.clone())?;
+        let mut copy = copied.program("pg_basebackup");
+        copy.args(["--checkpoint=fast", "--no-sync", "--username=postgres"]).args(more).arg("-h");
+        succeed(copy.arg(&self.folder).arg("-D").arg(copied.data()))?;
+        Ok(copied)
     }
 
     /// Makes a standby the one that is written to.

@@ -7,6 +7,7 @@
 mod house;
 
 mod asides;
+mod drills;
 mod load;
 mod moving;
 mod outage;

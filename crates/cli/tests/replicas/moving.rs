@@ -156,6 +156,10 @@ async fn what_was_begun_on_files_goes_on_in_a_database_and_nothing_happens_twice
     let _ = under_way.await;
     house.bank.clear_faults();
 
+    // Nor does a gateway begin anew in a database that nothing was copied into yet.
+    let why = refused(on(&house, &url));
+    assert!(why.contains("this database is empty") && !why.contains("admin key"), "{why}");
+
     for point in ["copy.rows:1", "copy.rows:9", "copy.rows:4", "copy.there", "copy.verified", "copy.left"] {
         let killed = store(&house, &url, Some(point));
         assert_eq!(killed.status.signal(), Some(9), "{point}: {}", said(&killed));
@@ -223,6 +227,17 @@ async fn what_was_begun_on_files_goes_on_in_a_database_and_nothing_happens_twice
         assert!(done.status.success(), "{words:?}: {}", said(&done));
         said(&done)
     };
+    let reclaim = |store: Option<&str>| {
+        let mut command = countersign();
+        command.args(["store", "reclaim", "--data-dir"]).arg(house.path().join("data"));
+        command.env_remove("COUNTERSIGN_STORE").envs(store.map(|url| ("COUNTERSIGN_STORE", url)));
+        let done = command.output().unwrap();
+        assert!(!done.status.success());
+        said(&done)
+    };
+    assert!(reclaim(None).contains("nothing says into which database"));
+    assert!(reclaim(Some(&url)).contains("a gateway was on the database"));
+    assert!(refused(house.serve()).contains("it was copied into a database"));
     assert!(at_rest(&["audit", "verify"]).contains("all there"));
     assert!(at_rest(&["audit", "verify", "--sandbox"]).contains("all there"));
     assert!(at_rest(&["recover"]).contains("nothing to recover"));

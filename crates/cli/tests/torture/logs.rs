@@ -217,6 +217,40 @@ async fn a_restore_by_the_documented_commands_is_found_out() {
     assert_eq!(house.admin().get("/readyz").await.status, 200);
 }
 
+/// The store of an earlier version: the new one brings it up to date when it starts, and all that was there is there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upgrade_by_the_drill_keeps_everything() {
+    let mut house = House::new().await;
+    let body = house.payment("acct-before", "10.00");
+    let before = house.agent().execute("before", &body).await;
+    house.gateway.stop();
+    // As it was before there were logs.
+    let earlier = "DROP TABLE log; DROP TABLE log_tile; DROP TABLE log_leaf; DROP TABLE log_name;
+                   DELETE FROM meta WHERE name = 'logged'; DELETE FROM refinery_schema_history WHERE version > 16";
+    for store in ["production.db", "sandbox.db"] {
+        let store = rusqlite::Connection::open(house.path().join("data").join(store)).unwrap();
+        store.execute_batch(earlier).unwrap();
+    }
+    fs::remove_dir_all(house.path().join("data/marks")).unwrap();
+    run(&house, &commands("operations.md", "--exclude"));
+    house.start();
+    assert_eq!(house.admin().get("/readyz").await.status, 200, "{}", house.log());
+    let again = house.agent().execute("before", &body).await;
+    assert!(again.replayed() && again.bytes == before.bytes, "{}", again.text());
+    let after = paid(&house, "after").await;
+    bundle(&house, &after, |_| true).await;
+    // What was done before is logged, too.
+    bundle(&house, before.body["receipt_id"].as_str().unwrap(), |_| true).await;
+    let pin = house.path().join("pin.json");
+    fs::write(&pin, Pin::new(ISSUER, &house.jwks().await).and_log(log_key(&house).await).to_text()).unwrap();
+    assert_eq!(found(&monitor(&house, &pin, &[])), [""; 0]);
+    let auditor = house.voice("default", "auditor");
+    let mut verify = countersign();
+    verify.env("COUNTERSIGN_API_KEY", auditor.key.unwrap()).args(["audit", "verify", "--url", &auditor.url]);
+    let verified = verify.output().unwrap();
+    assert!(verified.status.success() && lines(&verified).contains("all there"), "{}", lines(&verified));
+}
+
 /// The file of the store alone, as a backup of the database has it.
 fn put_back(house: &House, backup: &Path) {
     let store = house.path().join("data/production.db");
