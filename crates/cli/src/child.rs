@@ -63,19 +63,23 @@ impl Drop for Server {
 
 /// This program once more, with no configuration from outside.
 pub(crate) fn this_program() -> Result<Command> {
-    // Where there is such a link it leads to this very program, even when its file was replaced since: one run
-    // measures one build.
-    let program = match Path::new(SELF).exists() {
-        true => PathBuf::from(SELF),
-        false => std::env::current_exe().while_we(|| "cannot find this program's own file".to_owned())?,
-    };
-    let mut command = Command::new(program);
+    let mut command = Command::new(own_file()?);
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("COUNTERSIGN_") {
             command.env_remove(name);
         }
     }
     Ok(command)
+}
+
+/// Where this program is.
+pub(crate) fn own_file() -> Result<PathBuf> {
+    // Where there is such a link it leads to this very program, even when its file was replaced since: one run
+    // measures one build.
+    match Path::new(SELF).exists() {
+        true => Ok(PathBuf::from(SELF)),
+        false => std::env::current_exe().while_we(|| "cannot find this program's own file".to_owned()),
+    }
 }
 
 /// Closes its stdin and waits; insists after a while.

@@ -19,6 +19,7 @@ use tracing_subscriber::{EnvFilter, Layer};
 
 use crate::crash;
 use crate::error::{Context, Error, Result};
+use crate::mcp;
 use crate::out;
 
 /// Run a gateway; without a configuration, a sandbox on 127.0.0.1:8787
@@ -85,6 +86,7 @@ impl Args {
         }
         config.behind_tls_proxy |= self.behind_tls_proxy;
         config.fail_points = crash::asked(crash::points())?;
+        config.mcp.keeper = Some(mcp::keeper()?);
         Ok(config)
     }
 }

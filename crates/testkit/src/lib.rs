@@ -39,6 +39,33 @@ pub async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
+/// Waits until this gives something, and gives that.
+///
+/// # Panics
+/// It does not within a minute; `what` says what is waited for.
+pub async fn comes<T>(what: &str, mut gives: impl AsyncFnMut() -> Option<T>) -> T {
+    let began = std::time::Instant::now();
+    loop {
+        if let Some(given) = gives().await {
+            return given;
+        }
+        assert!(began.elapsed() < MOST_PATIENCE, "in vain: {what}");
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+}
+
+/// Waits until this holds, where nothing else is to be done by the same thread.
+///
+/// # Panics
+/// It does not within a minute; `what` says what is waited for.
+pub fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
+    let began = std::time::Instant::now();
+    while !holds() {
+        assert!(began.elapsed() < MOST_PATIENCE, "in vain: {what}");
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+}
+
 const MOST_PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
 
 /// Text that is wanted a little otherwise: a binding, an archetype's file.

@@ -18,6 +18,7 @@ mod client;
 mod files;
 mod gate;
 mod import;
+mod keep;
 mod place;
 mod plan;
 mod secrets;
@@ -30,6 +31,8 @@ mod upstream;
 mod wrap;
 
 use std::process::ExitCode;
+
+pub(crate) use keep::keeper;
 
 use crate::error::{Error, Result};
 
@@ -51,6 +54,9 @@ enum Command {
     Tools(tools::Args),
     Accept(accept::Args),
     Classify(classify::Args),
+    /// Of a gateway's own: ends what that has started when it is gone
+    #[command(hide = true)]
+    Keep,
 }
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
@@ -68,5 +74,6 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         Command::Tools(args) => tools::run(args),
         Command::Accept(args) => accept::run(args),
         Command::Classify(args) => classify::run(args),
+        Command::Keep => Ok(keep::run()),
     }
 }

@@ -314,6 +314,7 @@ fn configuration(args: &Wrap, dir: &Path, held: &Held, name: &str, address: Sock
     config.public_url = Some(format!("http://localhost:{}", address.port()));
     config.sandbox.enabled = false;
     config.fail_points = crash::asked(crash::points())?;
+    config.mcp.keeper = Some(super::keeper()?);
     let ours = |variable: &str| variable.starts_with("COUNTERSIGN_");
     // The client made this environment for the server; it sees it as if it had been started by it, but for what is no UTF-8.
     let env: BTreeMap<String, String> = std::env::vars_os()

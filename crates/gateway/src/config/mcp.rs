@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use action::Tenant;
-use provider::mcp::{Declared, How};
+use provider::mcp::{Declared, How, Keeper};
 use serde::{Deserialize, Serialize};
 
 /// Servers of the Model Context Protocol, and how long their clients are kept waiting.
@@ -28,6 +29,9 @@ pub struct Mcp {
     pub session_idle_seconds: u64,
     /// By name: 1 to 40 ASCII letters, digits and `-_.`, without `__`.
     pub servers: BTreeMap<String, McpServer>,
+    /// What ends servers' processes if this one is killed. No key: only whoever opens the gateway can bring it.
+    #[serde(skip)]
+    pub keeper: Option<Arc<Keeper>>,
 }
 
 impl Default for Mcp {
@@ -40,6 +44,7 @@ impl Default for Mcp {
             sessions: 1024,
             session_idle_seconds: 3600,
             servers: BTreeMap::new(),
+            keeper: None,
         }
     }
 }
@@ -153,12 +158,12 @@ impl Mcp {
     /// # Errors
     /// The first that cannot be used.
     pub fn declared(&self, tenants: &[Tenant]) -> Result<Vec<Declared>, String> {
-        self.servers.iter().map(|(name, server)| server.declare(name, self.input(), tenants)).collect()
+        self.servers.iter().map(|(name, server)| server.declare(name, self, tenants)).collect()
     }
 }
 
 impl McpServer {
-    fn declare(&self, name: &str, input: Duration, tenants: &[Tenant]) -> Result<Declared, String> {
+    fn declare(&self, name: &str, mcp: &Mcp, tenants: &[Tenant]) -> Result<Declared, String> {
         let wrong = |what: &str| format!("`mcp.servers.{name}`: {what}");
         let tenant = match &self.tenant {
             None => tenants.first().cloned().unwrap_or_default(),
@@ -189,11 +194,12 @@ impl McpServer {
             tenant,
             how,
             timeout: Duration::from_secs(self.timeout_seconds),
-            input,
+            input: mcp.input(),
             most_bytes: self.most_bytes,
             most_links: self.connections,
             methods: self.methods.clone(),
             believe: Duration::from_secs(self.refresh_seconds),
+            keeper: mcp.keeper.clone(),
         })
     }
 }

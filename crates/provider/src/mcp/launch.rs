@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::process::Stdio;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use action::Tenant;
+use futures_util::future::join_all;
 use process_wrap::tokio::{CommandWrap, ProcessGroup};
 use reqwest::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use rmcp::transport::async_rw::AsyncRwTransport;
@@ -15,8 +16,12 @@ use rustix::io::Errno;
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::process::Command;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 use url::Url;
 
+use super::keeper::{Keeper, Kept};
+use super::lock;
 use crate::Outside;
 use crate::egress::{Apart, Origin};
 use crate::secrets::{MOST_BYTES, Secret};
@@ -42,6 +47,8 @@ pub struct Declared {
     pub methods: Vec<String>,
     /// For how long its list of tools is believed, unless it says that it changed.
     pub believe: Duration,
+    /// What ends its processes if we are killed.
+    pub keeper: Option<Arc<Keeper>>,
 }
 
 /// How a server is reached.
@@ -86,6 +93,8 @@ pub(super) struct Process {
     dir: Option<PathBuf>,
     most_memory: Option<u64>,
     most_files: u64,
+    ends: Ends,
+    keeper: Option<Arc<Keeper>>,
 }
 
 #[derive(Debug)]
@@ -100,7 +109,7 @@ pub(super) struct Address {
 pub const PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 
 impl Launch {
-    pub(super) fn new(how: How, outside: Outside<'_>) -> Result<Launch, String> {
+    pub(super) fn new(how: How, keeper: Option<Arc<Keeper>>, outside: Outside<'_>) -> Result<Launch, String> {
         match how {
             How::Process { command, env, secrets, dir, most_memory, most_files } => {
                 if command.first().is_none_or(String::is_empty) {
@@ -113,7 +122,17 @@ impl Launch {
                     Ok((variable, Arc::clone(secret)))
                 };
                 let secrets = secrets.into_iter().map(named).collect::<Result<_, String>>()?;
-                Ok(Launch::Process(Process { command, env, secrets, dir, most_memory, most_files }))
+                let ends = Ends::default();
+                Ok(Launch::Process(Process {
+                    command,
+                    env,
+                    secrets,
+                    dir,
+                    most_memory,
+                    most_files,
+                    ends,
+                    keeper,
+                }))
             }
             How::Address { url, headers } => {
                 let url = Url::parse(&url).map_err(|_| format!("`{url}` is not a URL"))?;
@@ -143,36 +162,107 @@ impl Launch {
             Launch::Address(address) => address.secrets.clone(),
         }
     }
+
+    /// Whether each link is a process of its own.
+    pub(super) fn is_process(&self) -> bool {
+        matches!(self, Launch::Process(_))
+    }
+
+    /// Whatever is about to end has ended.
+    pub(super) async fn ended(&self) {
+        if let Launch::Process(process) = self {
+            process.ends.over().await;
+        }
+    }
 }
 
 /// A process, spoken to over its standard input and output.
 pub(super) type Pipes =
     AsyncRwTransport<rmcp::RoleClient, tokio::process::ChildStdout, tokio::process::ChildStdin>;
 
-/// A process that is killed, with all that it started, when this is dropped.
-pub(super) struct Running(Option<Box<dyn process_wrap::tokio::ChildWrapper>>);
+/// A process that is ended, with all that it started, when this is dropped: its pipes are closed by then, or soon, and who does
+/// not go by itself is killed.
+pub(super) struct Running(Option<(Group, Ends)>);
+
+/// A process and all that it started, which are killed when this is dropped.
+struct Group {
+    child: Option<Box<dyn process_wrap::tokio::ChildWrapper>>,
+    /// Until it is killed.
+    _kept: Option<Kept>,
+}
+
+/// Processes of one server that are about to end.
+#[derive(Clone, Debug, Default)]
+struct Ends(Arc<Mutex<Vec<CancellationToken>>>);
+
+/// One of them, until it is dropped.
+struct Ending {
+    ends: Ends,
+    over: CancellationToken,
+}
 
 impl Running {
     /// Whether it ended, whoever still has its pipes.
     pub(super) fn is_over(&mut self) -> bool {
-        self.0.as_mut().is_none_or(|child| !matches!(child.inner_mut().try_wait(), Ok(None)))
+        let child = self.0.as_mut().and_then(|(group, _)| group.child.as_mut());
+        child.is_none_or(|child| !matches!(child.inner_mut().try_wait(), Ok(None)))
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        let Some(mut child) = self.0.take() else { return };
-        let _ = child.start_kill();
-        // Reaped, so that nothing is left of it.
+        let Some((group, ends)) = self.0.take() else { return };
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(async move { drop(Box::into_pin(child.kill()).await) });
+            runtime.spawn(group.end(ends.begin()));
         }
     }
 }
 
+impl Group {
+    /// Who is decent ends when its pipes are closed, and puts away what it holds.
+    async fn end(mut self, _ending: Ending) {
+        if let Some(child) = &mut self.child {
+            let _ = timeout(LEAVE, child.inner_mut().wait()).await;
+            // Reaped, so that nothing is left of it.
+            drop(Box::into_pin(child.kill()).await);
+        }
+        self.child = None;
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.child {
+            let _ = child.start_kill();
+        }
+    }
+}
+
+impl Ends {
+    fn begin(&self) -> Ending {
+        let over = CancellationToken::new();
+        lock(&self.0).push(over.clone());
+        Ending { ends: self.clone(), over }
+    }
+
+    /// Those that are about to end now have ended, or will not.
+    async fn over(&self) {
+        let now = lock(&self.0).clone();
+        let _ = timeout(2 * LEAVE, join_all(now.iter().map(CancellationToken::cancelled))).await;
+    }
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.over.cancel();
+        lock(&self.ends.0).retain(|one| !one.is_cancelled());
+    }
+}
+
 impl Process {
-    /// Starts it with nothing of our environment.
-    pub(super) fn start(&self, name: &str, most_bytes: usize) -> Result<(Pipes, Running), String> {
+    /// Starts it with nothing of our environment, when those before it have ended: some can run only once.
+    pub(super) async fn start(&self, name: &str, most_bytes: usize) -> Result<(Pipes, Running), String> {
+        self.ends.over().await;
         let (program, arguments) = self.command.split_first().ok_or("`command` names no program")?;
         let mut command = Command::new(program);
         command.args(arguments).env_clear().env("PATH", PATH).env("LANG", "C.UTF-8").envs(&self.env);
@@ -185,6 +275,9 @@ impl Process {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut wrapped = CommandWrap::from(command);
         wrapped.wrap(ProcessGroup::leader());
+        if let Some(keeper) = &self.keeper {
+            keeper.be_there();
+        }
         // Not the error's own words: they quote nothing of ours, but vary.
         let mut child = wrapped.spawn().map_err(|error| match error.kind() {
             std::io::ErrorKind::NotFound => "its program was not found".to_owned(),
@@ -193,7 +286,8 @@ impl Process {
         })?;
         let (id, inner) = (child.id(), child.inner_mut());
         let pipes = (inner.stdin().take(), inner.stdout().take(), inner.stderr().take());
-        let running = Running(Some(child));
+        let kept = self.keeper.as_ref().zip(id).map(|(keeper, id)| keeper.keep(id));
+        let running = Running(Some((Group { child: Some(child), _kept: kept }, self.ends.clone())));
         // Killed, if it cannot be.
         self.bound(id)?;
         let (Some(stdin), Some(stdout), Some(stderr)) = pipes else {
@@ -306,6 +400,8 @@ async fn next_line(lines: &mut (impl AsyncBufRead + Unpin)) -> Option<(String, b
     (is_over || !line.is_empty()).then(|| (text(), is_cut))
 }
 
+/// So long a process may take to end by itself.
+pub(super) const LEAVE: Duration = Duration::from_secs(1);
 const LONGEST_LINE: usize = 2048;
 /// As much of a line as has every secret whole that begins in what is shown.
 const MOST_HELD: usize = LONGEST_LINE + MOST_BYTES;

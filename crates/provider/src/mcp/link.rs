@@ -50,7 +50,7 @@ pub(super) struct Link {
     /// Of a client's session: what the server keeps for it lasts as long.
     pub(super) is_of_session: bool,
     level: Mutex<Option<LoggingLevel>>,
-    /// Killed with the link.
+    /// Ended with the link.
     process: Mutex<Option<Running>>,
     /// Taken as long as there is the link, whoever still uses it.
     place: Option<Place>,
@@ -134,7 +134,7 @@ impl Link {
         let mut direct = None;
         let (greeted, process) = match launch {
             Launch::Process(process) => {
-                let (pipes, running) = process.start(name, most_bytes).map_err(Unopened::There)?;
+                let (pipes, running) = process.start(name, most_bytes).await.map_err(Unopened::There)?;
                 let greeting = serve_client_with_lifecycle(relay, Paced::new(pipes), mode);
                 (tokio::time::timeout(within, greeting).await, Some(running))
             }
@@ -220,15 +220,22 @@ impl Link {
         self.about().is_some_and(|about| about.protocol_version >= ProtocolVersion::V_2026_07_28)
     }
 
-    /// Kills what was started for it, whoever still waits for an answer.
+    /// Closes it and ends what was started for it, whoever still waits for an answer.
     pub(super) fn end(&self) {
+        self.service.cancellation_token().cancel();
         drop(lock(&self.process).take());
     }
 
     pub(super) fn is_open(&self) -> bool {
-        let is_gone = self.is_gone.load(Ordering::Relaxed);
-        let is_dead = lock(&self.process).as_mut().is_some_and(Running::is_over);
-        !is_gone && !is_dead && !self.service.is_closed() && !self.service.peer().is_transport_closed()
+        let is_dead = {
+            let mut process = lock(&self.process);
+            let is_dead = process.as_mut().is_some_and(Running::is_over);
+            // With all that it started, and that is still there.
+            drop(process.take_if(|_| is_dead));
+            is_dead
+        };
+        let is_gone = self.is_gone.fetch_or(is_dead, Ordering::Relaxed) || is_dead;
+        !is_gone && !self.service.is_closed() && !self.service.peer().is_transport_closed()
     }
 
     /// Whether the server still knows of it, and says so in time. One that ended the session says so of the first request

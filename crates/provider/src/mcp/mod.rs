@@ -23,6 +23,7 @@
 //! nothing.
 
 mod direct;
+mod keeper;
 mod launch;
 mod link;
 mod listed;
@@ -39,6 +40,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use action::Tenant;
 use futures_util::future::join_all;
 
+pub use keeper::{Keeper, end_what_is_left};
 pub use launch::{Declared, How, PATH};
 pub use listed::{Output, SeenTool, digest_of};
 pub use ours::{is_ours, strike_ours};

@@ -183,7 +183,8 @@ impl Server {
             ));
         }
         let how = declared.how.clone();
-        let launch = Launch::new(how, outside).map_err(|why| format!("MCP server `{name}`: {why}"))?;
+        let launch = Launch::new(how, declared.keeper.clone(), outside)
+            .map_err(|why| format!("MCP server `{name}`: {why}"))?;
         declared.most_links = declared.most_links.max(1);
         Ok(Server {
             launch,
@@ -787,6 +788,7 @@ impl Server {
         let links = std::mem::take(&mut *lock(&self.links));
         // Also of those that are in use.
         links.into_values().flatten().for_each(|link| link.end());
+        self.launch.ended().await;
     }
 
     pub(super) fn leave(&self, party: &PartyId) {
@@ -927,6 +929,7 @@ mod tests {
             most_links,
             methods: Vec::new(),
             believe: Duration::from_secs(1),
+            keeper: None,
         };
         let egress = Egress::new(Rules::default());
         Server::new(declared, Outside { egress: &egress, secrets: &Secrets::default() }).unwrap()

@@ -47,6 +47,7 @@ fn declared(how: How) -> Declared {
         most_links: 8,
         methods: Vec::new(),
         believe: Duration::from_secs(60),
+        keeper: None,
     }
 }
 

@@ -100,6 +100,7 @@ impl Raw {
             most_links: 8,
             methods: Vec::new(),
             believe: Duration::from_secs(60),
+            keeper: None,
         });
         Raw { servers: Servers::new(vec![declared], outside).unwrap(), folder }
     }
@@ -206,6 +207,7 @@ async fn counting(revision: ProtocolVersion, most_links: usize) -> (Tools, Serve
         most_links,
         methods: Vec::new(),
         believe: Duration::from_secs(60),
+        keeper: None,
     };
     let servers = Servers::new(vec![declared], outside).unwrap();
     (tools, servers)
