@@ -98,8 +98,8 @@ pub trait Provider: Send + Sync + fmt::Debug {
         self.tool().is_some_and(|tool| !tool.is_read_only())
     }
 
-    /// Sees to it, as far as it can, that a call can leave at once. Causes no effect.
-    fn make_ready(&self) -> BoxFuture<'_, ()> {
+    /// Sees to it, as far as it can, that this action's call can leave at once. Causes no effect.
+    fn make_ready(&self, _action: ActionId) -> BoxFuture<'_, ()> {
         Box::pin(ready(()))
     }
 

@@ -104,8 +104,8 @@ impl Gateway {
         (stored, row): (&Stored, &IntentRow),
         resumed: Resumed,
     ) -> Result<Next, Error> {
-        // Its client is gone, and what was connected for it may be too.
-        provider.make_ready().await;
+        // Its client may be gone, and what was connected for it, too.
+        provider.make_ready(stored.id).await;
         let before = row.cycle.as_deref().cloned();
         let fresh = self.case(asked, action, provider, clock::now_ms(), before).await?;
         let mut salt = [0; 32];

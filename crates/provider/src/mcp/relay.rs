@@ -105,11 +105,13 @@ impl UnderWay {
     }
 }
 
+/// The only one, or the only one of a request of the client's.
 fn only(open: &[Arc<Exchange>]) -> Option<Arc<Exchange>> {
-    match open {
-        [one] => Some(Arc::clone(one)),
-        _ => None,
+    if let [one] = open {
+        return Some(Arc::clone(one));
     }
+    let mut own = open.iter().filter(|it| it.tie.id.is_some());
+    own.next().filter(|_| own.next().is_none()).cloned()
 }
 
 /// A question that waits; the server's silence does not count meanwhile.

@@ -14,7 +14,7 @@ use rmcp::model::{
     RequestMetaObject, ServerPeerInfo, ServerResult, SubscribeRequest, SubscribeRequestParams,
     SubscriptionFilter,
 };
-use tokio::sync::{Mutex as Turn, OwnedSemaphorePermit, Semaphore, SemaphorePermit, oneshot};
+use tokio::sync::{Mutex as Turn, OwnedSemaphorePermit, RwLock, Semaphore, SemaphorePermit, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -53,6 +53,15 @@ pub struct Server {
     sweeping: Once,
     /// Held by whoever makes a session's connection.
     making: Mutex<HashMap<PartyId, Weak<Turn<()>>>>,
+    /// Held by whoever starts a process, alone by whoever starts one of nobody's to ask it for a list.
+    starting: RwLock<()>,
+}
+
+/// A link over which something is asked that is no client's matter.
+struct Lent {
+    link: Arc<Link>,
+    /// Of a client's there is none: what its client asks over it meanwhile has not to be asked over another.
+    nobodys: Option<Use>,
 }
 
 /// An attempt that failed, and is not made again before.
@@ -203,6 +212,7 @@ impl Server {
             listing: tokio::sync::Mutex::default(),
             sweeping: Once::new(),
             making: Mutex::default(),
+            starting: RwLock::default(),
             declared,
         })
     }
@@ -252,7 +262,7 @@ impl Server {
         if let Some(about) = known {
             return Ok(about);
         }
-        self.link(&nobody()).await?;
+        drop(self.lend().await?);
         let known = lock(&self.about).clone();
         known.ok_or_else(|| self.unreachable("it says nothing of itself"))
     }
@@ -313,8 +323,8 @@ impl Server {
     }
 
     async fn list(self: &Arc<Server>) -> Result<Arc<Vec<SeenTool>>, Unreachable> {
-        let link = self.known_link(&nobody()).await?;
-        if link.0.asks_by_answers() {
+        let Lent { link, nobodys: _nobodys } = self.lend().await?;
+        if link.asks_by_answers() {
             self.watch().await;
         }
         let _owes = self.owes();
@@ -331,13 +341,13 @@ impl Server {
         Ok(tools)
     }
 
-    async fn pages(&self, link: &Use) -> Result<Vec<SeenTool>, Unreachable> {
+    async fn pages(&self, link: &Link) -> Result<Vec<SeenTool>, Unreachable> {
         let (mut tools, mut cursor, mut bytes) = (Vec::new(), None, 0);
         for _ in 0..MOST_PAGES {
             let params = cursor.map(|cursor| PaginatedRequestParams::default().with_cursor(Some(cursor)));
             let request = ListToolsRequest { params, ..ListToolsRequest::default() };
             let tie = Tie::default();
-            let answer = link.0.exchange(request.into(), RequestMetaObject::new(), &tie, self.silence());
+            let answer = link.exchange(request.into(), RequestMetaObject::new(), &tie, self.silence());
             let page = match answer.await {
                 Ok(ServerResult::ListToolsResult(page)) => page,
                 // A server without tools.
@@ -486,16 +496,25 @@ impl Server {
     ) -> Result<Listening, ErrorData> {
         let internal = |why: &str| ErrorData::internal_error(why.to_owned(), None);
         let link = self.link_in(room, party).await.map_err(|error| internal(&error.to_string()))?;
-        let about = link.0.about().ok_or_else(|| internal(DEAF))?;
-        let filter = filter.supported_by(&about.capabilities);
-        if !link.0.asks_by_answers() {
-            self.subscribe(&link, filter.resource_subscriptions.unwrap_or_default()).await;
-            return Ok(Listening { heard: Some(Heard::of(&link.0)), task: None });
-        }
-        let subscription = timeout(self.bearable(), link.0.peer().listen(filter)).await;
-        let mut subscription = subscription.ok().and_then(Result::ok).ok_or_else(|| internal(DEAF))?;
-        let (server, party, secrets) = (Arc::downgrade(self), Arc::clone(party), self.launch.secrets());
         let heard = Heard::of(&link.0);
+        self.hear_over((&link.0, Some(heard)), party, filter).await.map_err(internal)
+    }
+
+    /// The same over this link, which is kept for that or not. Otherwise why not.
+    async fn hear_over(
+        self: &Arc<Server>,
+        (link, heard): (&Link, Option<Heard>),
+        party: &Arc<dyn Party>,
+        filter: SubscriptionFilter,
+    ) -> Result<Listening, &'static str> {
+        let filter = filter.supported_by(&link.about().ok_or(DEAF)?.capabilities);
+        if !link.asks_by_answers() {
+            self.subscribe(link, filter.resource_subscriptions.unwrap_or_default()).await;
+            return Ok(Listening { heard, task: None });
+        }
+        let subscription = timeout(self.bearable(), link.peer().listen(filter)).await;
+        let mut subscription = subscription.ok().and_then(Result::ok).ok_or(DEAF)?;
+        let (server, party, secrets) = (Arc::downgrade(self), Arc::clone(party), self.launch.secrets());
         let task = tokio::spawn(async move {
             let _heard = heard;
             while let Ok(Some(told)) = subscription.next().await {
@@ -512,11 +531,11 @@ impl Server {
         Ok(Listening { heard: None, task: Some(task) })
     }
 
-    async fn subscribe(&self, link: &Use, uris: Vec<String>) {
+    async fn subscribe(&self, link: &Link, uris: Vec<String>) {
         let subscribe = |uri: String| async move {
             let request = SubscribeRequest::new(SubscribeRequestParams::new(uri)).into();
             let (meta, tie) = (RequestMetaObject::new(), Tie::default());
-            if link.0.exchange(request, meta, &tie, self.bearable()).await.is_err() {
+            if link.exchange(request, meta, &tie, self.bearable()).await.is_err() {
                 tracing::debug!(server = self.name(), "a resource is not listened to");
             }
         };
@@ -535,13 +554,86 @@ impl Server {
 
     async fn link_in(self: &Arc<Server>, room: Room, party: &Arc<dyn Party>) -> Result<Use, Unreachable> {
         if !party.client().has_session {
-            return self.link_now(room, party).await;
+            return self.link_beside(room, party).await;
         }
         // One after the other: a client's session is one session of its server's, whatever wants it first, and so is all that is
         // asked without a client.
         let first = self.first_of(&party.client().id);
         let _first = first.lock().await;
+        self.link_beside(room, party).await
+    }
+
+    /// One beside others that are being made.
+    async fn link_beside(self: &Arc<Server>, room: Room, party: &Arc<dyn Party>) -> Result<Use, Unreachable> {
+        if let Some(link) = self.free(party) {
+            return Ok(link);
+        }
+        let _starting = match self.launch.is_process() {
+            true => Some(self.starting.read().await),
+            false => None,
+        };
         self.link_now(room, party).await
+    }
+
+    /// A link for what is no client's matter. Where each is a process it is any that is open, since some servers can run only once:
+    /// one of nobody's is started where there is none, and none is about to be.
+    async fn lend(self: &Arc<Server>) -> Result<Lent, Unreachable> {
+        let nobody = nobody();
+        if !self.launch.is_process() {
+            return self.known_link(&nobody).await.map(Lent::nobodys);
+        }
+        let first = self.first_of(&nobody.client().id);
+        let _first = first.lock().await;
+        if let Some(lent) = self.lend_open().await {
+            return Ok(lent);
+        }
+        let _alone = self.starting.write().await;
+        match self.lend_open().await {
+            Some(lent) => Ok(lent),
+            None => self.link_now(Room::Made, &nobody).await.map(Lent::nobodys),
+        }
+    }
+
+    /// One that is open, and answers if it did not when it was asked last.
+    async fn lend_open(&self) -> Option<Lent> {
+        loop {
+            let lent = self.any_open()?;
+            if lent.link.is_known(self.bearable()).await {
+                return Some(lent);
+            }
+        }
+    }
+
+    /// One of nobody's, or else a client's; rather one that is not in use.
+    fn any_open(&self) -> Option<Lent> {
+        let links = lock(&self.links);
+        let open = links.iter().flat_map(|(id, own)| own.iter().map(move |link| (id, link)));
+        let open = open.filter(|(_, link)| link.is_open());
+        let (id, link) = open.min_by_key(|(id, link)| (!id.is_nobody(), !link.is_idle()))?;
+        let nobodys = id.is_nobody().then(|| Use::of(link));
+        Some(Lent { link: Arc::clone(link), nobodys })
+    }
+
+    /// Nobody's process makes room for a client's. If it is being asked for its list that is waited for, but not for long.
+    async fn nobody_gives_way(&self) {
+        let until = Instant::now() + self.bearable();
+        while self.is_nobodys_in_use() && Instant::now() < until && self.listing.try_lock().is_err() {
+            tokio::time::sleep(BETWEEN_LOOKS).await;
+        }
+    }
+
+    /// Whether there is one that is; those that are not are ended.
+    fn is_nobodys_in_use(&self) -> bool {
+        let mut links = lock(&self.links);
+        let Some(own) = links.get_mut(&nobody().client().id) else { return false };
+        own.retain(|link| {
+            let is_in_use = link.is_open() && !link.is_idle();
+            if !is_in_use {
+                link.end();
+            }
+            is_in_use
+        });
+        !own.is_empty()
     }
 
     /// What is held by whoever makes this session's connection.
@@ -590,6 +682,9 @@ impl Server {
         party: &Arc<dyn Party>,
         place: Option<Place>,
     ) -> Result<Use, Unreachable> {
+        if self.launch.is_process() && !party.client().owner.is_nobody() {
+            self.nobody_gives_way().await;
+        }
         let link = tokio::select! {
             biased;
             () = self.closing.cancelled() => return Err(self.unreachable(CLOSING)),
@@ -800,6 +895,12 @@ impl Server {
     }
 }
 
+impl Lent {
+    fn nobodys(link: Use) -> Lent {
+        Lent { link: Arc::clone(&link.0), nobodys: Some(link) }
+    }
+}
+
 impl std::fmt::Debug for Server {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         out.debug_struct("Server").field("name", &self.declared.name).finish_non_exhaustive()
@@ -868,12 +969,22 @@ fn continue_with(request: &mut ClientRequest, answers: InputResponses, state: Op
 /// See [`Server::watch`].
 async fn watch(server: Arc<Server>, stands: oneshot::Sender<()>) {
     let changes = SubscriptionFilter::builder().tools_list_changed().build();
-    let Ok(mut listening) = server.listen(&nobody(), changes).await else { return };
+    let Ok(Lent { link, nobodys }) = server.lend().await else { return };
+    // A client's is not kept for this.
+    let heard = nobodys.as_ref().map(|link| Heard::of(&link.0));
+    let hearing = server.hear_over((&link, heard), &nobody(), changes).await;
+    drop((link, nobodys));
+    let Ok(mut listening) = hearing else { return };
     // Of what was listed meanwhile it may have told nobody.
     server.forget_tools();
+    let watched = Arc::downgrade(&server);
     drop(server);
     let _ = stands.send(());
     listening.over().await;
+    // A process makes room for another, which is to be told to say so, too.
+    if let Some(server) = watched.upgrade().filter(|server| server.launch.is_process()) {
+        server.forget_tools();
+    }
 }
 
 /// Closes what nobody used for a while, as long as there is a server. What is of a session goes with it, or for want of room.

@@ -25,7 +25,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use action::{Archetype, Tenant};
+use action::{ActionId, Archetype, Tenant};
 use execution::{Call, Confirmation, Doubt, Refusal, Reply, Word};
 use futures_util::future::BoxFuture;
 use rmcp::model::{
@@ -199,10 +199,11 @@ impl Tool {
 
     /// The same, and has a connection made for a client that is about to call it: what is admitted leaves at once then.
     pub async fn prepare(&self, seat: &Seat) {
-        self.look().await;
+        // First of all: over it the server may be asked for its list, too.
         if let Ok(link) = self.server.known_link(&seat.party).await {
             seat.put_link(link);
         }
+        self.look().await;
     }
 
     /// Takes a connection for a client that is about to call it, if one is there and it is known what the server says of the tool.
@@ -613,10 +614,11 @@ impl Provider for Tool {
         Some(self)
     }
 
-    fn make_ready(&self) -> BoxFuture<'_, ()> {
+    fn make_ready(&self, action: ActionId) -> BoxFuture<'_, ()> {
         Box::pin(async move {
+            let party = self.seats.of(action).map_or_else(nobody, |seat| Arc::clone(&seat.party));
+            drop(self.server.known_link(&party).await);
             self.look().await;
-            drop(self.server.known_link(&nobody()).await);
         })
     }
 

@@ -25,7 +25,7 @@ use testkit::tools::{self, Tools};
 use tokio::time::timeout;
 
 /// A server in a shell: `cases` say what it does with some methods; it is decent about the others. It keeps each line that it
-/// reads in `lines`, and that it started in `starts`.
+/// reads in `lines`, that it started in `starts`, and that another one ran then in `twice`.
 struct Raw {
     folder: TempDir,
     servers: Servers,
@@ -34,6 +34,8 @@ struct Raw {
 const DECENT: &str = r#"
 cd "$(dirname "$0")"
 echo started >> starts
+mkdir alone 2>/dev/null || echo twice >> twice
+trap 'rmdir alone' EXIT
 say() { printf '{"jsonrpc":"2.0",%s}\n' "$1"; }
 answer() { say "\"id\":$id,\"result\":{$1}"; }
 number() { printf '%s' "$line" | sed -n "s/.*\"$1\":\([0-9]*\).*/\1/p"; }
@@ -396,6 +398,32 @@ async fn a_server_that_takes_its_time_to_say_that_it_tells_of_changes_is_asked_a
     };
     timeout(NEVER, anew).await.expect("it ends");
     assert_eq!(raw.times("subscriptions/listen"), 1);
+}
+
+#[tokio::test]
+async fn a_process_of_nobodys_ends_before_a_clients_is_started_and_none_is_started_beside_that() {
+    let stateless = format!(
+        r#"{STATELESS}
+    subscriptions/listen)
+        of='"_meta":{{"io.modelcontextprotocol/subscriptionId":'$id'}}'
+        say '"method":"notifications/subscriptions/acknowledged","params":{{'"$of"',"notifications":{{"toolsListChanged":true}}}}' ;;"#
+    );
+    for (cases, has_session) in [("", true), (&*stateless, false), (&*stateless, true)] {
+        let raw = Raw::with(cases, None, |it| Declared { believe: Duration::ZERO, ..it });
+        let (server, party) = (raw.server(), Agent::party(has_session));
+        // Whoever starts one waits for nobody's first list, and what is listed then is listed over the client's.
+        let (listed, passed) = tokio::join!(server.tools(), server.pass(&party, call(), Tie::default()));
+        assert_eq!((listed.unwrap().len(), &*text(passed)), (1, "done"));
+        for _ in 0..3 {
+            assert_eq!(server.tools().await.unwrap().len(), 1);
+            assert_eq!(text(server.pass(&party, call(), Tie::default()).await), "done");
+        }
+        assert!(!raw.path("twice").exists(), "{cases}: {} started", raw.starts());
+        // One each, and one each that was greeted otherwise than it wants to be.
+        assert!(raw.starts() <= 4, "{cases}: {} started", raw.starts());
+        raw.servers.close().await;
+        assert!(!raw.path("alone").exists(), "{cases}: it put away what it held");
+    }
 }
 
 #[tokio::test]
