@@ -159,7 +159,10 @@ impl Gateway {
             && self.may_look_at(caller, &archetype, tool).await
         {
             // Before it takes anybody's room: a server may be slow to say what it has.
-            tool.prepare(&seat).await;
+            let mut preparing = std::pin::pin!(tool.prepare(&seat));
+            while tokio::time::timeout(BETWEEN_WORDS, &mut preparing).await.is_err() {
+                progress("its server has not started yet");
+            }
         }
         self.seat_asks_leave(caller, &seat);
         let key = self.tool_key(caller, &rules, &archetype, &call).await?;
@@ -746,6 +749,8 @@ fn body(archetype: &str, call: &ToolCall) -> Result<Vec<u8>, Error> {
 pub const MOST_BODY: usize = 256 * 1024;
 const SHORTEST: Duration = Duration::from_millis(50);
 const LONGEST: Duration = Duration::from_secs(1);
+/// Between two words of progress while a server starts.
+const BETWEEN_WORDS: Duration = Duration::from_secs(2);
 /// So long what was delivered is gathered before it is written.
 const GATHERING: Duration = Duration::from_millis(200);
 /// And so much longer, if it is more than a few. Each is written where its digest lies, so anywhere: the more there are, the

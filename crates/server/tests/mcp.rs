@@ -1362,7 +1362,9 @@ async fn nobody_listens_to_more_resources_than_are_bearable_and_all_are_looked_f
     let caller = gateway.authenticate(&world.key).await.unwrap();
     let (near, far) = tokio::io::duplex(64 * 1024);
     let pipes = tokio::io::split(far);
-    tokio::spawn(async move { countersign_server::serve_mcp(gateway, caller, Some("shop"), pipes).await });
+    tokio::spawn(async move {
+        countersign_server::serve_mcp(gateway, caller, Some("shop"), pipes, std::future::pending()).await
+    });
     let (input, mut output) = tokio::io::split(near);
     let line = client.message(5, "subscriptions/listen", listen(1001)).to_string() + "\n";
     output.write_all(line.as_bytes()).await.unwrap();
@@ -1858,10 +1860,9 @@ async fn a_client_may_speak_over_pipes() {
     let caller = gateway.authenticate(&world.key).await.unwrap();
     let (near, far) = tokio::io::duplex(64 * 1024);
     let pipes = tokio::io::split(far);
-    let serving =
-        tokio::spawn(
-            async move { countersign_server::serve_mcp(gateway, caller, Some("shop"), pipes).await },
-        );
+    let serving = tokio::spawn(async move {
+        countersign_server::serve_mcp(gateway, caller, Some("shop"), pipes, std::future::pending()).await
+    });
     let (input, mut output) = tokio::io::split(near);
     let mut lines = BufReader::new(input).lines();
     let client = world.client("", OLD);
@@ -1900,7 +1901,9 @@ async fn narrow(world: &World) -> (Lines<BufReader<ReadHalf<DuplexStream>>>, Wri
     let (near, far) = tokio::io::duplex(64);
     let pipes = tokio::io::split(far);
     tokio::spawn(async move {
-        countersign_server::serve_mcp(gateway, caller, Some("shop"), pipes).await.unwrap()
+        countersign_server::serve_mcp(gateway, caller, Some("shop"), pipes, std::future::pending())
+            .await
+            .unwrap()
     });
     let (input, output) = tokio::io::split(near);
     (BufReader::new(input).lines(), output)

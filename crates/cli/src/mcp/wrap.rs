@@ -92,16 +92,43 @@ async fn wrap(args: &Wrap, name: &str) -> Result<()> {
     let gateway = Arc::clone(&installation.production);
     let wrapped = Wrapped { name, dir: &dir, held: &held, gateway: &gateway, admin: admin()? };
     wrapped.keys(&installation).await?;
-    wrapped.take_tools(&in_force).await?;
-    let caller = wrapped.agent(&args.agent).await?;
+    // Whoever takes long to start keeps its client waiting for so long, and not for ever.
+    let mut taking = std::pin::pin!(wrapped.take_tools(&in_force));
+    let taken = tokio::time::timeout(gateway.mcp_settings().alone(), taking.as_mut()).await;
+    let is_late = taken.is_err();
+    taken.unwrap_or(Ok(()))?;
+    let caller = match wrapped.agent(&args.agent).await {
+        // There is no mandate for tools that nobody knows yet.
+        Err(_) if is_late => wrapped.caller(&args.agent, None)?,
+        caller => caller?,
+    };
     let faces = Faces { production: Arc::clone(&gateway), sandbox: None };
     let running =
         server::serve(listener, faces, server_config).await.map_err(|error| Error::new(error.to_string()))?;
     wrapped.welcome(&url);
 
+    let late = async {
+        if !is_late {
+            return std::future::pending().await;
+        }
+        out::note(format_args!("countersign: `{name}` has not started yet; its tools are taken when it has"));
+        let mut taken = taking.await;
+        loop {
+            let known = match taken {
+                Ok(()) => wrapped.agent(&args.agent).await,
+                Err(why) => Err(why),
+            };
+            match known {
+                Ok(caller) => return caller,
+                Err(why) => out::note(format_args!("countersign: {why}")),
+            }
+            tokio::time::sleep(AGAIN_IN).await;
+            taken = wrapped.take_tools(&in_force).await;
+        }
+    };
     let pipes = (pipe(std::io::stdin())?, pipe(std::io::stdout())?);
     let served = tokio::select! {
-        served = server::serve_mcp(Arc::clone(&gateway), caller, Some(name), pipes) => served,
+        served = server::serve_mcp(Arc::clone(&gateway), caller, Some(name), pipes, late) => served,
         _ = stop.recv() => Ok(()),
     };
     running.stop(serve::GRACE).await;
@@ -200,8 +227,7 @@ impl Wrapped<'_> {
 
     /// As whom the client calls, under a mandate for what cannot be undone.
     async fn agent(&self, name: &str) -> Result<Caller> {
-        let subject = Subject::parse(name)
-            .map_err(|why| Error::new(format!("`--agent {name}` is no name")).because(why))?;
+        let subject = subject_of(name)?;
         let now = now_seconds();
         let issuer = self.gateway.public_url();
         let kept = self
@@ -222,13 +248,17 @@ impl Wrapped<'_> {
                 id
             }
         };
+        self.caller(name, Some(id))
+    }
+
+    fn caller(&self, name: &str, mandate: Option<String>) -> Result<Caller> {
         Ok(Caller {
             tenant: self.admin.tenant.clone(),
-            subject,
+            subject: subject_of(name)?,
             role: Role::Agent,
             key_id: "stdio".to_owned(),
             key_issuer: None,
-            default_mandate: Some(id),
+            default_mandate: mandate,
         })
     }
 
@@ -266,6 +296,10 @@ impl Wrapped<'_> {
     fn command(&self, verb: &str, more: &str) -> String {
         format!("countersign mcp {verb} {}{more} --out {}", self.name, self.dir.display())
     }
+}
+
+fn subject_of(name: &str) -> Result<Subject> {
+    Subject::parse(name).map_err(|why| Error::new(format!("`--agent {name}` is no name")).because(why))
 }
 
 /// Files of tools, and what each is pinned to.
@@ -440,6 +474,8 @@ fn now_seconds() -> i64 {
     jiff::Timestamp::now().as_second()
 }
 
+/// After so long a server that did not start is tried again.
+const AGAIN_IN: Duration = Duration::from_secs(10);
 /// How long what is under way may take to stop, at the very end.
 const LEFT_IN: Duration = Duration::from_secs(1);
 /// How long a mandate holds, and how long before its end it is renewed at a start.

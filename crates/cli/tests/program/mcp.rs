@@ -607,16 +607,96 @@ fn a_server_that_does_not_end_by_itself_is_ended_with_its_client() {
     let pids = fs::read_to_string(place.path("pids")).unwrap();
     assert!(pids.lines().count() >= 1);
     for pid in pids.lines() {
-        let state = || {
-            let seen = std::process::Command::new("ps").args(["-o", "stat=", "-p", pid]).output().unwrap();
-            String::from_utf8(seen.stdout).unwrap()
-        };
-        // Killed, though perhaps not collected yet by whoever inherits it.
-        let began = std::time::Instant::now();
-        while !state().trim().is_empty() && !state().starts_with('Z') {
-            assert!(began.elapsed().as_secs() < 60, "{pid} lives on");
+        testkit::wait_until("it ends", || !lives(pid));
+    }
+}
+
+#[test]
+fn a_server_ends_with_its_wrapper_though_that_is_killed() {
+    let place = Place::new(&tools());
+    // It does not end when its pipes are closed, and started somebody who does not, either.
+    place.write(
+        "deaf.sh",
+        "echo $$ >> pids\nsleep 3600 < /dev/null > /dev/null 2>&1 &\necho $! >> pids\ntrap '' HUP INT TERM\nsh server.sh \"$@\"\nwait\n",
+    );
+    let mut client = place.wrapped_around("deaf.sh", &[]);
+    assert!(client.tools().contains(&"read_note".to_owned()));
+    let pids = fs::read_to_string(place.path("pids")).unwrap();
+    assert!(pids.lines().any(lives), "{pids}");
+    client.child.kill().unwrap();
+    client.child.wait().unwrap();
+    for pid in pids.lines() {
+        testkit::wait_until("it ends", || !lives(pid));
+    }
+}
+
+#[test]
+fn a_wrapped_server_that_takes_long_to_start_keeps_no_client_from_greeting() {
+    let place = Place::new(&tools());
+    place.write("slow.sh", "while [ ! -e go ]; do sleep 0.1; done\nexec sh server.sh \"$@\"\n");
+    place.write("state/countersign.toml", "[mcp]\nwait_seconds = 0\nalone_seconds = 1\n");
+    let mut client = place.wrapped_around("slow.sh", &[]);
+    assert_eq!(client.tools(), ["countersign_status", "countersign_receipt"], "there are no others yet");
+    place.write("go", "");
+    loop {
+        client.hear_of_other_tools();
+        if client.tools().contains(&"read_note".to_owned()) {
+            break;
         }
     }
+    let (code, stderr) = client.end();
+    assert_eq!(code, Some(0), "{stderr}");
+    assert!(stderr.contains("`notes` has not started yet"), "{stderr}");
+    assert!(stderr.contains("first start: took its 3 tools as they are"), "{stderr}");
+}
+
+/// Whether there is such a process, and not only what nobody has collected yet of one that was killed.
+fn lives(pid: &str) -> bool {
+    let seen = std::process::Command::new("ps").args(["-o", "stat=", "-p", pid]).output().unwrap();
+    let state = String::from_utf8(seen.stdout).unwrap();
+    !state.trim().is_empty() && !state.starts_with('Z')
+}
+
+/// A server that can run only once, and keeps what it reads.
+const ONCE: &str = "mkdir running 2>/dev/null || { echo twice >> twice; exit 1; }\ntrap 'rmdir running' EXIT\ntee -a lines | sh server.sh \"$@\"\n";
+
+#[test]
+fn a_wrapped_server_that_can_run_only_once_is_never_started_beside_itself() {
+    let place = Place::new(&tools());
+    place.write("once.sh", ONCE);
+    place.write(
+        "state/countersign.toml",
+        "[mcp]\nwait_seconds = 0\n[mcp.servers.notes]\nrefresh_seconds = 1\n",
+    );
+    let mut client = place.wrapped_around("once.sh", &[]);
+    assert!(client.tools().contains(&"read_note".to_owned()));
+    let classified =
+        place.run(&["mcp", "classify", "notes", "read_note", "--as", "read_only", "--out", "state"]);
+    assert_eq!(classified.code, 0, "{}", classified.stderr);
+    let reloaded = client.command("admin", &["reload"]);
+    assert_eq!(reloaded.code, 0, "{}", reloaded.stderr);
+    let read =
+        |client: &mut Wrapped| assert_eq!(client.call("read_note")["content"][0]["text"], "did read_note");
+    read(&mut client);
+    // Its list is not believed for ever.
+    let lists = || fs::read_to_string(place.path("lines")).unwrap().matches("tools/list").count();
+    let before = lists();
+    testkit::wait_until("its list is read anew", || {
+        client.tools();
+        lists() > before
+    });
+    read(&mut client);
+    // What a person agreed to goes on over its client's connection.
+    let held = client.call("drop_note");
+    let id = held["_meta"]["io.countersign/transaction"].as_str().unwrap().to_owned();
+    let approved = client.command("approver", &["approvals", "approve", &id]);
+    assert_eq!(approved.code, 0, "{}", approved.stderr);
+    testkit::wait_until("it is carried out", || {
+        client.call("drop_note")["content"][0]["text"] == "did drop_note"
+    });
+    let (code, stderr) = client.end();
+    assert_eq!(code, Some(0), "{stderr}");
+    assert!(!place.path("twice").exists() && !place.path("running").exists(), "{stderr}");
 }
 
 #[test]
@@ -646,6 +726,8 @@ struct Wrapped {
     stdout: BufReader<ChildStdout>,
     folder: PathBuf,
     sent: u64,
+    /// So often it was told that there are other tools.
+    told: usize,
 }
 
 impl Place {
@@ -673,7 +755,7 @@ impl Place {
         command.args(["--", "sh", script, "tools.json", "calls"]);
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(stderr).spawn().unwrap();
         let (stdin, stdout) = (child.stdin.take(), BufReader::new(child.stdout.take().unwrap()));
-        Wrapped { child, stdin, stdout, folder: self.folder.path().to_owned(), sent: 0 }
+        Wrapped { child, stdin, stdout, folder: self.folder.path().to_owned(), sent: 0, told: 0 }
     }
 }
 
@@ -706,19 +788,31 @@ impl Wrapped {
         let id = self.sent;
         self.say(&json!({"jsonrpc": "2.0", "id": id, "method": method, "params": params}));
         loop {
-            let mut line = String::new();
-            if self.stdout.read_line(&mut line).unwrap() == 0 {
-                let mut said = String::new();
-                self.child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
-                panic!("it ended before it answered {method}: {said}");
-            }
-            let mut message: Value =
-                serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: `{line}`"));
+            let mut message = self.message();
             if message["id"] == id {
                 assert!(message["error"].is_null(), "{message}");
                 return message["result"].take();
             }
         }
+    }
+
+    fn message(&mut self) -> Value {
+        let mut line = String::new();
+        if self.stdout.read_line(&mut line).unwrap() == 0 {
+            let mut said = String::new();
+            self.child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+            panic!("it ended too early: {said}");
+        }
+        let message: Value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: `{line}`"));
+        self.told += usize::from(message["method"] == "notifications/tools/list_changed");
+        message
+    }
+
+    fn hear_of_other_tools(&mut self) {
+        while self.told == 0 {
+            self.message();
+        }
+        self.told -= 1;
     }
 
     fn say(&mut self, message: &Value) {

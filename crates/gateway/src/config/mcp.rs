@@ -21,6 +21,9 @@ pub struct Mcp {
     /// So long a greeting or a list at `/mcp`, where all servers are, waits for one of them: who is not there by then is left out,
     /// and its client is told when it comes. 1 to 20.
     pub list_seconds: u64,
+    /// So long a greeting or a list waits for its server where that is the only one, at its own address and over pipes: by then the
+    /// client is answered without it, and told when it comes. 1 to 60.
+    pub alone_seconds: u64,
     /// Sessions of one subject's clients at once, at least 1.
     pub sessions_per_subject: usize,
     /// Sessions of all clients at once, at least 1.
@@ -40,6 +43,7 @@ impl Default for Mcp {
             wait_seconds: 20,
             input_seconds: 600,
             list_seconds: 5,
+            alone_seconds: 20,
             sessions_per_subject: 64,
             sessions: 1024,
             session_idle_seconds: 3600,
@@ -65,6 +69,8 @@ pub struct McpServer {
     pub memory_mb: Option<u64>,
     /// How many files it may have open.
     pub files: u64,
+    /// So long a `command` may take from its start to its greeting: some programs fetch themselves first. 1 to 3600.
+    pub start_seconds: u64,
     /// Where it is called, over Streamable HTTP.
     pub url: Option<String>,
     /// Headers that hold secrets: `Authorization = { secret = "NAME", prefix = "Bearer " }`.
@@ -104,6 +110,7 @@ impl Default for McpServer {
             dir: None,
             memory_mb: None,
             files: 1024,
+            start_seconds: 120,
             url: None,
             headers: BTreeMap::new(),
             tenant: None,
@@ -132,6 +139,11 @@ impl Mcp {
         Duration::from_secs(self.list_seconds)
     }
 
+    /// See `alone_seconds`.
+    pub fn alone(&self) -> Duration {
+        Duration::from_secs(self.alone_seconds)
+    }
+
     /// What is out of its bounds is refused, and not made to be within them: what is written holds.
     ///
     /// # Errors
@@ -140,11 +152,13 @@ impl Mcp {
         within("mcp.wait_seconds", self.wait_seconds, 0..=600)?;
         within("mcp.input_seconds", self.input_seconds, 0..=3600)?;
         within("mcp.list_seconds", self.list_seconds, 1..=20)?;
+        within("mcp.alone_seconds", self.alone_seconds, 1..=60)?;
         within("mcp.sessions_per_subject", count(self.sessions_per_subject), 1..=u64::MAX)?;
         within("mcp.sessions", count(self.sessions), 1..=u64::MAX)?;
         within("mcp.session_idle_seconds", self.session_idle_seconds, 1..=u64::MAX)?;
         for (name, server) in &self.servers {
             let of = |field: &str| format!("mcp.servers.{name}.{field}");
+            within(&of("start_seconds"), server.start_seconds, 1..=3600)?;
             within(&of("timeout_seconds"), server.timeout_seconds, 1..=3600)?;
             within(&of("most_bytes"), count(server.most_bytes), 1024..=u64::MAX)?;
             within(&of("connections"), count(server.connections), 1..=10_000)?;
@@ -193,6 +207,7 @@ impl McpServer {
             name: name.to_owned(),
             tenant,
             how,
+            start: Duration::from_secs(self.start_seconds),
             timeout: Duration::from_secs(self.timeout_seconds),
             input: mcp.input(),
             most_bytes: self.most_bytes,

@@ -35,6 +35,8 @@ pub struct Declared {
     pub tenant: Tenant,
     /// How it is reached.
     pub how: How,
+    /// How long a process may take from its start to its greeting: some fetch themselves first.
+    pub start: Duration,
     /// A request that is not answered, and of whose progress nothing is heard, for so long is given up.
     pub timeout: Duration,
     /// How long a client may take to answer what it is asked in the midst of a call.

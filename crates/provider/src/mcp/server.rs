@@ -542,6 +542,16 @@ impl Server {
         stream::iter(uris).for_each_concurrent(MOST_AT_ONCE, subscribe).await;
     }
 
+    /// How long it may take to greet.
+    pub fn greets_in(&self) -> Duration {
+        if self.launch.is_process() { self.declared.start } else { self.bearable() }
+    }
+
+    /// Whether it has ever greeted.
+    pub fn has_greeted(&self) -> bool {
+        lock(&self.about).is_some()
+    }
+
     /// How long is waited for what a server does at once if it does it at all.
     fn bearable(&self) -> Duration {
         self.declared.timeout.min(LONGEST_GREETING)
@@ -712,7 +722,7 @@ impl Server {
             (false, _) => Greeting::Either,
         };
         let _owes = self.owes();
-        let (began, within) = (Instant::now(), self.bearable());
+        let (began, within) = (Instant::now(), self.greets_in());
         let attempt = |greeting| {
             let (party, server) = (Arc::clone(party), Arc::downgrade(self));
             let secrets = self.launch.secrets().into();
@@ -1034,6 +1044,7 @@ mod tests {
             name: "shop".to_owned(),
             tenant: Tenant::default(),
             how,
+            start: Duration::from_secs(1),
             timeout: Duration::from_secs(1),
             input: Duration::from_secs(1),
             most_bytes: 1024,

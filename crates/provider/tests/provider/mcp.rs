@@ -41,6 +41,7 @@ fn declared(how: How) -> Declared {
         name: "shop".to_owned(),
         tenant: Tenant::default(),
         how,
+        start: Duration::from_secs(1),
         timeout: Duration::from_millis(700),
         input: Duration::from_secs(20),
         most_bytes: MOST_BYTES,

@@ -96,6 +96,7 @@ impl Raw {
             name: "raw".to_owned(),
             tenant: Tenant::default(),
             how,
+            start: SILENCE,
             timeout: SILENCE,
             input: Duration::from_secs(20),
             most_bytes: 1024 * 1024,
@@ -195,6 +196,11 @@ fn call_of(tool: &'static str) -> ClientRequest {
 
 /// A server that counts, behind so many connections.
 async fn counting(revision: ProtocolVersion, most_links: usize) -> (Tools, Servers) {
+    counting_for(revision, most_links, Duration::from_secs(4)).await
+}
+
+/// The same, where nothing may be silent for longer than this.
+async fn counting_for(revision: ProtocolVersion, most_links: usize, timeout: Duration) -> (Tools, Servers) {
     let tools = Tools::start(&[revision]).await.unwrap();
     let at = [tools.url().strip_prefix("http://").unwrap().strip_suffix("/mcp").unwrap().to_owned()];
     let egress = Egress::new(Rules::parse(&at, &at).unwrap());
@@ -203,7 +209,8 @@ async fn counting(revision: ProtocolVersion, most_links: usize) -> (Tools, Serve
         name: "shop".to_owned(),
         tenant: Tenant::default(),
         how: How::Address { url: tools.url().to_owned(), headers: BTreeMap::new() },
-        timeout: Duration::from_secs(4),
+        start: SILENCE,
+        timeout,
         input: Duration::from_secs(600),
         most_bytes: 64 * 1024,
         most_links,

@@ -276,7 +276,8 @@ async fn listen(
             false => server.listen(party, filter).await,
         }
     };
-    match timeout(SAID_IN, listening).await {
+    // It may have to be started for it.
+    match timeout(server.greets_in() + SAID_IN, listening).await {
         Ok(Ok(listening)) => Some(listening),
         Ok(Err(_)) | Err(_) => {
             tracing::info!(server = server.name(), "an MCP server does not tell of changes");

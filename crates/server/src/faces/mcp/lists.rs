@@ -60,16 +60,19 @@ impl Face {
         self.may_speak_with(&visit.caller, server).await?;
         let (gateway, caller) = (Arc::clone(&self.scope.gateway), Arc::clone(&visit.caller));
         let (name, session) = (server.name().to_owned(), self.session().map(Arc::clone));
+        let is_told = session.is_some();
         let asking = async move { gateway.tools_of(&caller, &name).await };
         let late = move |came: Result<Vec<SeenTool>, Unreachable>| {
             if let (Ok(_), Some(session)) = (came, session) {
                 session.tell(ToolListChangedNotification::default().into(), None);
             }
         };
-        let listed = self.scope.within(server, asking, late).await.unwrap_or_else(|| {
-            Err(Unreachable { name: server.name().to_owned(), why: "it takes too long".to_owned() })
-        });
-        listed.map_err(|error| unreachable(&error))
+        match self.scope.within(server, asking, late).await {
+            Some(listed) => listed.map_err(|error| unreachable(&error)),
+            // Some clients take an error at their first list for the end of it.
+            None if is_told && !server.has_greeted() => Ok(Vec::new()),
+            None => Err(unreachable(&Unreachable { name: server.name().to_owned(), why: LATE.to_owned() })),
+        }
     }
 
     /// The tool by the name that it has here, without what only we say; not, where the name is one of ours.
@@ -279,6 +282,7 @@ fn length_of(result: &ServerResult) -> usize {
     }
 }
 
+const LATE: &str = "it has not answered yet; ask again in a moment";
 /// What a list is made of at a time, where it is made of several.
 const MOST_OF_A_PAGE: usize = 1000;
 /// So much of each server, or little more: its list is gone on with at its next page.

@@ -86,11 +86,12 @@ impl Scope {
 
     /// So long this server is waited for.
     pub(super) fn patience_with(&self, server: &Server) -> Duration {
-        match self.only {
-            Some(_) => ALONE_IN,
-            // Who has let others wait is not waited for anew.
-            None => self.patience().saturating_sub(server.owes_for()).max(SHORTEST),
-        }
+        let (most, least) = match self.only {
+            Some(_) => (self.gateway.mcp_settings().alone(), SHORTEST_ALONE),
+            None => (self.patience(), SHORTEST),
+        };
+        // Who has let others wait is not waited for anew.
+        most.saturating_sub(server.owes_for()).max(least)
     }
 
     /// So long one of several servers is waited for.
@@ -324,10 +325,10 @@ pub(super) fn no_resource(uri: &str) -> ErrorData {
 const MOST_KNOWN: usize = 10_000;
 const LONGEST_URI: usize = 2048;
 const MOST_PAGES: usize = 20;
-/// So long a server is waited for at its own address.
-const ALONE_IN: Duration = Duration::from_secs(20);
 /// What is known already is there by then.
 const SHORTEST: Duration = Duration::from_millis(100);
+/// The same where nobody else keeps anybody waiting: whatever a server that is there says at once.
+const SHORTEST_ALONE: Duration = Duration::from_secs(2);
 
 #[cfg(test)]
 mod tests {

@@ -43,7 +43,7 @@ fn config_of(scope: &Scope, found: &[Found<'_>]) -> ServerConfig {
         _ => union(found),
     };
     let tools = config.capabilities.tools.get_or_insert_default();
-    if scope.only().is_none() {
+    if scope.only().is_none() || found.is_empty() {
         // Of a server that comes later.
         tools.list_changed = Some(true);
     }
@@ -52,6 +52,7 @@ fn config_of(scope: &Scope, found: &[Found<'_>]) -> ServerConfig {
     config.server_info = Implementation::new("countersign", env!("CARGO_PKG_VERSION"));
     config.instructions = match (scope.only(), found) {
         (Some(_), [(_, about)]) => about.instructions.clone(),
+        (Some(_), []) => Some(NOT_THERE.to_owned()),
         _ => chapters(found),
     };
     config
@@ -96,6 +97,8 @@ fn chapters(found: &[Found<'_>]) -> Option<String> {
     let chapters: Vec<String> = found.iter().filter_map(chapter).collect();
     (!chapters.is_empty()).then(|| chapters.join("\n\n"))
 }
+
+const NOT_THERE: &str = "The server has not started yet. Its tools are listed as soon as it has.";
 
 #[cfg(test)]
 mod tests {

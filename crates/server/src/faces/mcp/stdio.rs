@@ -5,10 +5,12 @@ use std::collections::hash_map::Entry;
 use std::io;
 use std::sync::Arc;
 
+use gateway::upstream::Party;
 use gateway::{Caller, Code, Deed, Error, Gateway};
 use rmcp::RoleServer;
 use rmcp::model::{
     ClientJsonRpcMessage, ClientNotification, ErrorData, JsonRpcError, RequestId, ServerJsonRpcMessage,
+    ToolListChangedNotification,
 };
 use rmcp::service::serve_server;
 use rmcp::transport::Transport;
@@ -24,7 +26,8 @@ use super::scope::Scope;
 use super::visit::Visit;
 use super::{Mcp, lock};
 
-/// Serves a caller over a pair of pipes until they are closed: one of the servers with its own names, or all.
+/// Serves a caller over a pair of pipes until they are closed: one of the servers with its own names, or all. When `news` ends
+/// there are other tools than before, of which a client with a session is told, and it says who the caller is from then on.
 ///
 /// # Errors
 /// Who they are does not allow it, there is no such server, or the pipes broke before the client had greeted.
@@ -33,6 +36,7 @@ pub async fn serve_mcp<R, W>(
     caller: Caller,
     only: Option<&str>,
     (input, output): (R, W),
+    news: impl Future<Output = Caller>,
 ) -> Result<(), Error>
 where
     R: AsyncRead + Send + Unpin + 'static,
@@ -41,6 +45,7 @@ where
     caller.must(Deed::Execute)?;
     let mcp = Arc::<Mcp>::default();
     let scope = Scope::new(gateway, &caller, only)?;
+    let caller = Arc::new(std::sync::Mutex::new(Arc::new(caller)));
     let (ready, prepared) = mpsc::channel(MOST_PREPARED);
     let lines = Lines {
         input: BufReader::new(input),
@@ -48,14 +53,34 @@ where
         too_long: false,
         output: Arc::new(Mutex::new(output)),
         refusal: None,
-        caller: Arc::new(caller),
+        caller: Arc::clone(&caller),
         owing: Arc::default(),
         mcp: Arc::clone(&mcp),
         scope: scope.clone(),
         ready,
         prepared,
     };
-    match serve_server(Face::new(mcp, scope), lines).await {
+    let face = Arc::new(Face::new(mcp, scope));
+    let telling = async {
+        let known = news.await;
+        *lock(&caller) = Arc::new(known);
+        if let Some(session) = face.session() {
+            session.tell(ToolListChangedNotification::default().into(), None);
+        }
+        std::future::pending().await
+    };
+    tokio::select! {
+        served = serve(Arc::clone(&face), lines) => served,
+        never = telling => never,
+    }
+}
+
+async fn serve<R, W>(face: Arc<Face>, lines: Lines<R, W>) -> Result<(), Error>
+where
+    R: AsyncRead + Send + Unpin + 'static,
+    W: AsyncWrite + Send + Unpin + 'static,
+{
+    match serve_server(face, lines).await {
         Ok(running) => {
             let _ = running.waiting().await;
             Ok(())
@@ -75,7 +100,7 @@ struct Lines<R, W> {
     output: Arc<Mutex<W>>,
     /// What no message was is told so. Written by a task: half a line of it would be nothing that a client can read.
     refusal: Option<JoinHandle<()>>,
-    caller: Arc<Caller>,
+    caller: Arc<std::sync::Mutex<Arc<Caller>>>,
     owing: Arc<std::sync::Mutex<Owing>>,
     mcp: Arc<Mcp>,
     scope: Scope,
@@ -162,10 +187,11 @@ impl<R, W: AsyncWrite + Send + Unpin + 'static> Lines<R, W> {
             return Err(no_message(ErrorData::invalid_request("the message is too long", None)));
         }
         let seen = Message::read(line).map_err(no_message)?;
+        let caller = Arc::clone(&lock(&self.caller));
         let unknown = |_| no_message(ErrorData::invalid_request("this is no message of JSON-RPC", None));
         let mut message: ClientJsonRpcMessage = serde_json::from_slice(line).map_err(unknown)?;
         if seen.is_request() && seen.method() != CALL {
-            let counted = self.scope.gateway.count(&self.caller);
+            let counted = self.scope.gateway.count(&caller);
             let refused = |error: Error| ErrorData::invalid_request(error.message, None);
             counted.map_err(|error| Box::new(JsonRpcError::new(seen.id(), refused(error))))?;
         }
@@ -173,7 +199,7 @@ impl<R, W: AsyncWrite + Send + Unpin + 'static> Lines<R, W> {
         let filter = seen.filter().filter(|_| seen.method() == LISTEN);
         filter.as_ref().map_or(Ok(()), must_be_bearable).map_err(refused)?;
         let slot = lock(&self.owing).asked(&message).ok_or_else(|| refused(asked_already()))?;
-        let mut visit = visit(&self.caller, slot);
+        let mut visit = visit(&caller, slot);
         let Some(filter) = filter else {
             message.insert_extension(visit);
             return Ok(Some(message));
