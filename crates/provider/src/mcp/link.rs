@@ -292,11 +292,13 @@ impl Link {
         if let Some(level) = level {
             self.log_as(level, &mut request).await;
         }
+        let beginning = self.under_way.beginning().await;
         let sent = self.peer().send_request_with_option(request, PeerRequestOptions::no_options()).await;
         let handle = sent.map_err(|_| Fault::NotSent("the connection to the server is closed".to_owned()))?;
         let own = (handle.id.clone(), handle.progress_token.clone());
         let exchange = Arc::new(Exchange::new(own, tie.clone()));
         self.under_way.begin(Arc::clone(&exchange));
+        drop(beginning);
         let _end = End { under_way: &self.under_way, exchange: &exchange };
         let id = exchange.id.clone();
         let mut answer = pin!(handle.await_response());

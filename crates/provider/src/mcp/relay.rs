@@ -16,9 +16,11 @@ use rmcp::{RoleClient, model::ClientCapabilities};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use tokio::sync::Semaphore;
+use tokio::sync::{RwLock, RwLockReadGuard, Semaphore};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use super::link::GRACE;
 use super::lock;
 use super::ours::without_ours;
 use super::party::{Party, Tie};
@@ -37,7 +39,11 @@ pub(super) struct Relay {
 
 /// Requests of one link that have no answer yet.
 #[derive(Debug, Default)]
-pub(super) struct UnderWay(Mutex<Vec<Arc<Exchange>>>);
+pub(super) struct UnderWay {
+    open: Mutex<Vec<Arc<Exchange>>>,
+    /// Held while one is sent and not among them yet.
+    beginning: RwLock<()>,
+}
 
 /// A request that has no answer yet.
 #[derive(Debug)]
@@ -74,18 +80,29 @@ impl Exchange {
 }
 
 impl UnderWay {
+    /// One is about to be sent: until the value is dropped nobody looks to which one something belongs. Its server may be faster
+    /// than we are.
+    pub(super) async fn beginning(&self) -> RwLockReadGuard<'_, ()> {
+        self.beginning.read().await
+    }
+
+    /// All that are sent are here.
+    async fn begun(&self) {
+        let _ = timeout(GRACE, self.beginning.write()).await;
+    }
+
     pub(super) fn begin(&self, exchange: Arc<Exchange>) {
-        lock(&self.0).push(exchange);
+        lock(&self.open).push(exchange);
     }
 
     pub(super) fn end(&self, exchange: &Arc<Exchange>) {
         exchange.over.cancel();
-        lock(&self.0).retain(|it| !Arc::ptr_eq(it, exchange));
+        lock(&self.open).retain(|it| !Arc::ptr_eq(it, exchange));
     }
 
     /// The one that this belongs to: by the stream on which it came, or because there is no other.
     fn of_origin(&self, origin: Option<&InboundStreamOrigin>) -> Option<Arc<Exchange>> {
-        let open = lock(&self.0);
+        let open = lock(&self.open);
         match origin {
             Some(InboundStreamOrigin::OutboundRequest(id)) => open.iter().find(|it| it.id == *id).cloned(),
             _ => self::only(&open),
@@ -93,15 +110,15 @@ impl UnderWay {
     }
 
     fn of_token(&self, token: &ProgressToken) -> Option<Arc<Exchange>> {
-        lock(&self.0).iter().find(|it| it.token == *token).cloned()
+        lock(&self.open).iter().find(|it| it.token == *token).cloned()
     }
 
     fn only(&self) -> Option<Arc<Exchange>> {
-        only(&lock(&self.0))
+        only(&lock(&self.open))
     }
 
     fn all(&self) -> Vec<Arc<Exchange>> {
-        lock(&self.0).clone()
+        lock(&self.open).clone()
     }
 }
 
@@ -271,6 +288,7 @@ impl Service<RoleClient> for Relay {
         request: ServerRequest,
         context: RequestContext<RoleClient>,
     ) -> Result<ClientResult, ErrorData> {
+        self.under_way.begun().await;
         let exchange = self.under_way.of_origin(context.extensions.get::<InboundStreamOrigin>());
         let unreadable = || ErrorData::invalid_request("the question has not the form of one", None);
         match without(&self.secrets, request).and_then(without_ours).ok_or_else(unreadable)? {
@@ -296,6 +314,7 @@ impl Service<RoleClient> for Relay {
         notification: ServerNotification,
         _: NotificationContext<RoleClient>,
     ) -> Result<(), ErrorData> {
+        self.under_way.begun().await;
         self.hear(notification, None);
         Ok(())
     }
@@ -382,6 +401,19 @@ mod tests {
             secrets: Arc::default(),
             questions: Semaphore::new(MOST_QUESTIONS),
         }
+    }
+
+    #[tokio::test]
+    async fn what_comes_while_its_request_is_being_sent_waits_until_that_is_known() {
+        let relay = relay(silent());
+        let beginning = relay.under_way.beginning().await;
+        let mut looks = std::pin::pin!(relay.under_way.begun());
+        assert!(looks.as_mut().now_or_never().is_none());
+        let own = NumberOrString::Number(7);
+        relay.under_way.begin(Arc::new(Exchange::new((own.clone(), ProgressToken(own)), Tie::default())));
+        drop(beginning);
+        looks.await;
+        assert!(relay.under_way.of_origin(None).is_some());
     }
 
     #[test]
