@@ -68,6 +68,9 @@ pub struct Called {
     /// What the server answered, a `CallToolResult`, where it did: foreign. What became of the call it does not say: that is
     /// said by the kind.
     pub answer: Option<Value>,
+    /// The server's error, `code`, `untrusted_text` and `data`, where its client has to see to something before it calls again and
+    /// the call was answered before: foreign.
+    pub error: Option<Value>,
     /// The outcome in the words of the Execution Protocol.
     pub body: Value,
     /// Whether it was said before.
@@ -249,7 +252,7 @@ impl Gateway {
         }
         let Some(reply) = view.reply else { return Ok(Called::under_way(action_id)) };
         let mut called = Called::read(Some(action_id), &reply, None, false)?;
-        called.answer = self.kept_answer(caller, action_id, called.kind).await?;
+        called.hear(self.kept_answer(caller, action_id, called.kind).await?);
         if let Some(doubt) = view.doubt {
             called.body["details"]["reasons"] = json!([doubt]);
         }
@@ -541,7 +544,7 @@ impl Gateway {
         let said = seat.take_answer();
         let mut called = Called::read(action_id, &reply, said.filter(|_| !replayed), replayed)?;
         if let Some(id) = action_id.filter(|_| replayed) {
-            called.answer = self.kept_answer(caller, id, called.kind).await?;
+            called.hear(self.kept_answer(caller, id, called.kind).await?);
         }
         Ok(called)
     }
@@ -586,15 +589,23 @@ impl Gateway {
         for outcome in outcomes.iter().rev() {
             let row = OutcomeRow::from_bytes(&outcome.payload)?;
             let Some(answer) = row.answer.as_ref().or(row.refusal.as_ref()) else { continue };
-            let answer: Option<Value> = serde_json::from_str(answer.get()).ok();
-            // Our own words for an error of the protocol are in no result.
-            return Ok(answer.filter(|answer| answer.get("content").is_some()));
+            return Ok(serde_json::from_str(answer.get()).ok());
         }
         Ok(None)
     }
 }
 
 impl Called {
+    /// Takes what its server answered, as it is kept. Our own words for another error of the protocol are in no result.
+    fn hear(&mut self, kept: Option<Value>) {
+        let Some(mut kept) = kept else { return };
+        if kept.get("content").is_some() {
+            self.answer = Some(kept);
+        } else if kept.pointer("/error/data").is_some() {
+            self.error = Some(kept["error"].take());
+        }
+    }
+
     fn read(
         action_id: Option<ActionId>,
         reply: &Reply,
@@ -607,14 +618,23 @@ impl Called {
         let kind = body.get("kind").and_then(Value::as_str).and_then(Kind::named);
         let kind = kind.ok_or_else(|| internal("an answer of ours is of no kind"))?;
         let kind = CalledKind::Outcome(kind);
-        Ok(Called { action_id, kind, answer, body, replayed, delivery: None, waits_at: None })
+        Ok(Called { action_id, kind, answer, error: None, body, replayed, delivery: None, waits_at: None })
     }
 
     fn under_way(id: ActionId) -> Called {
         let kind = CalledKind::InFlight;
         let body = json!({ "kind": kind.as_str(), "transaction_id": id.to_string() });
         let action_id = Some(id);
-        Called { action_id, kind, answer: None, body, replayed: false, delivery: None, waits_at: None }
+        Called {
+            action_id,
+            kind,
+            answer: None,
+            error: None,
+            body,
+            replayed: false,
+            delivery: None,
+            waits_at: None,
+        }
     }
 
     /// What it waits for, in a fixed text, if it does.

@@ -1076,6 +1076,22 @@ async fn a_client_that_has_seen_to_what_its_server_wanted_first_makes_its_call_a
 }
 
 #[tokio::test]
+async fn under_a_clients_own_key_it_is_told_once_more_what_to_see_to() {
+    let world = World::new().await;
+    for revision in [OLD, NEW] {
+        let client = world.greeted("/mcp/shop", revision).await;
+        let meta = json!({"io.countersign/idempotency-key": format!("visit-{revision}")});
+        let visit = json!({"name": "visit", "arguments": {"key": format!("own-{revision}")}, "_meta": meta});
+        let first = client.error("tools/call", visit.clone()).await;
+        let calls = world.tools.calls().len();
+        let again = client.error("tools/call", visit).await;
+        assert_eq!((&again["code"], &again["data"]), (&first["code"], &first["data"]), "{revision}: {again}");
+        assert_eq!(again["data"]["elicitations"][0]["url"], "https://example.com/", "{again}");
+        assert_eq!(world.tools.calls().len(), calls, "its server was not asked again");
+    }
+}
+
+#[tokio::test]
 async fn a_client_that_cannot_be_asked_is_not() {
     let world = World::new().await;
     let client = world.client("/mcp/shop", NEW);

@@ -426,7 +426,8 @@ impl Tool {
     /// what does not fit they call wrong parameters, too.
     fn declined(&self, seat: Option<&Seat>, error: ErrorData, doubted: bool) -> Reply {
         let for_the_client = [URL_ELICITATION_REQUIRED, ErrorCode::MISSING_REQUIRED_CLIENT_CAPABILITY];
-        if let Some(seat) = seat.filter(|_| for_the_client.contains(&error.code)) {
+        let is_for_the_client = for_the_client.contains(&error.code);
+        if let Some(seat) = seat.filter(|_| is_for_the_client) {
             seat.put_error(error.clone());
         }
         let none = [
@@ -443,7 +444,11 @@ impl Tool {
         if !self.read_only && (says_nothing || !none.contains(&error.code)) {
             return lost(Doubt::Error, "the server answered with an error of its own");
         }
-        let answer = json!({ "error": { "code": error.code.0, "untrusted_text": error.message } });
+        let mut answer = json!({ "error": { "code": error.code.0, "untrusted_text": error.message } });
+        // Whoever asks once more has to see to it all the same.
+        if let Some(data) = error.data.filter(|_| is_for_the_client) {
+            answer["error"]["data"] = data;
+        }
         refused(&error.code.0.to_string(), answer)
     }
 

@@ -138,7 +138,7 @@ impl Face {
                 let tool = call.tool.clone();
                 let called = gateway.call_tool(&caller, call, Arc::clone(&seat), wait, &progress).await;
                 let output = output_of(&server, &tool);
-                let called = match called {
+                let mut called = match called {
                     Ok(called) => called,
                     Err(error) if error.code == Code::UnknownArchetype && !is_listed(&server, &tool) => {
                         return Err(unknown_tool());
@@ -146,7 +146,8 @@ impl Face {
                     Err(error) => return Ok(plain(told::refusal(&error, output.is_some()))),
                 };
                 // What the client has to see to before it calls again is told in the server's own words.
-                if let Some(error) = seat.take_error().filter(|_| called.kind == NO_EFFECT) {
+                let kept = called.error.take().and_then(told::error_of);
+                if let Some(error) = seat.take_error().or(kept).filter(|_| called.kind == NO_EFFECT) {
                     // And the same call is a new one from now on: it is what its client does next.
                     if let Some(delivery) = called.delivery {
                         delivery.done();

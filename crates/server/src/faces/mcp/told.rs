@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use gateway::upstream::{Output, strike_ours};
 use gateway::{Called, CalledKind, Code, Error, Kind};
-use rmcp::model::{CallToolResult, ContentBlock, MetaObject, ResultType};
+use rmcp::model::{CallToolResult, ContentBlock, ErrorCode, ErrorData, MetaObject, ResultType};
 use serde_json::{Map, Value, json};
 
 use crate::errors;
@@ -23,6 +23,13 @@ pub(super) fn outcome(called: &mut Called, output: Option<&Output>) -> CallToolR
     result.result_type.get_or_insert(ResultType::COMPLETE);
     mark(called, result.meta.get_or_insert_default());
     result
+}
+
+/// A server's error as it is kept.
+pub(super) fn error_of(mut kept: Value) -> Option<ErrorData> {
+    let code = i32::try_from(kept["code"].as_i64()?).ok()?;
+    let data = Some(kept["data"].take()).filter(|data| !data.is_null());
+    Some(ErrorData::new(ErrorCode(code), kept["untrusted_text"].as_str()?.to_owned(), data))
 }
 
 /// What a server answered, without what it has no business to say: the names in `_meta` are ours.
@@ -353,7 +360,16 @@ mod tests {
     /// A call, and what its server answered.
     fn called(kind: CalledKind, answer: Option<Value>) -> Called {
         let body = json!({ "kind": kind.as_str() });
-        Called { action_id: None, kind, answer, body, replayed: false, delivery: None, waits_at: None }
+        Called {
+            action_id: None,
+            kind,
+            answer,
+            error: None,
+            body,
+            replayed: false,
+            delivery: None,
+            waits_at: None,
+        }
     }
 
     /// One that was carried out.
