@@ -1457,6 +1457,40 @@ async fn a_subscription_outlives_the_greeting_that_comes_to_its_end_after_it() {
     assert_eq!(ended["params"]["requestId"], first["id"], "{ended}");
 }
 
+/// A server in a shell that logs in the midst of a request, and answers it once its ping is answered.
+const LOGS: &str = r#"
+say() { printf '{"jsonrpc":"2.0",%s}\n' "$1"; }
+while read -r line; do
+    id=$(printf '%s' "$line" | sed -n 's/.*"id":\([0-9]*\).*/\1/p')
+    case $line in
+    *'"initialize"'*) say "\"id\":$id,"'"result":{"protocolVersion":"2025-11-25","capabilities":{"logging":{},"prompts":{}},"serverInfo":{"name":"logs","version":"1"}}' ;;
+    *'"prompts/get"'*)
+        asked=$id
+        say '"method":"notifications/message","params":{"level":"info","data":"half of it"}'
+        say '"id":7000,"method":"ping"' ;;
+    *'"id":7000'*) say "\"id\":$asked,"'"result":{"messages":[]}' ;;
+    esac
+done
+"#;
+
+#[tokio::test]
+async fn what_is_logged_in_the_midst_of_a_request_comes_on_its_own_stream() {
+    let folder = tempfile::tempdir().unwrap();
+    let script = folder.path().join("logs.sh");
+    std::fs::write(&script, LOGS).unwrap();
+    let command = ["/bin/sh", script.to_str().unwrap()].map(str::to_owned).to_vec();
+    let logs = McpServer { command, ..McpServer::default() };
+    let world = World::judged(PERMIT, |mcp| drop(mcp.servers.insert("logs".to_owned(), logs))).await;
+    let client = world.greeted("/mcp/logs", OLD).await;
+    let said = client.ask("prompts/get", json!({"name": "any"})).await;
+    let [log, answer] = &*said else { panic!("{said:?}") };
+    assert_eq!(
+        (&log["method"], &log["params"]["data"]),
+        (&json!("notifications/message"), &json!("half of it"))
+    );
+    assert_eq!(answer["result"]["messages"], json!([]), "{answer}");
+}
+
 /// Waits until its clients have so many sessions at this server.
 async fn sessions(tools: &Tools, most: usize) {
     let come = async {

@@ -34,6 +34,7 @@ mod inquiry;
 mod listen;
 mod lists;
 mod mail;
+mod midst;
 mod own;
 mod party;
 mod pass;

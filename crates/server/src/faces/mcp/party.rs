@@ -22,6 +22,7 @@ use super::desk::Desk;
 use super::listen::Wanted;
 use super::lock;
 use super::mail::Mail;
+use super::midst::mark;
 
 /// A client of 2025-11-25, from its greeting on.
 pub(super) struct Session {
@@ -190,12 +191,13 @@ impl Party for Session {
         Box::pin(async move { Ok(try_join_all(each).await?.into_iter().collect()) })
     }
 
-    fn tell(&self, notification: ServerNotification, _: Option<&RequestId>) {
+    fn tell(&self, mut notification: ServerNotification, of: Option<&RequestId>) {
         use ServerNotification::{SubscriptionsAcknowledgedNotification, TaskStatusNotification};
         // Its revision does not know these.
         let unknown =
             matches!(notification, SubscriptionsAcknowledgedNotification(_) | TaskStatusNotification(_));
         if !unknown {
+            mark(&mut notification, of);
             self.mail.tell(notification);
         }
     }

@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::delivery::{Asked, Left, Open};
 use super::lock;
+use super::midst::{Sorting, Streams, with_told};
 
 /// All of them.
 pub(super) struct Sessions {
@@ -37,6 +38,7 @@ struct Known {
     open: Arc<AtomicUsize>,
     left: Arc<Left>,
     asked: Arc<Asked>,
+    streams: Streams,
 }
 
 /// Whose a session is.
@@ -151,6 +153,11 @@ impl Sessions {
         Ok(Hold { sessions: Arc::downgrade(self), id: Arc::clone(id), open: Arc::clone(&own.open) })
     }
 
+    /// Of one that is gone there are none.
+    fn streams_of(&self, id: &SessionId) -> Streams {
+        lock(&self.known).get(id).map(|known| known.streams.clone()).unwrap_or_default()
+    }
+
     fn sweep_from_now_on(self: &Arc<Sessions>, idle: Duration) {
         if self.swept.swap(true, Ordering::Relaxed) {
             return;
@@ -207,7 +214,8 @@ fn who_makes_room(
 
 impl Known {
     fn new(owner: Owner, heard: Instant) -> Known {
-        Known { owner, heard, open: Arc::default(), left: Arc::default(), asked: Arc::default() }
+        let (open, left, asked) = (Arc::default(), Arc::default(), Arc::default());
+        Known { owner, heard, open, left, asked, streams: Streams::default() }
     }
 
     fn is_idle(&self) -> bool {
@@ -260,13 +268,16 @@ fn none_such(id: &SessionId) -> LocalSessionManagerError {
 
 impl SessionManager for Own {
     type Error = LocalSessionManagerError;
-    type Transport = <LocalSessionManager as SessionManager>::Transport;
+    type Transport = Sorting<<LocalSessionManager as SessionManager>::Transport>;
 
     async fn create_session(&self) -> Result<(SessionId, Self::Transport), Self::Error> {
         self.sessions.sweep_from_now_on(self.bounds.idle);
         let (id, transport) = self.sessions.kept.create_session().await?;
         match self.sessions.admit(&id, &self.owner, self.bounds) {
-            Ok(()) => Ok((id, transport)),
+            Ok(()) => {
+                let streams = self.sessions.streams_of(&id);
+                Ok((id, Sorting { inner: transport, streams }))
+            }
             Err(error) => {
                 let _ = self.refused.set(error);
                 let none = none_such(&id);
@@ -305,7 +316,9 @@ impl SessionManager for Own {
         message: ClientJsonRpcMessage,
     ) -> Result<impl Stream<Item = ServerSseMessage> + Send + Sync + 'static, Self::Error> {
         let hold = self.sessions.hold(id, &self.owner)?;
-        Ok(held(self.sessions.kept.create_stream(id, message).await?, hold))
+        let told = self.sessions.streams_of(id).open(&message);
+        let stream = self.sessions.kept.create_stream(id, message).await?;
+        Ok(held(with_told(stream, told), hold))
     }
 
     async fn accept_message(&self, id: &SessionId, message: ClientJsonRpcMessage) -> Result<(), Self::Error> {
