@@ -22,7 +22,6 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
-use std::time::Duration;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -163,14 +162,13 @@ impl Agent<'_> {
 
     /// What a person agreed to is carried out in its own time.
     fn until_over(&self, mut call: impl FnMut() -> Value) -> Value {
-        for _ in 0..50 {
-            let result = call();
-            let kind = result["structuredContent"]["kind"].as_str();
-            if !matches!(kind, Some("held" | "in_flight" | "pending_settlement")) {
-                return result;
-            }
-        }
-        panic!("{}: it never ended", self.name);
+        let mut done = Value::Null;
+        testkit::wait_until(&format!("{}: it ends", self.name), || {
+            done = call();
+            let kind = done["structuredContent"]["kind"].as_str();
+            !matches!(kind, Some("held" | "in_flight" | "pending_settlement"))
+        });
+        done
     }
 }
 
@@ -494,9 +492,7 @@ fn a_call_in_whose_midst_the_gateway_is_killed_has_one_effect() {
         client.send(&cut.request());
     }
     // Each of them has its effect, and none its answer.
-    while lines() < programs.len() {
-        thread::sleep(Duration::from_millis(20));
-    }
+    testkit::wait_until("each has its effect", || lines() >= programs.len());
     gateway.kill();
     drop(clients);
     gateway.start_again();

@@ -21,7 +21,6 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
-use std::time::Duration;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -163,12 +162,12 @@ impl World {
         let tool = self.folder.path().join(format!("tool-{server}"));
         std::fs::write(tool, json!({"description": INJECTED}).to_string()).unwrap();
         // The server tells of it in its own time; what was let pass just before is not sent.
-        let blocked = (2..).find_map(|turn| {
-            let result = client.call("changing", &json!({"time": turn}));
-            thread::sleep(Duration::from_millis(20));
-            (result["structuredContent"]["kind"] == "blocked").then_some(result)
+        let (mut turn, mut blocked) = (1, Value::Null);
+        testkit::wait_until("it is held back", || {
+            turn += 1;
+            blocked = client.call("changing", &json!({"time": turn}));
+            blocked["structuredContent"]["kind"] == "blocked"
         });
-        let blocked = blocked.unwrap();
         let outcome = &blocked["structuredContent"];
         assert_eq!(
             (&outcome["kind"], &outcome["code"], &outcome["reasons"]),

@@ -351,9 +351,7 @@ async fn of_what_was_erased_before_it_was_delivered_it_is_told_how_it_ended_and_
 async fn joined(house: &House, tools: &Tools, steps: u64, wait: Duration) -> (Called, Result<Called, Error>) {
     let slow = || ToolCall { arguments: json!({ "steps": steps }), ..call("slow", "") };
     tokio::join!(ask(house, slow()), async {
-        while tools.calls().is_empty() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        testkit::until("it is called", || !tools.calls().is_empty()).await;
         by(house, &house.agent, slow(), wait).await
     })
 }
@@ -369,9 +367,7 @@ async fn a_call_that_is_under_way_when_the_wait_is_over_is_told_of_as_such() {
     assert!(second.delivery.is_none() && second.replayed);
     let keyed = || ToolCall { key: Some(IdempotencyKey::parse("own").unwrap()), ..call("hang", "k") };
     let (_, told) = tokio::join!(ask(&house, keyed()), async {
-        while tools.calls().len() < 2 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        testkit::until("it is called", || tools.calls().len() == 2).await;
         ask(&house, keyed()).await
     });
     assert_eq!(told.kind, CalledKind::InFlight, "also where the key is the client's own");

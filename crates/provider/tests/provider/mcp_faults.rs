@@ -513,17 +513,17 @@ async fn whoever_waits_for_a_place_keeps_nobody_from_being_connected_who_needs_n
 
 #[tokio::test]
 async fn a_connection_that_is_in_use_keeps_its_place_though_its_client_has_left() {
-    let world = counting(tools::SESSIONS, 1).await;
+    let world = counting_for(tools::SESSIONS, 1, 10 * NEVER).await;
     let under_way = hangs(&world, "ann").await;
     world.1.leave(&PartyId("ann".into()));
     let server = world.1.get(&Tenant::default(), "shop").unwrap();
     let bob: Arc<dyn Party> = Agent::named("bob", false, Duration::ZERO);
-    let refused = server.pass(&bob, call_of("echo"), Tie::default());
-    tokio::select! {
-        biased;
-        ended = under_way => assert!(ended.unwrap().is_err()),
-        refused = refused => panic!("there is one connection: {refused:?}"),
-    }
+    let changes = SubscriptionFilter::builder().tools_list_changed().build();
+    // He waits for no place, and makes none.
+    let refused = server.listen_again(&bob, changes.clone()).await.err().unwrap();
+    assert!(refused.message.contains("as many connections as are allowed are in use"), "{refused:?}");
+    under_way.abort();
+    testkit::comes("its place is free", async || server.listen_again(&bob, changes.clone()).await.ok()).await;
 }
 
 #[tokio::test]
