@@ -594,13 +594,20 @@ impl Server {
         }
         let first = self.first_of(&nobody.client().id);
         let _first = first.lock().await;
-        if let Some(lent) = self.lend_open().await {
-            return Ok(lent);
-        }
-        let _alone = self.starting.write().await;
-        match self.lend_open().await {
-            Some(lent) => Ok(lent),
-            None => self.link_now(Room::Made, &nobody).await.map(Lent::nobodys),
+        let until = Instant::now() + 2 * self.greets_in();
+        loop {
+            // Only looked at: whoever waits for it would keep clients from starting theirs.
+            let alone = self.starting.try_write();
+            if let Some(lent) = self.lend_open().await {
+                return Ok(lent);
+            }
+            if alone.is_ok() {
+                return self.link_now(Room::Made, &nobody).await.map(Lent::nobodys);
+            }
+            if Instant::now() >= until {
+                return Err(self.unreachable("it has not started for its clients yet"));
+            }
+            tokio::time::sleep(BETWEEN_LOOKS).await;
         }
     }
 

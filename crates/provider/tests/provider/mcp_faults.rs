@@ -434,6 +434,19 @@ async fn a_process_of_nobodys_ends_before_a_clients_is_started_and_none_is_start
 }
 
 #[tokio::test]
+async fn whose_place_is_anothers_has_ended_before_that_one_is_started() {
+    let raw = Raw::with("", None, |it| Declared { most_links: 1, ..it });
+    let server = raw.server();
+    let clients = ["client:ann", "client:bob"].map(|who| Agent::named(who, true, Duration::ZERO));
+    for (client, starts) in clients.iter().cycle().zip(1..=4) {
+        let party: Arc<dyn Party> = client.clone();
+        assert_eq!(text(server.pass(&party, call(), Tie::default()).await), "done");
+        assert_eq!(raw.starts(), starts);
+    }
+    assert!(!raw.path("twice").exists(), "one of them at a time");
+}
+
+#[tokio::test]
 async fn a_server_that_does_not_say_that_it_took_a_level_is_asked_the_rest() {
     let raw = Raw::start("logging/setLevel) ;;");
     let mut meta = RequestMetaObject::new();
