@@ -20,7 +20,9 @@ use action::{ActionId, IdempotencyKey};
 use ledger::{AsideId, State};
 use mandate::SessionState;
 use provider::mcp::{Quarantine, Seat, SeenTool, Servers, Tool, Unreachable, provider_of};
-use serde::Serialize;
+use serde::de::IgnoredAny;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use crate::act::lock;
@@ -65,9 +67,9 @@ pub struct Called {
     pub action_id: Option<ActionId>,
     /// How it stands, or ended.
     pub kind: CalledKind,
-    /// What the server answered, a `CallToolResult`, where it did: foreign. What became of the call it does not say: that is
-    /// said by the kind.
-    pub answer: Option<Value>,
+    /// What the server answered, a `CallToolResult`, where it did: foreign, and as it came. What became of the call it does not
+    /// say: that is said by the kind.
+    pub answer: Option<Box<RawValue>>,
     /// The server's error, `code`, `untrusted_text` and `data`, where its client has to see to something before it calls again and
     /// the call was answered before: foreign.
     pub error: Option<Value>,
@@ -577,7 +579,7 @@ impl Gateway {
         caller: &Caller,
         id: ActionId,
         kind: CalledKind,
-    ) -> Result<Option<Value>, Error> {
+    ) -> Result<Option<Box<RawValue>>, Error> {
         if !matches!(kind, CalledKind::Outcome(Kind::Executed | Kind::Failed)) {
             return Ok(None);
         }
@@ -588,8 +590,9 @@ impl Gateway {
         let outcomes = self.ledger.outcomes(&caller.tenant, id).await.map_err(unavailable)?;
         for outcome in outcomes.iter().rev() {
             let row = OutcomeRow::from_bytes(&outcome.payload)?;
-            let Some(answer) = row.answer.as_ref().or(row.refusal.as_ref()) else { continue };
-            return Ok(serde_json::from_str(answer.get()).ok());
+            if let Some(answer) = row.answer.or(row.refusal) {
+                return Ok(Some(answer));
+            }
         }
         Ok(None)
     }
@@ -597,11 +600,13 @@ impl Gateway {
 
 impl Called {
     /// Takes what its server answered, as it is kept. Our own words for another error of the protocol are in no result.
-    fn hear(&mut self, kept: Option<Value>) {
-        let Some(mut kept) = kept else { return };
-        if kept.get("content").is_some() {
+    fn hear(&mut self, kept: Option<Box<RawValue>>) {
+        let Some(kept) = kept else { return };
+        if is_result(&kept) {
             self.answer = Some(kept);
-        } else if kept.pointer("/error/data").is_some() {
+        } else if let Ok(mut kept) = serde_json::from_str::<Value>(kept.get())
+            && kept.pointer("/error/data").is_some()
+        {
             self.error = Some(kept["error"].take());
         }
     }
@@ -609,7 +614,7 @@ impl Called {
     fn read(
         action_id: Option<ActionId>,
         reply: &Reply,
-        answer: Option<Value>,
+        answer: Option<Box<RawValue>>,
         replayed: bool,
     ) -> Result<Called, Error> {
         let body: Value =
@@ -697,6 +702,19 @@ impl Delivery {
             Means::Read(alike) => self.gateway.held_reads.forget(&alike),
         }
     }
+}
+
+/// Whether this is the result of a tool.
+fn is_result(answer: &RawValue) -> bool {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Members {
+        content: Option<IgnoredAny>,
+        structured_content: Option<IgnoredAny>,
+        is_error: Option<IgnoredAny>,
+    }
+    let members = serde_json::from_str::<Members>(answer.get());
+    members.is_ok_and(|it| it.content.or(it.structured_content).or(it.is_error).is_some())
 }
 
 /// Rests that grow, until the time is over.

@@ -9,7 +9,7 @@ use reqwest::header::HeaderMap;
 use reqwest::{Method, RequestBuilder, Response};
 use serde_json::{Value, json};
 use testkit::Swap;
-use testkit::tools::{SESSIONS, STATELESS, Tools};
+use testkit::tools::{SESSIONS, STATELESS, STRANGE, STRANGELY, Tools};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, DuplexStream, Lines, ReadHalf, WriteHalf};
 use tokio::net::TcpStream;
 
@@ -1101,6 +1101,8 @@ async fn progress_of_the_server_comes_under_the_clients_token_before_the_answer(
         let said = client.ask("tools/call", params).await;
         let (answer, told) = said.split_last().unwrap();
         assert_eq!(text(&answer["result"]), "done", "{revision}: {said:?}");
+        let metas: Vec<_> = told.iter().map(|told| &told["params"]["_meta"]).collect();
+        assert_eq!(metas, [0, 1, 2].map(|step| json!({ "shop/step": step })).each_ref(), "{revision}");
         let told: Vec<_> = told
             .iter()
             .map(|told| (&told["params"]["progressToken"], told["params"]["progress"].as_f64()))
@@ -1110,6 +1112,30 @@ async fn progress_of_the_server_comes_under_the_clients_token_before_the_answer(
             [(&json!(5), Some(0.0)), (&json!(5), Some(1.0)), (&json!(5), Some(2.0))],
             "{revision}"
         );
+    }
+}
+
+#[tokio::test]
+async fn what_nobody_has_a_form_for_comes_as_its_server_says_it() {
+    for revisions in [[SESSIONS], [STATELESS]] {
+        let world = World::speaking(&revisions, PERMIT, |_| {}).await;
+        for revision in [OLD, NEW] {
+            let client = world.greeted("/mcp/shop", revision).await;
+            let params = json!({"name": "echo", "arguments": {"text": STRANGE}});
+            let response = client.post(&client.message(1, "tools/call", params)).send().await.unwrap();
+            let said = response.text().await.unwrap();
+            for strange in STRANGELY {
+                assert!(said.contains(strange), "{revisions:?} for {revision}: {said}");
+            }
+            let message = said.lines().rev().find_map(|line| line.strip_prefix("data:")).unwrap_or(&said);
+            let message: Value = serde_json::from_str(message.trim()).unwrap();
+            assert!(message["result"]["_meta"]["io.countersign/receipt"]["id"].is_string(), "{said}");
+            assert_eq!(
+                message["result"]["_meta"].as_object().unwrap().len(),
+                2,
+                "and nothing else is ours: {said}"
+            );
+        }
     }
 }
 

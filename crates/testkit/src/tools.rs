@@ -13,18 +13,24 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use axum::body::{Body, Bytes, to_bytes};
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use axum::http::request::Parts;
+use axum::middleware::map_response;
+use axum::response::Response;
 use axum::serve::ListenerExt;
+use futures_util::TryStreamExt;
 use rmcp::model::{
     CallToolRequestParams, CallToolResponse, CallToolResult, CompleteRequestParams, CompleteResult,
     CompletionInfo, ContentBlock, CustomRequest, CustomResult, DiscoverResult, ElicitRequest,
     ElicitRequestParams, ElicitResult, ElicitationSchema, ErrorCode, Extensions, GetPromptRequestParams,
     GetPromptResponse, GetPromptResult, InitializeRequestParams, InitializeResult, InputRequest,
     InputRequiredResult, ListPromptsResult, ListResourceTemplatesResult, ListResourcesResult,
-    ListToolsResult, PaginatedRequestParams, ProgressNotificationParam, Prompt, PromptArgument,
-    PromptMessage, ProtocolVersion, ReadResourceRequestParams, ReadResourceResponse, ReadResourceResult,
-    Resource, ResourceContents, ResourceTemplate, ResourceUpdatedNotificationParam, Role, ServerCapabilities,
-    ServerConfig, SubscribeRequestParams, SubscriptionFilter, Tool, UnsubscribeRequestParams,
+    ListToolsResult, NotificationMetaObject, PaginatedRequestParams, ProgressNotification,
+    ProgressNotificationParam, Prompt, PromptArgument, PromptMessage, ProtocolVersion,
+    ReadResourceRequestParams, ReadResourceResponse, ReadResourceResult, Resource, ResourceContents,
+    ResourceTemplate, ResourceUpdatedNotificationParam, Role, ServerCapabilities, ServerConfig,
+    SubscribeRequestParams, SubscriptionFilter, Tool, UnsubscribeRequestParams,
 };
 use rmcp::service::{NotificationContext, Peer, RequestContext, SubscriptionContext};
 use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
@@ -99,6 +105,14 @@ pub const SESSIONS: ProtocolVersion = ProtocolVersion::V_2025_11_25;
 /// See [`SESSIONS`].
 pub const STATELESS: ProtocolVersion = ProtocolVersion::V_2026_07_28;
 
+/// What `echo` answers strangely.
+pub const STRANGE: &str = "strange";
+/// How: the end of a piece of content, and members of the result.
+pub const STRANGELY: [&str; 2] = [
+    r#""hue":{"of":[1180591620717411303425,1.10]}}"#,
+    r#""novel":{"n":-1180591620717411303425,"_meta":{"shop/till":18446744073709551617}}"#,
+];
+
 impl Tools {
     /// Starts one at a free port.
     ///
@@ -133,6 +147,8 @@ impl Tools {
         let service =
             StreamableHttpService::new(move || Ok(Counter(Arc::clone(&open))), Arc::clone(&sessions), config);
         let app = axum::Router::new().nest_service("/mcp", service);
+        // Who keeps nothing is there to be measured.
+        let app = if remembers { app.layer(map_response(strangely)) } else { app };
         // What an answer consists of is sent as it comes: nobody is to wait for an acknowledgement.
         let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
         let task = tokio::spawn(async move { drop(axum::serve(listener, app).await) });
@@ -503,8 +519,35 @@ async fn tell(context: &RequestContext<RoleServer>, step: u64, message: Option<&
     let Some(token) = context.meta.get_progress_token() else { return };
     let mut progress = ProgressNotificationParam::new(token, step as f64);
     progress.message = message.map(str::to_owned);
+    let mut progress = ProgressNotification::new(progress);
+    let mut meta = NotificationMetaObject::default();
+    meta.0.insert("shop/step".to_owned(), step.into());
+    progress.extensions.insert(meta);
     let peer: &Peer<RoleServer> = &context.peer;
-    let _ = peer.notify_progress(progress).await;
+    let _ = peer.send_notification(progress.into()).await;
+}
+
+/// Whoever has [`STRANGE`] echoed is answered what no SDK has a form for.
+async fn strangely(answer: Response) -> Response {
+    let (mut head, body) = answer.into_parts();
+    if head.headers.get(CONTENT_TYPE).is_none_or(|form| form != "application/json") {
+        let pieces = body.into_data_stream().map_ok(|piece| strange(&piece));
+        return Response::from_parts(head, Body::from_stream(pieces));
+    }
+    head.headers.remove(CONTENT_LENGTH);
+    let whole = to_bytes(body, usize::MAX).await.unwrap_or_default();
+    Response::from_parts(head, Body::from(strange(&whole)))
+}
+
+fn strange(said: &Bytes) -> Bytes {
+    let [block, result] = STRANGELY;
+    let plain = format!(r#""text":"{STRANGE}"}}]"#);
+    match std::str::from_utf8(said) {
+        Ok(text) if text.contains(&plain) => {
+            text.replace(&plain, &format!(r#""text":"{STRANGE}",{block}],{result}"#)).into()
+        }
+        _ => said.clone(),
+    }
 }
 
 impl ServerHandler for Counter {

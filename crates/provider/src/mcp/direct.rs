@@ -1,10 +1,10 @@
 //! A call to a server that keeps no session, sent and answered within one task.
 //!
 //! rmcp's client hands each message from task to task, since a session has messages that belong to no request. Without a session
-//! an exchange of HTTP is one request, what is told in its midst, and its answer; so only rmcp's reading and writing is used here.
-//! To give it up is to close its connection: the server is told by that.
+//! an exchange of HTTP is one request, what is told in its midst, and its answer. So the request is written once, as bytes, of
+//! what is there, and of the answer no more is read than whose it is. To give it up is to close its connection: the server is
+//! told by that.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
@@ -12,23 +12,25 @@ use std::time::Duration;
 use execution::Doubt;
 use futures_util::{FutureExt, StreamExt};
 use reqwest::Client;
-use reqwest::header::{HeaderName, HeaderValue};
+use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use rmcp::model::{
-    ClientCapabilities, ClientJsonRpcMessage, ClientRequest, GetMeta, Implementation, JsonRpcMessage,
-    NumberOrString, ProgressToken, ProtocolVersion, RequestId, ServerJsonRpcMessage, ServerNotification,
-    ServerResult,
+    ClientCapabilities, Implementation, InputResponses, JsonObject, JsonRpcMessage, NumberOrString,
+    ProgressToken, RequestId, ServerJsonRpcMessage, ServerNotification,
 };
 use rmcp::transport::streamable_http_client::{
     StreamableHttpClient, StreamableHttpClientTransportConfig, StreamableHttpError,
-    StreamableHttpPostResponse, StreamableHttpResponseLimits,
 };
+use serde::ser::{Serialize, SerializeMap, Serializer};
 
-use super::link::{BROKEN, Fault, UNREADABLE};
+use super::link::{Asked, BROKEN, Fault, UNREADABLE, is_carried};
+use super::post::{Envelope, OVERSIZE, Posted, headers_of, post};
+use super::said::Said;
 
 /// The way of calls to one server for one party.
 pub(super) struct Direct {
     client: Client,
     config: StreamableHttpClientTransportConfig,
+    headers: HeaderMap,
     /// Who asks, as every request says.
     party: (Implementation, ClientCapabilities),
     next: AtomicI64,
@@ -43,13 +45,14 @@ impl Direct {
         config: StreamableHttpClientTransportConfig,
         party: (Implementation, ClientCapabilities),
     ) -> Direct {
-        Direct { client, config, party, next: AtomicI64::new(FIRST) }
+        let mut headers = headers_of(config.custom_headers.clone(), config.auth_header.as_deref());
+        headers.insert(REVISION, HeaderValue::from_static(VERSION));
+        Direct { client, config, headers, party, next: AtomicI64::new(FIRST) }
     }
 
-    /// The id of the next request, and its token; on a link neither comes twice.
-    pub(super) fn next(&self) -> (RequestId, ProgressToken) {
-        let id = NumberOrString::Number(self.next.fetch_add(1, Ordering::Relaxed));
-        (id.clone(), ProgressToken(id))
+    /// The number of the next request; on a link none comes twice.
+    pub(super) fn next(&self) -> i64 {
+        self.next.fetch_add(1, Ordering::Relaxed)
     }
 
     /// The name of a tool in the head of a request, if it can stand there as it is.
@@ -61,29 +64,25 @@ impl Direct {
     /// Makes a call of a tool of that name, and waits for its answer.
     pub(super) async fn call(
         &self,
-        (name, mut request): (HeaderValue, ClientRequest),
-        (id, token): (&RequestId, &ProgressToken),
+        (name, asked): (HeaderValue, &Asked<'_>),
+        id: &RequestId,
         hear: &Hear<'_>,
-    ) -> Result<ServerResult, Fault> {
-        let meta = request.get_meta_mut();
-        meta.set_protocol_version(VERSION);
-        meta.set_client_info(self.party.0.clone());
-        meta.set_client_capabilities(self.party.1.clone());
-        meta.set_progress_token(token.clone());
-        let mut headers = self.headers();
-        headers.insert(METHOD, HeaderValue::from_static("tools/call"));
+    ) -> Result<Said, Fault> {
+        let mut headers = self.headers.clone();
+        headers.insert(METHOD, HeaderValue::from_static(CALL));
         headers.insert(NAME, name);
-        let message = ClientJsonRpcMessage::request(request, id.clone());
-        let (uri, token) = (Arc::clone(&self.config.uri), self.config.auth_header.clone());
-        let limits = self.limits();
-        let sent = self.client.post_message_with_response_limits(uri, message, None, token, headers, limits);
-        let mut events = match sent.await.map_err(|error| fault(&error))? {
-            StreamableHttpPostResponse::Sse(events, _) => events,
-            StreamableHttpPostResponse::Json(message, _) => {
+        let message = Message { jsonrpc: "2.0", id, method: CALL, params: self.params(asked, id) };
+        let body =
+            serde_json::to_vec(&message).map_err(|_| Fault::NotSent("the call has no form".to_owned()))?;
+        let most_bytes = self.config.max_json_response_size;
+        let sent = post(&self.client, &self.config.uri, (headers, body), most_bytes).await;
+        let mut events = match sent.map_err(|error| fault(&error))?.0 {
+            Posted::Events(events) => events,
+            Posted::Whole(said) => {
                 let other = || Err(lost(Doubt::NotUnderstood, "the answer is to no request of ours"));
-                return answer(message, id, hear).unwrap_or_else(other);
+                return answer(&said, id, hear)?.unwrap_or_else(other);
             }
-            _ => return Err(lost(Doubt::NotUnderstood, "the server did not answer")),
+            Posted::Nothing => return Err(lost(Doubt::NotUnderstood, "the server did not answer")),
         };
         let (mut last, mut pause) = (None, PAUSE);
         loop {
@@ -100,9 +99,7 @@ impl Direct {
                 last = event.id.or(last);
                 let said = event.data.filter(|said| !said.trim().is_empty());
                 let Some(said) = said else { continue };
-                let message = serde_json::from_str(&said);
-                let message = message.map_err(|_| lost(Doubt::NotUnderstood, UNREADABLE))?;
-                if let Some(answer) = answer(message, id, hear) {
+                if let Some(answer) = answer(said.as_bytes(), id, hear)? {
                     // With its end read, if that is there, the connection is good for the next call.
                     let _ = events.next().now_or_never();
                     return answer;
@@ -113,58 +110,118 @@ impl Direct {
             let last = last.clone().ok_or_else(broken)?;
             tokio::time::sleep(pause.max(SHORTEST)).await;
             let (uri, token) = (Arc::clone(&self.config.uri), self.config.auth_header.clone());
-            let (headers, most) = (self.headers(), self.config.max_sse_event_size);
+            let mut headers = self.config.custom_headers.clone();
+            headers.insert(REVISION, HeaderValue::from_static(VERSION));
+            let most = self.config.max_sse_event_size;
             let again =
                 self.client.get_stream_with_max_sse_event_size(uri, None, Some(last), token, headers, most);
             events = again.await.map_err(|_| broken())?;
         }
     }
 
-    fn headers(&self) -> HashMap<HeaderName, HeaderValue> {
-        let mut headers = self.config.custom_headers.clone();
-        headers.insert(REVISION, HeaderValue::from_static(VERSION_TEXT));
-        headers
-    }
-
-    fn limits(&self) -> StreamableHttpResponseLimits {
-        let mut limits = StreamableHttpResponseLimits::default();
-        limits.max_sse_event_size = self.config.max_sse_event_size;
-        limits.max_json_response_size = self.config.max_json_response_size;
-        limits
+    fn params<'a>(&'a self, asked: &'a Asked<'a>, id: &'a RequestId) -> Params<'a> {
+        Params {
+            meta: Meta { direct: self, asked, id },
+            name: asked.name,
+            arguments: asked.arguments,
+            input_responses: asked.again.0.as_ref(),
+            request_state: asked.again.1.as_deref(),
+        }
     }
 }
 
-/// What a message says: the answer to this request, or something that is told in its midst.
-fn answer(
-    message: ServerJsonRpcMessage,
-    id: &RequestId,
-    hear: &Hear<'_>,
-) -> Option<Result<ServerResult, Fault>> {
-    match message {
-        JsonRpcMessage::Response(answer) if is_same(&answer.id, id) => Some(Ok(answer.result)),
-        JsonRpcMessage::Error(error) if error.id.as_ref().is_some_and(|it| is_same(it, id)) => {
-            Some(Err(Fault::Refused(error.error)))
+/// A call as it is sent.
+#[derive(serde::Serialize)]
+struct Message<'a> {
+    jsonrpc: &'static str,
+    id: &'a RequestId,
+    method: &'static str,
+    params: Params<'a>,
+}
+
+#[derive(serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Params<'a> {
+    #[serde(rename = "_meta")]
+    meta: Meta<'a>,
+    name: &'a str,
+    arguments: &'a JsonObject,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    input_responses: Option<&'a InputResponses>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    request_state: Option<&'a str>,
+}
+
+/// What stands beside the arguments: who asks, what their client says, and whose call it is.
+struct Meta<'a> {
+    direct: &'a Direct,
+    asked: &'a Asked<'a>,
+    id: &'a RequestId,
+}
+
+impl Serialize for Meta<'_> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let (program, capabilities) = &self.direct.party;
+        let mut members = to.serialize_map(None)?;
+        let of_client = self.asked.of_client;
+        for (name, value) in of_client.iter().flat_map(|meta| &meta.0.0).filter(|(name, _)| is_carried(name))
+        {
+            members.serialize_entry(name, value)?;
         }
+        for (name, value) in self.asked.ours() {
+            members.serialize_entry(name, value)?;
+        }
+        members.serialize_entry("io.modelcontextprotocol/protocolVersion", VERSION)?;
+        members.serialize_entry("io.modelcontextprotocol/clientInfo", program)?;
+        members.serialize_entry("io.modelcontextprotocol/clientCapabilities", capabilities)?;
+        if let Some(level) = of_client.and_then(|meta| meta.log_level()) {
+            members.serialize_entry("io.modelcontextprotocol/logLevel", &level)?;
+        }
+        members.serialize_entry("progressToken", self.id)?;
+        members.end()
+    }
+}
+
+/// By what an exchange of that number is known.
+pub(super) fn ids(number: i64) -> (RequestId, ProgressToken) {
+    let id = NumberOrString::Number(number);
+    (id.clone(), ProgressToken(id))
+}
+
+/// What a message says: the answer to this request, or something that is told in its midst.
+fn answer(said: &[u8], id: &RequestId, hear: &Hear<'_>) -> Result<Option<Result<Said, Fault>>, Fault> {
+    let unreadable = || lost(Doubt::NotUnderstood, UNREADABLE);
+    let message: Envelope<'_> = serde_json::from_slice(said).map_err(|_| unreadable())?;
+    match (message.method, message.result, message.error) {
+        (None, Some(result), None) if message.answers(id) => {
+            return Ok(Some(Said::of(result).ok_or_else(unreadable)));
+        }
+        (None, None, Some(error)) if message.answers(id) => {
+            let error = serde_json::from_str(error.get()).map_err(|_| unreadable())?;
+            return Ok(Some(Err(Fault::Refused(error))));
+        }
+        // Nobody else's answer is taken for ours.
+        (None, ..) => return Ok(None),
+        (Some(_), ..) => {}
+    }
+    let message: ServerJsonRpcMessage = serde_json::from_slice(said).map_err(|_| unreadable())?;
+    match message {
         JsonRpcMessage::Notification(told) if gives_up(&told.notification, id) => {
-            Some(Err(lost(Doubt::Error, "the server gave it up")))
+            Ok(Some(Err(lost(Doubt::Error, "the server gave it up"))))
         }
         JsonRpcMessage::Notification(told) => {
             hear(told.notification);
-            None
+            Ok(None)
         }
-        // Of a revision without sessions no server asks by a request; and nobody else's answer is taken for ours.
-        _ => None,
+        // Of a revision without sessions no server asks by a request.
+        _ => Ok(None),
     }
 }
 
 fn gives_up(told: &ServerNotification, id: &RequestId) -> bool {
     let ServerNotification::CancelledNotification(cancelled) = told else { return false };
-    cancelled.params.request_id.as_ref().is_some_and(|it| is_same(it, id))
-}
-
-/// Some servers answer with the text of a number.
-fn is_same(id: &RequestId, ours: &RequestId) -> bool {
-    id == ours || id.to_string() == ours.to_string()
+    // Some servers answer with the text of a number.
+    cancelled.params.request_id.as_ref().is_some_and(|it| it == id || it.to_string() == id.to_string())
 }
 
 /// What became of a request that has no answer.
@@ -202,10 +259,8 @@ const TOO_LARGE: &str = "the answer is larger than allowed";
 const STATUS: &str = "HTTP ";
 /// A 401 that does not say what is wanted, as it should.
 const UNCHALLENGED: &str = "HTTP 401";
-/// And an event of a stream that is too large, the kind of which is its own.
-const OVERSIZE: &str = "exceeded the maximum size";
-const VERSION: ProtocolVersion = ProtocolVersion::V_2026_07_28;
-const VERSION_TEXT: &str = "2026-07-28";
+const VERSION: &str = "2026-07-28";
+const CALL: &str = "tools/call";
 const REVISION: HeaderName = HeaderName::from_static("mcp-protocol-version");
 const METHOD: HeaderName = HeaderName::from_static("mcp-method");
 const NAME: HeaderName = HeaderName::from_static("mcp-name");

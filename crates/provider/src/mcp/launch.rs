@@ -10,7 +10,6 @@ use action::Tenant;
 use futures_util::future::join_all;
 use process_wrap::tokio::{CommandWrap, ProcessGroup};
 use reqwest::header::{AUTHORIZATION, HeaderName, HeaderValue};
-use rmcp::transport::async_rw::AsyncRwTransport;
 use rmcp::transport::streamable_http_client::StreamableHttpClientTransportConfig;
 use rustix::io::Errno;
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
@@ -22,6 +21,7 @@ use url::Url;
 
 use super::keeper::{Keeper, Kept};
 use super::lock;
+use super::pipes::Pipes;
 use crate::Outside;
 use crate::egress::{Apart, Origin};
 use crate::secrets::{MOST_BYTES, Secret};
@@ -179,8 +179,7 @@ impl Launch {
 }
 
 /// A process, spoken to over its standard input and output.
-pub(super) type Pipes =
-    AsyncRwTransport<rmcp::RoleClient, tokio::process::ChildStdout, tokio::process::ChildStdin>;
+pub(super) type OfProcess = Pipes<tokio::process::ChildStdout, tokio::process::ChildStdin>;
 
 /// A process that is ended, with all that it started, when this is dropped: its pipes are closed by then, or soon, and who does
 /// not go by itself is killed.
@@ -263,7 +262,7 @@ impl Drop for Ending {
 
 impl Process {
     /// Starts it with nothing of our environment, when those before it have ended: some can run only once.
-    pub(super) async fn start(&self, name: &str, most_bytes: usize) -> Result<(Pipes, Running), String> {
+    pub(super) async fn start(&self, name: &str, most_bytes: usize) -> Result<(OfProcess, Running), String> {
         self.ends.over().await;
         let (program, arguments) = self.command.split_first().ok_or("`command` names no program")?;
         let mut command = Command::new(program);
@@ -300,7 +299,7 @@ impl Process {
             stderr,
             self.secrets.iter().map(|(_, it)| Arc::clone(it)).collect(),
         ));
-        Ok((AsyncRwTransport::new(stdout, stdin).with_max_line_length(most_bytes), running))
+        Ok((Pipes::new((stdout, stdin), most_bytes), running))
     }
 
     /// What it may use up: no more than it is given, nor than we may ourselves. What it starts before that has our own bounds; a

@@ -7,12 +7,13 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 use execution::Doubt;
+use reqwest::header::HeaderValue;
 use rmcp::RoleClient;
 use rmcp::model::{
-    CallToolRequest, CancelledNotificationMethod, CancelledNotificationParam, ClientNotification,
-    ClientRequest, ConstString, CustomNotification, ErrorData, GetMeta, LoggingLevel, PingRequest,
-    ProtocolVersion, RequestId, RequestMetaObject, ServerPeerInfo, ServerResult, SetLevelRequest,
-    SetLevelRequestParams,
+    CallToolRequest, CallToolRequestParams, CancelledNotificationMethod, CancelledNotificationParam,
+    ClientNotification, ClientRequest, ConstString, CustomNotification, ErrorData, GetMeta, InputResponses,
+    JsonObject, LoggingLevel, PingRequest, ProtocolVersion, RequestId, RequestMetaObject, ServerPeerInfo,
+    ServerResult, SetLevelRequest, SetLevelRequestParams,
 };
 use rmcp::service::{
     ClientInitializeError, ClientLifecycleMode, Peer, PeerRequestOptions, RunningService, ServiceError,
@@ -26,9 +27,12 @@ use serde::de::DeserializeOwned;
 use super::direct::{self, Direct};
 use super::launch::{Launch, Running};
 use super::lock;
+use super::ours::is_ours;
 use super::paced::Paced;
 use super::party::{PartyId, Tie};
+use super::post::{AsItCame, Unread};
 use super::relay::{Exchange, Relay, UnderWay, without};
+use super::said::Said;
 use super::server::Place;
 use crate::secrets::Secret;
 
@@ -142,7 +146,7 @@ impl Link {
                 let has_session = greeting == Greeting::Session;
                 let (client, config) = address.client(most_bytes, has_session).map_err(Unopened::There)?;
                 direct = Some(Direct::new(client.clone(), config.clone(), relay.says()));
-                let transport = StreamableHttpClientTransport::with_client(client, config);
+                let transport = StreamableHttpClientTransport::with_client(Unread::new(client), config);
                 let greeting = serve_client_with_lifecycle(relay, Paced::new(transport), mode);
                 (tokio::time::timeout(within, greeting).await, None)
             }
@@ -282,6 +286,35 @@ impl Link {
     /// it any more; the server is told so.
     pub(super) async fn exchange(
         &self,
+        request: ClientRequest,
+        meta: RequestMetaObject,
+        tie: &Tie,
+        silence: Duration,
+    ) -> Result<ServerResult, Fault> {
+        let answer = self.hand_on(request, meta, tie, silence).await;
+        self.heard(answer, |result| self.without_secrets(result))
+    }
+
+    /// A `tools/call` and its answer as it came, without rmcp's tasks where that can be.
+    pub(super) async fn call(&self, asked: &Asked<'_>, tie: &Tie, silence: Duration) -> Result<Said, Fault> {
+        // Only rmcp knows which arguments stand in the head, and how.
+        let named = Direct::named(asked.name).filter(|_| !asked.promotes);
+        let answer = match (&self.direct, named) {
+            (Some(direct), Some(name)) => {
+                let exchange = Arc::new(Exchange::new(direct::ids(direct.next()), tie.clone()));
+                self.send(direct, (name, asked), &exchange, silence).await
+            }
+            _ => {
+                // Apart, as in `is_known`.
+                let answer = Box::pin(self.hand_on(asked.request(), asked.meta(), tie, silence)).await;
+                answer.and_then(|result| Said::of_result(result).ok_or_else(unreadable))
+            }
+        };
+        self.heard(answer, |said| said.without(&self.secrets))
+    }
+
+    async fn hand_on(
+        &self,
         mut request: ClientRequest,
         meta: RequestMetaObject,
         tie: &Tie,
@@ -297,14 +330,13 @@ impl Link {
         let handle = sent.map_err(|_| Fault::NotSent("the connection to the server is closed".to_owned()))?;
         let own = (handle.id.clone(), handle.progress_token.clone());
         let exchange = Arc::new(Exchange::new(own, tie.clone()));
-        self.under_way.begin(Arc::clone(&exchange));
+        let _end = self.begin(&exchange);
         drop(beginning);
-        let _end = End { under_way: &self.under_way, exchange: &exchange };
         let id = exchange.id.clone();
         let mut answer = pin!(handle.await_response());
         tokio::select! {
             biased;
-            answer = &mut answer => self.heard(answer.map_err(fault)),
+            answer = &mut answer => answer.map_err(fault),
             () = silent(&exchange, silence) => {
                 self.is_silent.store(true, Ordering::Relaxed);
                 self.give_up(id, "nothing was heard of it in time").await;
@@ -314,43 +346,34 @@ impl Link {
                 self.give_up(id, "the client does not want it any more").await;
                 // It may be at its end just now.
                 match tokio::time::timeout(GRACE, &mut answer).await {
-                    Ok(answer) => self.heard(answer.map_err(fault)),
+                    Ok(answer) => answer.map_err(fault),
                     Err(_) => Err(Fault::Lost(Doubt::GivenUp, GIVEN_UP.to_owned())),
                 }
             }
         }
     }
 
-    /// A `tools/call` and its answer, without rmcp's tasks where that can be.
-    pub(super) async fn call(
+    async fn send(
         &self,
-        request: CallToolRequest,
-        meta: RequestMetaObject,
-        tie: &Tie,
+        direct: &Direct,
+        call: (HeaderValue, &Asked<'_>),
+        exchange: &Arc<Exchange>,
         silence: Duration,
-    ) -> Result<ServerResult, Fault> {
-        let named = Direct::named(&request.params.name);
-        let mut request = ClientRequest::CallToolRequest(request);
-        let (Some(direct), Some(name)) = (&self.direct, named) else {
-            // Apart, as in `is_known`.
-            return Box::pin(self.exchange(request, meta, tie, silence)).await;
-        };
-        let level = meta.log_level();
-        *request.get_meta_mut() = carried(meta);
-        if let Some(level) = level {
-            request.get_meta_mut().set_log_level(level);
-        }
-        let exchange = Arc::new(Exchange::new(direct.next(), tie.clone()));
-        self.under_way.begin(Arc::clone(&exchange));
-        let _end = End { under_way: &self.under_way, exchange: &exchange };
-        let hear = |told| self.service.service().hear(told, Some(&exchange));
+    ) -> Result<Said, Fault> {
+        let _end = self.begin(exchange);
+        let hear = |told| self.service.service().hear(told, Some(exchange));
         // Whoever is not waited for any more is told so by the end of the connection.
         tokio::select! {
             biased;
-            answer = direct.call((name, request), (&exchange.id, &exchange.token), &hear) => self.heard(answer),
-            () = silent(&exchange, silence) => Err(Fault::Lost(Doubt::NoAnswer, LATE.to_owned())),
-            () = tie.cancelled.cancelled() => Err(Fault::Lost(Doubt::GivenUp, GIVEN_UP.to_owned())),
+            answer = direct.call(call, &exchange.id, &hear) => answer,
+            () = silent(exchange, silence) => Err(Fault::Lost(Doubt::NoAnswer, LATE.to_owned())),
+            () = exchange.tie.cancelled.cancelled() => Err(Fault::Lost(Doubt::GivenUp, GIVEN_UP.to_owned())),
         }
+    }
+
+    fn begin<'a>(&'a self, exchange: &'a Arc<Exchange>) -> End<'a> {
+        self.under_way.begin(Arc::clone(exchange));
+        End { under_way: &self.under_way, exchange }
     }
 
     /// Tells it something. Whether it took that in time.
@@ -371,10 +394,13 @@ impl Link {
         }
     }
 
-    fn heard(&self, answer: Result<ServerResult, Fault>) -> Result<ServerResult, Fault> {
-        let unreadable = || Fault::Lost(Doubt::NotUnderstood, UNREADABLE.to_owned());
+    fn heard<T>(
+        &self,
+        answer: Result<T, Fault>,
+        fit_to_tell: impl FnOnce(T) -> Option<T>,
+    ) -> Result<T, Fault> {
         match answer {
-            Ok(result) => self.without_secrets(result).ok_or_else(unreadable),
+            Ok(result) => fit_to_tell(result).ok_or_else(unreadable),
             Err(Fault::Refused(error)) => {
                 Err(self.without_secrets(error).map_or_else(unreadable, Fault::Refused))
             }
@@ -453,19 +479,60 @@ async fn silent(exchange: &Exchange, most: Duration) {
     }
 }
 
-/// What of a client's `_meta` is for the server: not what is between the client and us.
+/// A `tools/call` of a server.
+pub(super) struct Asked<'a> {
+    pub(super) name: &'a str,
+    /// Whether some of its arguments have to stand in the head, too.
+    pub(super) promotes: bool,
+    pub(super) arguments: &'a JsonObject,
+    /// What its client answered to what was asked before, and what the server wants to see again.
+    pub(super) again: (Option<InputResponses>, Option<String>),
+    /// What its client says beside it.
+    pub(super) of_client: Option<&'a RequestMetaObject>,
+    /// Whose call it is, so that a server that wants to can recognise it.
+    pub(super) provider_key: &'a str,
+    pub(super) transaction: &'a str,
+}
+
+impl Asked<'_> {
+    /// What we say ourselves.
+    pub(super) fn ours(&self) -> [(&'static str, &str); 2] {
+        [(IDEMPOTENCY_KEY, self.provider_key), (TRANSACTION, self.transaction)]
+    }
+
+    /// The same for rmcp, which is not to read its answer.
+    fn request(&self) -> ClientRequest {
+        let params = CallToolRequestParams::new(self.name.to_owned()).with_arguments(self.arguments.clone());
+        let mut request = CallToolRequest::new(params);
+        (request.params.input_responses, request.params.request_state) = self.again.clone();
+        request.extensions.insert(AsItCame);
+        request.into()
+    }
+
+    fn meta(&self) -> RequestMetaObject {
+        let mut meta = self.of_client.cloned().unwrap_or_default();
+        for (name, value) in self.ours() {
+            meta.0.insert(name.to_owned(), value.into());
+        }
+        meta
+    }
+}
+
+/// What of a client's `_meta` is for the server, and what we say.
 fn carried(meta: RequestMetaObject) -> RequestMetaObject {
     let mut meta = meta;
-    meta.0.retain(|name, _| {
-        let ours = name.starts_with("io.countersign/") && !KEPT.contains(&name.as_str());
-        !ours && name != "progressToken" && !name.starts_with("io.modelcontextprotocol/")
-    });
+    meta.0.retain(|name, _| is_carried(name) || KEPT.contains(&name.as_str()));
     meta
 }
 
+/// Whether a member of a client's `_meta` is for the server: not what is between the client and us.
+pub(super) fn is_carried(name: &str) -> bool {
+    !is_ours(name) && name != "progressToken" && !name.starts_with("io.modelcontextprotocol/")
+}
+
 /// What we say ourselves of a call.
-pub(super) const IDEMPOTENCY_KEY: &str = "io.countersign/provider-key";
-pub(super) const TRANSACTION: &str = "io.countersign/transaction";
+const IDEMPOTENCY_KEY: &str = "io.countersign/provider-key";
+const TRANSACTION: &str = "io.countersign/transaction";
 const KEPT: [&str; 2] = [IDEMPOTENCY_KEY, TRANSACTION];
 
 /// A session of which nothing was heard for so long may be over.
@@ -473,6 +540,10 @@ const QUIET: Duration = Duration::from_secs(5);
 
 /// How long a server may take for what is only said to it, and one that is told to give up may still answer.
 pub(super) const GRACE: Duration = Duration::from_millis(500);
+
+fn unreadable() -> Fault {
+    Fault::Lost(Doubt::NotUnderstood, UNREADABLE.to_owned())
+}
 
 fn fault(error: ServiceError) -> Fault {
     let (how, why) = match error {

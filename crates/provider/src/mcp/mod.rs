@@ -30,7 +30,10 @@ mod listed;
 mod ours;
 mod paced;
 mod party;
+mod pipes;
+mod post;
 mod relay;
+mod said;
 mod server;
 mod tool;
 

@@ -11,7 +11,7 @@ use rmcp::model::{
     ClientCapabilities, Implementation, InputRequests, InputResponses, ProgressToken, RequestId,
     RequestMetaObject, ServerNotification,
 };
-use serde_json::Value;
+use serde_json::value::RawValue;
 use tokio_util::sync::CancellationToken;
 
 use super::link::Use;
@@ -117,7 +117,7 @@ pub struct Seat {
     pub(super) tie: Tie,
     /// What the client answers without having been asked.
     answers: Option<InputResponses>,
-    answer: Mutex<Option<Value>>,
+    answer: Mutex<Option<Box<RawValue>>>,
     error: Mutex<Option<ErrorData>>,
     when_abandoned: Mutex<Option<Then>>,
     link: Mutex<Option<Use>>,
@@ -210,8 +210,8 @@ impl Seat {
         self.answers.clone()
     }
 
-    /// What the server answered last, if it did while this client waited.
-    pub fn take_answer(&self) -> Option<Value> {
+    /// What the server answered last, as it came, if it did while this client waited.
+    pub fn take_answer(&self) -> Option<Box<RawValue>> {
         lock(&self.answer).take()
     }
 
@@ -224,8 +224,8 @@ impl Seat {
         *lock(&self.error) = Some(error);
     }
 
-    pub(super) fn put_answer(&self, answer: &Value) {
-        *lock(&self.answer) = Some(answer.clone());
+    pub(super) fn put_answer(&self, answer: Box<RawValue>) {
+        *lock(&self.answer) = Some(answer);
     }
 }
 

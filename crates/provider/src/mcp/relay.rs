@@ -8,8 +8,8 @@ use std::time::Instant;
 use futures_util::future::join_all;
 use rmcp::model::{
     ClientConfig, ClientResult, CreateMessageResult, ElicitResult, ElicitationAction, ErrorCode, ErrorData,
-    Implementation, InputRequest, ListRootsResult, ProgressToken, ProtocolVersion, RequestId,
-    ServerNotification, ServerRequest, TASKS_EXTENSION_ID,
+    GetMeta, Implementation, InputRequest, ListRootsResult, NotificationMetaObject, ProgressToken,
+    ProtocolVersion, RequestId, ServerNotification, ServerRequest, TASKS_EXTENSION_ID,
 };
 use rmcp::service::{InboundStreamOrigin, NotificationContext, RequestContext, Service};
 use rmcp::{RoleClient, model::ClientCapabilities};
@@ -53,7 +53,7 @@ pub(super) struct Exchange {
     /// Ours.
     pub(super) token: ProgressToken,
     /// What ties it to the client's own.
-    tie: Tie,
+    pub(super) tie: Tie,
     /// When the server was last heard of.
     heard: Mutex<Instant>,
     /// So many questions of the server's wait for the client.
@@ -211,7 +211,12 @@ impl Relay {
                 exchange.hear();
                 let Some(token) = exchange.tie.progress.clone() else { return };
                 progress.params.progress_token = token;
+                // Nothing else of what rmcp keeps beside it, but that is where it keeps `_meta`.
+                let meta = progress.extensions.remove::<NotificationMetaObject>();
                 progress.extensions = Default::default();
+                if let Some(meta) = meta.filter(|meta| !meta.0.is_empty()) {
+                    progress.extensions.insert(meta);
+                }
                 self.party.tell(ServerNotification::ProgressNotification(progress), exchange.tie.id.as_ref());
             }
             // Whoever waits for the answer to the question that it withdraws knows already.
@@ -311,9 +316,13 @@ impl Service<RoleClient> for Relay {
 
     async fn handle_notification(
         &self,
-        notification: ServerNotification,
-        _: NotificationContext<RoleClient>,
+        mut notification: ServerNotification,
+        mut context: NotificationContext<RoleClient>,
     ) -> Result<(), ErrorData> {
+        // rmcp takes it out with all that it keeps beside it.
+        if let Some(meta) = context.extensions.remove::<NotificationMetaObject>() {
+            *notification.get_meta_mut() = meta;
+        }
         self.under_way.begun().await;
         self.hear(notification, None);
         Ok(())

@@ -28,17 +28,15 @@ use std::time::{Duration, Instant};
 use action::{ActionId, Archetype, Tenant};
 use execution::{Call, Confirmation, Doubt, Refusal, Reply, Word};
 use futures_util::future::BoxFuture;
-use rmcp::model::{
-    CallToolRequest, CallToolRequestParams, CallToolResult, ErrorCode, ErrorData, InputResponses, JsonObject,
-    RequestMetaObject, ServerResult,
-};
+use rmcp::model::{CallToolRequestParams, ErrorCode, ErrorData, InputResponses, JsonObject};
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use super::Servers;
-use super::link::{Fault, GRACE, IDEMPOTENCY_KEY, TRANSACTION, Use};
+use super::link::{Asked, Fault, GRACE, Use};
 use super::listed::SeenTool;
 use super::party::{Leave, Party, Seat, Seats, Tie};
+use super::said::Said;
 use super::server::{MOST_ROUNDS, Server, answered, nobody};
 use crate::binding::{identity, read_capabilities};
 use crate::reader::{Mistake, Node, Table};
@@ -221,9 +219,10 @@ impl Tool {
 
     async fn carry_out(&self, call: &Call) -> Reply {
         let seat = self.seats.of(call.action_id);
-        let arguments = call.constraints.as_object().cloned().unwrap_or_default();
-        let asked = Asked { name: &self.tool, pinned: &self.pinned, arguments, on_error: self.on_error };
-        match self.ask_in_time(call, seat.as_ref(), asked).await {
+        let none = JsonObject::new();
+        let arguments = call.constraints.as_object().unwrap_or(&none);
+        let wanted = Wanted { name: &self.tool, pinned: &self.pinned, arguments, on_error: self.on_error };
+        match self.ask_in_time(call, seat.as_ref(), &wanted).await {
             // Whatever came of it, nothing is changed by it: it may be asked again.
             Reply::Lost { how, why } if self.read_only => {
                 let (server, tool, action) = (self.server.name(), &self.tool, call.action_id);
@@ -236,13 +235,13 @@ impl Tool {
     }
 
     /// Waits as long as may be waited for; then the server is told that nobody waits any more.
-    async fn ask_in_time(&self, call: &Call, seat: Option<&Arc<Seat>>, asked: Asked<'_>) -> Reply {
+    async fn ask_in_time(&self, call: &Call, seat: Option<&Arc<Seat>>, wanted: &Wanted<'_>) -> Reply {
         let left = AtomicBool::new(false);
         let of_client = seat.map(|seat| seat.tie.clone()).unwrap_or_default();
         let (by_client, given_up) = (of_client.cancelled.clone(), of_client.cancelled.child_token());
-        let leave = Some(self.leave(call, seat.cloned(), &asked));
+        let leave = Some(self.leave(call, seat.cloned(), wanted));
         let tie = Tie { cancelled: given_up.clone(), leave, ..of_client };
-        let mut asking = pin!(self.ask(call, seat.map(|seat| &**seat), asked, (&tie, &left)));
+        let mut asking = pin!(self.ask(call, seat.map(|seat| &**seat), wanted, (&tie, &left)));
         let reply = match timeout(self.server.patience(), &mut asking).await {
             Ok(reply) => reply,
             Err(_) => {
@@ -267,44 +266,51 @@ impl Tool {
         &self,
         call: &Call,
         seat: Option<&Seat>,
-        asked: Asked<'_>,
+        wanted: &Wanted<'_>,
         (tie, left): (&Tie, &AtomicBool),
     ) -> Reply {
         let party = seat.map_or_else(nobody, |seat| Arc::clone(&seat.party));
-        let Ready { link, promotes, answers_in_form } = match self.ready(seat, &party, &asked).await {
+        let Ready { link, promotes, answers_in_form } = match self.ready(seat, &party, wanted).await {
             Ok(ready) => ready,
             Err(why) => return Reply::NotSent { why },
         };
         if tie.cancelled.is_cancelled() {
             return not_sent("its caller gave it up before it was sent");
         }
-        let meta = meta_of(call, seat);
-        let mut params = CallToolRequestParams::new(asked.name.to_owned()).with_arguments(asked.arguments);
-        params.input_responses = seat.and_then(Seat::answers);
+        let transaction = call.action_id.to_string();
+        let mut asked = Asked {
+            name: wanted.name,
+            promotes,
+            arguments: wanted.arguments,
+            again: (seat.and_then(Seat::answers), None),
+            of_client: seat.map(|seat| &seat.meta),
+            provider_key: call.provider_key.as_str(),
+            transaction: &transaction,
+        };
         for round in 0..MOST_ROUNDS {
             left.store(true, Ordering::Relaxed);
-            let answer = self.exchange((&link, promotes), params.clone(), &meta, tie).await;
-            match answer {
-                Ok(ServerResult::CallToolResult(result)) => {
-                    return self.reply(call, seat, &result, asked.on_error);
-                }
-                Ok(ServerResult::InputRequiredResult(input)) => {
+            match link.0.call(&asked, tie, self.server.silence()).await {
+                Ok(said) if said.asks() => {
+                    let Some(input) = said.input() else {
+                        return lost(Doubt::NotUnderstood, "what the server asks has no form");
+                    };
                     let state = input.request_state.clone();
                     match answered(&party, input, tie).await {
                         // What was admitted was admitted for then; who answers takes their time.
                         Ok(_) if !tie.may_go_on().await => return stopped(),
-                        Ok(answers) => continue_with(&mut params, answers, state),
+                        Ok(answers) => asked.again = again(answers, state),
                         // It said itself that it has not done it, and it will not be told to.
                         Err(_) => return refused("input_required", Value::Null),
                     }
                 }
+                Ok(said) if said.is_of_tool() => return self.reply(call, seat, said, wanted.on_error),
                 Ok(_) => return lost(Doubt::NotUnderstood, "the answer is no result of a tool"),
                 Err(Fault::Refused(error)) => {
-                    let doubted = answers_in_form || asked.on_error == OnError::Doubt;
+                    let doubted = answers_in_form || wanted.on_error == OnError::Doubt;
                     return self.declined(seat, error, doubted);
                 }
                 Err(Fault::Shut(status)) => {
-                    let (server, tool) = (self.server.name(), asked.name);
+                    let (server, tool) = (self.server.name(), wanted.name);
                     tracing::warn!(
                         server,
                         tool,
@@ -329,15 +335,15 @@ impl Tool {
         &self,
         seat: Option<&Seat>,
         party: &Arc<dyn Party>,
-        asked: &Asked<'_>,
+        wanted: &Wanted<'_>,
     ) -> Result<Ready, String> {
         let began = Instant::now();
         // Exactly what it says now: between two looks at what is known it may come to say something else.
         let tools = self.server.tools().await.map_err(|error| error.to_string())?;
-        if let Some(quarantine) = held_back(&tools, asked.name, asked.pinned) {
+        if let Some(quarantine) = held_back(&tools, wanted.name, wanted.pinned) {
             return Err(format!("the tool is quarantined: {}", quarantine.as_str()));
         }
-        let seen = tools.iter().find(|seen| seen.tool.name == asked.name);
+        let seen = tools.iter().find(|seen| seen.tool.name == wanted.name);
         let link = match seat.and_then(Seat::take_link).filter(|link| link.0.is_open()) {
             Some(link) => link,
             None => self.server.known_link(party).await.map_err(|error| error.to_string())?,
@@ -351,10 +357,10 @@ impl Tool {
     }
 
     /// Asked before what a client answers is passed on: whether the call may still be gone on with.
-    fn leave(&self, call: &Call, seat: Option<Arc<Seat>>, asked: &Asked<'_>) -> Leave {
+    fn leave(&self, call: &Call, seat: Option<Arc<Seat>>, wanted: &Wanted<'_>) -> Leave {
         let (action, attempt) = (call.action_id, call.attempt);
         let (server, name, pinned) =
-            (Arc::clone(&self.server), asked.name.to_owned(), asked.pinned.to_owned());
+            (Arc::clone(&self.server), wanted.name.to_owned(), wanted.pinned.to_owned());
         Arc::new(move || {
             let (server, seat) = (Arc::clone(&server), seat.clone());
             let (name, pinned) = (name.clone(), pinned.clone());
@@ -370,29 +376,12 @@ impl Tool {
         })
     }
 
-    async fn exchange(
-        &self,
-        (link, promotes): (&Use, bool),
-        params: CallToolRequestParams,
-        meta: &RequestMetaObject,
-        tie: &Tie,
-    ) -> Result<ServerResult, Fault> {
-        let (request, silence) = (CallToolRequest::new(params), self.server.silence());
-        if promotes {
-            // Only rmcp knows which of its arguments stand in the head, and how.
-            return Box::pin(link.0.exchange(request.into(), meta.clone(), tie, silence)).await;
-        }
-        link.0.call(request, meta.clone(), tie, silence).await
-    }
-
-    fn reply(&self, call: &Call, seat: Option<&Seat>, result: &CallToolResult, on_error: OnError) -> Reply {
-        let Ok(answer) = serde_json::to_value(result) else {
-            return lost(Doubt::NotUnderstood, "the answer has no form");
-        };
+    fn reply(&self, call: &Call, seat: Option<&Seat>, said: Said, on_error: OnError) -> Reply {
+        let Said { text, value: answer } = said;
         if let Some(seat) = seat {
-            seat.put_answer(&answer);
+            seat.put_answer(text);
         }
-        match (result.is_error.unwrap_or_default(), on_error) {
+        match (answer["isError"] == true, on_error) {
             (false, _) => Reply::Confirmed(Confirmation {
                 reference: self.reference_in(&answer),
                 answer,
@@ -466,14 +455,14 @@ impl Tool {
             confirmed: done.reference,
             snapshot: done.snapshot,
         };
-        let mut arguments = match undo.arguments.fill(&values) {
+        let mut arguments: JsonObject = match undo.arguments.fill(&values) {
             Ok(Some(Value::Object(arguments))) => arguments,
             Ok(_) => JsonObject::new(),
             Err(error) => return Reply::NotSent { why: error.to_string() },
         };
         self.fit(&undo.tool, &mut arguments);
-        let asked = Asked { name: &undo.tool, pinned: &undo.pinned, arguments, on_error: OnError::Refused };
-        self.ask_in_time(call, None, asked).await
+        let (name, pinned, arguments) = (&*undo.tool, &*undo.pinned, &arguments);
+        self.ask_in_time(call, None, &Wanted { name, pinned, arguments, on_error: OnError::Refused }).await
     }
 
     /// A reference is kept as text; where the tool wants a number in its place, it is one.
@@ -508,11 +497,11 @@ struct Ready {
     answers_in_form: bool,
 }
 
-/// What is asked of a server.
-struct Asked<'a> {
+/// What a server is wanted to do.
+struct Wanted<'a> {
     name: &'a str,
     pinned: &'a str,
-    arguments: JsonObject,
+    arguments: &'a JsonObject,
     on_error: OnError,
 }
 
@@ -562,23 +551,18 @@ fn on_error(table: &Table<'_>, archetype: &Archetype) -> Result<OnError, Mistake
     }
 }
 
-/// What the server is told of the call beside its arguments: what the client says, and whose call it is, so that a server
-/// that wants to can recognise it.
-fn meta_of(call: &Call, seat: Option<&Seat>) -> RequestMetaObject {
-    let mut meta = seat.map(|seat| seat.meta.clone()).unwrap_or_default();
-    meta.0.insert(IDEMPOTENCY_KEY.to_owned(), call.provider_key.as_str().into());
-    meta.0.insert(TRANSACTION.to_owned(), call.action_id.to_string().into());
-    meta
-}
-
 /// The same call with what its server asked for.
 pub(super) fn continue_with(
     params: &mut CallToolRequestParams,
     answers: InputResponses,
     state: Option<String>,
 ) {
-    params.input_responses = Some(answers).filter(|answers| !answers.is_empty());
-    params.request_state = state;
+    (params.input_responses, params.request_state) = again(answers, state);
+}
+
+/// What is sent once more, and what goes along.
+fn again(answers: InputResponses, state: Option<String>) -> (Option<InputResponses>, Option<String>) {
+    (Some(answers).filter(|answers| !answers.is_empty()), state)
 }
 
 fn lost(how: Doubt, why: &str) -> Reply {

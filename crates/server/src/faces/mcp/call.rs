@@ -85,6 +85,7 @@ impl Face {
     fn recall(&self, inquiry: &Inquiry, (server, tool): (Arc<Server>, String), delivers: bool) -> Recall {
         let (gateway, caller) = (Arc::clone(&self.scope.gateway), Arc::clone(&inquiry.visit.caller));
         let (wants_task, wait) = (wants_task(inquiry), self.wait(inquiry));
+        let has_session = !inquiry.is_stateless;
         Box::new(move |id| {
             Box::pin(async move {
                 let (output, id) = (output_of(&server, &tool), id.to_string());
@@ -100,7 +101,7 @@ impl Face {
                     true => gateway.delivery(&caller, &id).await.ok().flatten(),
                     false => None,
                 };
-                Ok(answered(Called { replayed: true, delivery, ..called }, output.as_deref()))
+                Ok(answered(Called { replayed: true, delivery, ..called }, output.as_deref(), has_session))
             })
         })
     }
@@ -121,6 +122,7 @@ impl Face {
         let caller = Arc::clone(&inquiry.visit.caller);
         let meta = self.meta(inquiry);
         let (wants_task, wait) = (wants_task(inquiry), self.wait(inquiry));
+        let has_session = !inquiry.is_stateless;
         let (seated, answers) = (errand.seat.clone(), errand.responses.clone());
         let wants_progress = inquiry.meta.get_progress_token().is_some();
         self.have_done(inquiry, errand, move |party: Arc<dyn Party>, tie: Tie| {
@@ -158,7 +160,7 @@ impl Face {
                     Some(id) if wants_task && is_to_be_waited_for(&called) => {
                         as_task(&gateway, &caller, &id.to_string(), &called).await
                     }
-                    _ => Ok(answered(called, output.as_deref())),
+                    _ => Ok(answered(called, output.as_deref(), has_session)),
                 }
             })
         })
@@ -203,8 +205,8 @@ impl Waiting {
 }
 
 /// What the client has of a call that has an outcome, or still none.
-fn answered(mut called: Called, output: Option<&Output>) -> Answered {
-    let result = ServerResult::CallToolResult(told::outcome(&mut called, output));
+fn answered(mut called: Called, output: Option<&Output>, has_session: bool) -> Answered {
+    let result = ServerResult::CallToolResult(told::outcome(&mut called, output, has_session));
     let came_to_nothing = called.kind == NO_EFFECT;
     let waits_at = called.waits_at.zip(called.action_id);
     Answered { result, owed: called.delivery, came_to_nothing, waits_at }

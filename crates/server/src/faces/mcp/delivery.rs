@@ -19,6 +19,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::lock;
+use super::verbatim::unpacked;
 use crate::socket::Peer;
 
 /// What is delivered with the answer to one request.
@@ -245,6 +246,7 @@ impl<B: Body<Data = Bytes> + Unpin> Stream for Watched<B> {
                 return Poll::Ready(Some(Err(std::io::Error::other("an answer broke off"))));
             };
             if let Ok(bytes) = frame.into_data() {
+                let bytes = unpacked(bytes);
                 self.slot.see(&bytes);
                 return Poll::Ready(Some(Ok(bytes)));
             }

@@ -30,6 +30,7 @@ use super::door::{CALL, Message};
 use super::face::{self, Face};
 use super::inquiry::{Inquiry, unknown};
 use super::mail::{Letter, Mail};
+use super::verbatim;
 use super::visit::Visit;
 
 pub(super) type Body = UnsyncBoxBody<Bytes, Infallible>;
@@ -165,7 +166,7 @@ fn whole(answer: Answer, id: RequestId) -> Response<Body> {
         Ok(_) => StatusCode::OK,
         Err(error) => status_of(error.code),
     };
-    let mut response = Response::new(Full::new(bytes_of(&message(answer, id))).boxed_unsync());
+    let mut response = Response::new(Full::new(message(answer, id)).boxed_unsync());
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(JSON));
     response
@@ -212,18 +213,23 @@ fn events(first: Next, stream: Stream) -> Response<Body> {
 
 fn event(heard: Next, id: &RequestId) -> Bytes {
     let message = match heard {
-        Next::Told(message) => *message,
+        Next::Told(message) => bytes_of(&message),
         Next::Over(answer) => message(answer, id.clone()),
         Next::Nothing => return Bytes::from_static(b":\n\n"),
     };
-    [b"data: ", &*bytes_of(&message), b"\n\n"].concat().into()
+    [b"data: ", &*message, b"\n\n"].concat().into()
 }
 
-fn message(answer: Answer, id: RequestId) -> ServerJsonRpcMessage {
-    match answer {
+fn message(answer: Answer, id: RequestId) -> Bytes {
+    if let Ok(CallToolResponse::Complete(result)) = &answer
+        && let Some(message) = verbatim::text_in(result).and_then(|text| verbatim::message(&id, text))
+    {
+        return message.into();
+    }
+    bytes_of(&match answer {
         Ok(answer) => ServerJsonRpcMessage::response(ServerResult::from(answer), id),
         Err(error) => ServerJsonRpcMessage::error(error, Some(id)),
-    }
+    })
 }
 
 fn bytes_of(message: &ServerJsonRpcMessage) -> Bytes {

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!   POST, GET, DELETE ─▶ door ─▶ rmcp ─▶ face ─┬─ tools/call ─▶ gateway ─▶ told ─▶ the client, delivered once it has it all
-//!   a pair of pipes  ─▶ lines ──┘        ▲    └─ the rest ───▶ the server it is for, and back unharmed
+//!   a pair of pipes  ─▶ lines ──┘        ▲    └─ the rest ───▶ the server it is for, and back
 //!   a call without a session, by the door and direct
 //! ```
 //!
@@ -45,6 +45,7 @@ mod slips;
 mod stdio;
 mod tasks;
 mod told;
+mod verbatim;
 mod visit;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -68,7 +68,8 @@ async fn status(gateway: &Arc<Gateway>, caller: &Caller, id: &str) -> Result<Cal
     let called = gateway.called(caller, id).await?;
     let mut said = told::brief(&called);
     let mut content = vec![ContentBlock::text(told::sentence(&called))];
-    let answer = called.answer.map(told::foreign).unwrap_or_default();
+    let answer = called.answer.and_then(|answer| serde_json::from_str(answer.get()).ok());
+    let answer = answer.map(told::foreign).unwrap_or_default();
     content.push(ContentBlock::text(said.to_string()));
     if let (Ok(read), Some(members)) = (CallToolResult::deserialize(&answer), said.as_object_mut()) {
         // Foreign, as any result of its tool is.

@@ -95,8 +95,12 @@ impl Face {
     /// What of a client's `_meta` goes along, and what a session said once for all its requests. What is said in our name to a
     /// server we say ourselves.
     pub(super) fn meta(&self, inquiry: &Inquiry) -> RequestMetaObject {
-        let mut meta = inquiry.meta.clone();
-        meta.0.retain(|name, _| !is_ours(name));
+        let all = inquiry.meta.0.iter().filter(|(name, _)| !is_ours(name) && !is_of_protocol(name));
+        let mut meta = RequestMetaObject::default();
+        all.for_each(|(name, value)| drop(meta.0.insert(name.clone(), value.clone())));
+        if let Some(level) = inquiry.meta.log_level() {
+            meta.set_log_level(level);
+        }
         if let Some(level) = self.session().and_then(|session| *lock(&session.level)) {
             meta.set_log_level(level);
         }
@@ -262,6 +266,11 @@ impl Face {
         let (seat, recall, is_joined) = (None, None, false);
         Ok(Errand { bound, shelf, owner, responses, state, seat, recall, is_joined, able, input })
     }
+}
+
+/// Whether a member of `_meta` says who asks, and how, which each link says for itself.
+fn is_of_protocol(name: &str) -> bool {
+    name.starts_with("io.modelcontextprotocol/")
 }
 
 /// What the client answers without having been asked by us its server may know what to do with.

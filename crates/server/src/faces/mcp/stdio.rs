@@ -23,6 +23,7 @@ use super::door::{CALL, LISTEN, MOST_BYTES, Message, asked_already};
 use super::face::Face;
 use super::listen::{Opened, must_be_bearable};
 use super::scope::Scope;
+use super::verbatim::unpacked;
 use super::visit::Visit;
 use super::{Mcp, lock};
 
@@ -314,7 +315,7 @@ async fn write<W: AsyncWrite + Unpin>(
     message: &ServerJsonRpcMessage,
     slot: Option<&Slot>,
 ) -> io::Result<()> {
-    let mut line = serde_json::to_vec(message)?;
+    let mut line: Vec<u8> = unpacked(serde_json::to_vec(message)?.into()).into();
     line.push(b'\n');
     let mut output = output.lock().await;
     output.write_all(&line).await?;

@@ -15,6 +15,7 @@ use super::call::output_of;
 use super::delivery::Owed;
 use super::face::Face;
 use super::told;
+use super::verbatim::text_in;
 use super::visit::Visit;
 
 type Context = RequestContext<RoleServer>;
@@ -34,7 +35,11 @@ impl Face {
             (None, Some(code)) if code == Code::Cancelled.as_str() => TaskPayload::Cancelled,
             _ => {
                 let output = self.output_of_task(caller, id).await?;
-                let result = serde_json::to_value(told::outcome(&mut called, output.as_deref()));
+                let result = told::outcome(&mut called, output.as_deref(), false);
+                let result = match text_in(&result) {
+                    Some(text) => serde_json::from_str(text),
+                    None => serde_json::to_value(&result),
+                };
                 let Ok(Value::Object(result)) = result else {
                     return Err(ErrorData::internal_error("the result has no form", None));
                 };

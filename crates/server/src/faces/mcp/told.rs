@@ -5,23 +5,31 @@ use std::borrow::Cow;
 use gateway::upstream::{Output, strike_ours};
 use gateway::{Called, CalledKind, Code, Error, Kind};
 use rmcp::model::{CallToolResult, ContentBlock, ErrorCode, ErrorData, MetaObject, ResultType};
+use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Map, Value, json};
 
+use super::verbatim::{Members, as_it_came};
 use crate::errors;
 use crate::fault;
 
-/// What became of a call, of which its server may declare what form the answer has; its answer is taken out of it.
-pub(super) fn outcome(called: &mut Called, output: Option<&Output>) -> CallToolResult {
-    let answer = called.answer.take().map(foreign).and_then(|answer| serde_json::from_value(answer).ok());
-    let mut result: CallToolResult = match answer {
-        Some(answer) if called.waits().is_some() => unsettled(called, answer, output.is_some()),
-        Some(answer) if output.is_some_and(|output| is_otherwise(output, &answer)) => unheld(answer),
-        Some(answer) => answer,
+/// What became of a call, of which its server may declare what form the answer has; its answer is taken out of it. For clients
+/// with a session in the form that they know.
+pub(super) fn outcome(called: &mut Called, output: Option<&Output>, has_session: bool) -> CallToolResult {
+    let answer = called.answer.take().and_then(clean);
+    let members = answer.as_deref().and_then(|answer| serde_json::from_str::<Members<'_>>(answer.get()).ok());
+    let mut result = match &members {
+        Some(members) if called.waits().is_some() => unsettled(called, members, output.is_some()),
+        Some(members) if output.is_some_and(|output| is_otherwise(output, members)) => unheld(members),
+        Some(members) => match members.with(&marks(called), has_session) {
+            Some(text) => return as_it_came(text),
+            None => members.read(),
+        },
         None => in_words(called, output.is_some()),
     };
     // Servers before 2026-07-28 do not say so; rmcp leaves it out again for clients that do not know it.
     result.result_type.get_or_insert(ResultType::COMPLETE);
-    mark(called, result.meta.get_or_insert_default());
+    let meta = result.meta.get_or_insert_default();
+    marks(called).into_iter().for_each(|(name, value)| drop(meta.0.insert(name.to_owned(), value)));
     result
 }
 
@@ -36,6 +44,16 @@ pub(super) fn error_of(mut kept: Value) -> Option<ErrorData> {
 pub(super) fn foreign(mut answer: Value) -> Value {
     strike_ours(&mut answer);
     answer
+}
+
+/// The same of a text, which stays as it is where there is nothing to be struck.
+fn clean(answer: Box<RawValue>) -> Option<Box<RawValue>> {
+    // A name may be written with escapes.
+    if !["io.countersign", "\\u", "\\/"].iter().any(|it| answer.get().contains(it)) {
+        return Some(answer);
+    }
+    let mut value = serde_json::from_str(answer.get()).ok()?;
+    if strike_ours(&mut value) { to_raw_value(&value).ok() } else { Some(answer) }
 }
 
 /// Why a request became no action.
@@ -83,9 +101,9 @@ fn in_words(called: &Called, has_output: bool) -> CallToolResult {
 
 /// How a call stands of which the server's answer does not say what became of it. In our words first: whoever reads only that a
 /// tool failed tries another way to the same effect.
-fn unsettled(called: &Called, answer: CallToolResult, has_output: bool) -> CallToolResult {
+fn unsettled(called: &Called, answer: &Members<'_>, has_output: bool) -> CallToolResult {
     let mut result = denied(sentence(called).to_owned(), brief(called), has_output);
-    result.content.extend(answer.content);
+    result.content.extend(answer.content());
     result
 }
 
@@ -97,21 +115,21 @@ pub(super) fn without_receipt(called: &Called) -> CallToolResult {
 }
 
 /// Whether an answer is not of the form that its server declares.
-fn is_otherwise(output: &Output, answer: &CallToolResult) -> bool {
-    if answer.is_error == Some(true) {
+fn is_otherwise(output: &Output, answer: &Members<'_>) -> bool {
+    if answer.get("isError") == Some("true") {
         return false;
     }
-    answer.structured_content.as_ref().is_none_or(|content| output.excludes(content))
+    let content = answer.get("structuredContent").and_then(|content| serde_json::from_str(content).ok());
+    content.is_none_or(|content: Value| output.excludes(&content))
 }
 
 /// The same as an error. Clients throw it away as it is, and whoever hears nothing of an effect has it made once more.
-fn unheld(answer: CallToolResult) -> CallToolResult {
+fn unheld(answer: &Members<'_>) -> CallToolResult {
     let text = "The call was carried out and confirmed: do not make it again. What its server answered, which follows, is \
                 not of the form that the server declares.";
-    let mut result = answer;
-    result.content.insert(0, ContentBlock::text(text));
-    result.structured_content = None;
-    result.is_error = Some(true);
+    let mut result = CallToolResult::error(vec![ContentBlock::text(text)]);
+    result.content.extend(answer.content());
+    result.meta = answer.get("_meta").and_then(|meta| serde_json::from_str(meta).ok());
     result
 }
 
@@ -128,17 +146,19 @@ fn denied(sentence: String, body: Value, has_output: bool) -> CallToolResult {
     result
 }
 
-/// What every result says of its action.
-fn mark(called: &Called, meta: &mut MetaObject) {
+/// What every result says of its action, in its `_meta`.
+fn marks(called: &Called) -> Vec<(&'static str, Value)> {
+    let mut marks = Vec::new();
     if let Some(id) = called.action_id {
-        meta.0.insert(TRANSACTION.to_owned(), id.to_string().into());
+        marks.push((TRANSACTION, id.to_string().into()));
     }
     if let (Some(id), Some(url)) = (called.body["receipt_id"].as_str(), called.body["receipt_url"].as_str()) {
-        meta.0.insert(RECEIPT.to_owned(), json!({ "id": id, "url": url }));
+        marks.push((RECEIPT, json!({ "id": id, "url": url })));
     }
     if called.replayed {
-        meta.0.insert(REPLAYED.to_owned(), true.into());
+        marks.push((REPLAYED, true.into()));
     }
+    marks
 }
 
 /// The outcome in the few members that a model can do something with. All words are ours, but for `untrusted_text`.
@@ -315,6 +335,7 @@ const LONGEST_UNTRUSTED: usize = 500;
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use super::super::verbatim::text_in;
     use super::*;
 
     #[test]
@@ -349,7 +370,7 @@ mod tests {
         let content = json!([{"type": "resource", "resource": resource, "_meta": meta}]);
         let own = json!({"_meta": meta});
         let answer = json!({"content": content, "structuredContent": own, "_meta": meta});
-        let told = serde_json::to_value(outcome(&mut executed(Some(answer)), None)).unwrap();
+        let told = shown(&outcome(&mut executed(Some(answer)), None, false));
         let block = &told["content"][0];
         for meta in [&told["_meta"], &block["_meta"], &block["resource"]["_meta"]] {
             assert_eq!(*meta, json!({"shop/till": 3}), "{told}");
@@ -357,8 +378,17 @@ mod tests {
         assert_eq!(told["structuredContent"], own, "it is the server's, and held against its schema");
     }
 
+    /// A result as its client has it.
+    fn shown(result: &CallToolResult) -> Value {
+        match text_in(result) {
+            Some(text) => serde_json::from_str(text).unwrap(),
+            None => serde_json::to_value(result).unwrap(),
+        }
+    }
+
     /// A call, and what its server answered.
     fn called(kind: CalledKind, answer: Option<Value>) -> Called {
+        let answer = answer.map(|answer| to_raw_value(&answer).unwrap());
         let body = json!({ "kind": kind.as_str() });
         Called {
             action_id: None,
@@ -383,7 +413,8 @@ mod tests {
         let kinds = Kind::ALL.into_iter().map(CalledKind::Outcome).chain([CalledKind::InFlight]);
         for kind in kinds {
             let mut called = called(kind, Some(failed.clone()));
-            let result = outcome(&mut called, None);
+            let result: CallToolResult =
+                serde_json::from_value(shown(&outcome(&mut called, None, false))).unwrap();
             let texts: Vec<&str> = result.content.iter().map(|it| &*it.as_text().unwrap().text).collect();
             if called.waits().is_none() {
                 assert_eq!(texts, ["card declined"], "{kind:?}");
@@ -401,14 +432,14 @@ mod tests {
         let output =
             json!({"type": "object", "properties": {"lines": {"type": "integer"}}, "required": ["lines"]});
         let output = &Output::of(output.as_object().unwrap().clone().into());
-        let told = |answer: Value| outcome(&mut executed(Some(answer)), Some(output));
+        let told = |answer: Value| outcome(&mut executed(Some(answer)), Some(output), false);
         let answer = |more: Value| {
             let mut answer = json!({"content": [{"type": "text", "text": "many"}]});
             answer.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
             answer
         };
         for kept in [json!({"structuredContent": {"lines": 1}}), json!({"isError": true})] {
-            let as_it_is = serde_json::to_value(told(answer(kept.clone()))).unwrap();
+            let as_it_is = shown(&told(answer(kept.clone())));
             assert_eq!(as_it_is["content"], json!([{"type": "text", "text": "many"}]));
             kept.as_object().unwrap().iter().for_each(|(name, value)| assert_eq!(as_it_is[name], *value));
         }
@@ -419,7 +450,7 @@ mod tests {
             assert!(texts[0].starts_with("The call was carried out and confirmed: do not"), "{texts:?}");
             assert_eq!(texts[1..], ["many"]);
         }
-        let lost = [Some(output), None].map(|output| outcome(&mut executed(None), output).is_error);
+        let lost = [Some(output), None].map(|output| outcome(&mut executed(None), output, false).is_error);
         assert_eq!(lost, [Some(true), Some(false)], "clients want an answer in that form, or an error");
     }
 

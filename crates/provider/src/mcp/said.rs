@@ -1,0 +1,232 @@
+//! What a server answered, as it came.
+//!
+//! rmcp reads an answer into forms of its own and drops what they do not have. So it is kept as a text, beside which there is
+//! what it says, for whoever has to know that: the text is what its client gets.
+
+use std::cell::Cell;
+use std::fmt;
+use std::sync::Arc;
+
+use rmcp::model::{CustomResult, InputRequiredResult, ServerResult};
+use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_json::value::{RawValue, to_raw_value};
+use serde_json::{Map, Value};
+
+use crate::secrets::Secret;
+
+/// A result of a server's.
+#[derive(Debug)]
+pub(super) struct Said {
+    /// On one line.
+    pub(super) text: Box<RawValue>,
+    /// The same as far as numbers have a place in it.
+    pub(super) value: Value,
+}
+
+impl Said {
+    /// That of a text. Nothing, if it cannot be held.
+    pub(super) fn of(text: &RawValue) -> Option<Said> {
+        let twice = Cell::new(false);
+        let value = Whole { twice: &twice }.deserialize(text).ok()?;
+        // Of a member that is there twice nobody knows which one counts, so what was looked at is what is passed on.
+        let text = if twice.get() { to_raw_value(&value).ok()? } else { on_one_line(text)? };
+        Some(Said { text, value })
+    }
+
+    /// What a transport of ours has handed on through rmcp (see [`unread`]), or what rmcp has read.
+    pub(super) fn of_result(result: ServerResult) -> Option<Said> {
+        match result {
+            ServerResult::CustomResult(CustomResult(Value::String(text))) => {
+                Said::of(serde_json::from_str(&text).ok()?)
+            }
+            read => Said::of(&*to_raw_value(&read).ok()?),
+        }
+    }
+
+    /// The same without what the server was told in confidence.
+    pub(super) fn without(mut self, secrets: &[Arc<Secret>]) -> Option<Said> {
+        // Every one of them: the first that is found must not hide the next.
+        let struck = secrets.iter().filter(|secret| secret.strike_from_json(&mut self.value)).count();
+        if struck > 0 {
+            self.text = to_raw_value(&self.value).ok()?;
+        }
+        Some(self)
+    }
+
+    /// In a form. Nothing, if it has another one.
+    pub(super) fn read<T: DeserializeOwned>(self) -> Option<T> {
+        serde_json::from_value(self.value).ok()
+    }
+
+    /// Whether its server asks something first.
+    pub(super) fn asks(&self) -> bool {
+        self.value["resultType"] == "input_required"
+    }
+
+    /// What it asks; nothing, if that has no form.
+    pub(super) fn input(self) -> Option<InputRequiredResult> {
+        self.read()
+    }
+
+    /// Whether it can be the result of a tool, whatever it says beside that: clients throw away what has not this form.
+    pub(super) fn is_of_tool(&self) -> bool {
+        let Some(members) = self.value.as_object() else { return false };
+        let is_or_absent =
+            |name: &str, is: fn(&Value) -> bool| members.get(name).is_none_or(|it| it.is_null() || is(it));
+        let says_something =
+            ["content", "structuredContent", "isError"].iter().any(|it| members.contains_key(*it));
+        let is_complete = members.get("resultType").is_none_or(|it| it.is_null() || it == "complete");
+        let blocks = members.get("content").and_then(Value::as_array);
+        says_something
+            && is_complete
+            && is_or_absent("content", Value::is_array)
+            && is_or_absent("isError", Value::is_boolean)
+            && is_or_absent("_meta", Value::is_object)
+            && blocks.is_none_or(|blocks| blocks.iter().all(is_block))
+    }
+}
+
+/// A result on its way through rmcp, which finds no form of its own in a text, and so leaves it as it is.
+pub(super) fn unread(text: &RawValue) -> ServerResult {
+    ServerResult::CustomResult(CustomResult(Value::String(text.get().to_owned())))
+}
+
+/// Whether this is a piece of content; of a kind that is not known, it may have any form.
+fn is_block(block: &Value) -> bool {
+    let is_text = |of: &Value, name: &str| of[name].is_string();
+    match block["type"].as_str() {
+        Some("text") => is_text(block, "text"),
+        Some("image" | "audio") => is_text(block, "data") && is_text(block, "mimeType"),
+        Some("resource") => is_text(&block["resource"], "uri"),
+        Some("resource_link") => is_text(block, "uri") && is_text(block, "name"),
+        kind => kind.is_some(),
+    }
+}
+
+/// Lines divide messages over pipes and in streams of events; within a message they are only space.
+fn on_one_line(text: &RawValue) -> Option<Box<RawValue>> {
+    let is_end = |character| matches!(character, '\n' | '\r');
+    if !text.get().contains(is_end) {
+        return Some(text.to_owned());
+    }
+    RawValue::from_string(text.get().replace(is_end, " ")).ok()
+}
+
+/// Reads a value, and sees whether any member is there twice.
+#[derive(Clone, Copy)]
+struct Whole<'a> {
+    twice: &'a Cell<bool>,
+}
+
+impl<'de> DeserializeSeed<'de> for Whole<'_> {
+    type Value = Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<Value, D::Error> {
+        from.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Whole<'_> {
+    type Value = Value;
+
+    fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("any value")
+    }
+
+    fn visit_bool<E>(self, it: bool) -> Result<Value, E> {
+        Ok(it.into())
+    }
+
+    fn visit_i64<E>(self, it: i64) -> Result<Value, E> {
+        Ok(it.into())
+    }
+
+    fn visit_u64<E>(self, it: u64) -> Result<Value, E> {
+        Ok(it.into())
+    }
+
+    fn visit_f64<E>(self, it: f64) -> Result<Value, E> {
+        Ok(it.into())
+    }
+
+    fn visit_str<E>(self, it: &str) -> Result<Value, E> {
+        Ok(it.into())
+    }
+
+    fn visit_string<E>(self, it: String) -> Result<Value, E> {
+        Ok(it.into())
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
+        let mut all = Vec::new();
+        while let Some(item) = items.next_element_seed(self)? {
+            all.push(item);
+        }
+        Ok(Value::Array(all))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Value, A::Error> {
+        let mut all = Map::new();
+        while let Some(name) = members.next_key::<String>()? {
+            if all.insert(name, members.next_value_seed(self)?).is_some() {
+                self.twice.set(true);
+            }
+        }
+        Ok(Value::Object(all))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn said(text: &str) -> Option<Said> {
+        Said::of(serde_json::from_str(text).unwrap())
+    }
+
+    #[test]
+    fn a_text_is_kept_as_it_came_on_one_line() {
+        let text = "{\"n\": 1180591620717411303425,\n \"x\":\t[1.0, 1e2, null, \"a\\nb\"]}";
+        let said = said(text).unwrap();
+        assert_eq!(said.text.get(), text.replace('\n', " "));
+        assert_eq!(said.value["x"][3], "a\nb");
+    }
+
+    #[test]
+    fn of_a_member_that_is_there_twice_one_is_left_however_deep_it_lies() {
+        let said = said(r#"{"a":[{"_meta":{"io.countersign/outcome":1},"_meta":{}}]}"#).unwrap();
+        assert_eq!(said.text.get(), r#"{"a":[{"_meta":{}}]}"#);
+        assert!(self::said(&format!("{}{}", "[".repeat(500), "]".repeat(500))).is_none());
+    }
+
+    #[test]
+    fn a_result_of_a_tool_may_say_more_and_not_less() {
+        for right in [
+            r#"{"content":[{"type":"text","text":"a","x":1},{"type":"hologram"}],"y":{}}"#,
+            r#"{"content":[],"isError":true,"_meta":null,"resultType":"complete"}"#,
+            r#"{"structuredContent":null}"#,
+            r#"{"content":[{"type":"resource","resource":{"uri":"a:b"}},{"type":"audio","data":"","mimeType":"a/b"}]}"#,
+        ] {
+            assert!(said(right).unwrap().is_of_tool(), "{right}");
+        }
+        for wrong in [
+            "[]",
+            "{}",
+            r#"{"_meta":{}}"#,
+            r#"{"content":{}}"#,
+            r#"{"content":[{"text":"a"}]}"#,
+            r#"{"content":[{"type":"text"}]}"#,
+            r#"{"content":[{"type":"image","data":""}]}"#,
+            r#"{"content":[],"isError":"no"}"#,
+            r#"{"content":[],"_meta":[]}"#,
+            r#"{"content":[],"resultType":"task"}"#,
+        ] {
+            assert!(!said(wrong).unwrap().is_of_tool(), "{wrong}");
+        }
+    }
+}
