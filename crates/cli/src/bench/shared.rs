@@ -89,13 +89,14 @@ fn run(place: &Place, folder: &Path, effort: &Effort, name: &str, gateways: usiz
     }
     let first = running.first().ok_or_else(|| Error::new("no gateway was to be measured"))?;
     let requests = first.requests(sample::PAYMENT, MANDATES)?;
-    let connections = CONNECTIONS / gateways;
-    let plan = |number: u64, address| Plan {
+    // As many in all as one gateway has.
+    let plan = |(number, serial): (usize, u64), address| Plan {
         warm_up_ms: warm_up_ms(effort),
-        first_serial: number * APART,
-        ..Plan::of(address, connections, effort.until, requests.clone())
+        first_serial: serial,
+        ..Plan::of(address, (CONNECTIONS + number) / gateways, effort.until, requests.clone())
     };
-    let plans: Vec<Plan> = (0..).zip(&running).map(|(number, it)| plan(number, it.server.address)).collect();
+    let numbered = (0..).zip((0..).step_by(APART)).zip(&running);
+    let plans: Vec<Plan> = numbered.map(|(number, it)| plan(number, it.server.address)).collect();
     let loads = std::thread::scope(|scope| {
         let mut started = Vec::with_capacity(gateways);
         for (plan, id) in plans.iter().zip(running.iter().map(|it| it.server.id())) {
@@ -104,11 +105,12 @@ fn run(place: &Place, folder: &Path, effort: &Effort, name: &str, gateways: usiz
         let broke_off = |_| Err(Error::new("a load client broke off"));
         started.into_iter().map(|it| it.join().unwrap_or_else(broke_off)).collect::<Result<Vec<_>>>()
     })?;
-    let all = loads.iter().map(|load| Run::of(name.to_owned(), connections, load, None));
+    let loads = plans.iter().zip(&loads);
+    let all = loads.map(|(plan, load)| Run::of(name.to_owned(), plan.connections, load, None));
     all.reduce(Run::and).ok_or_else(|| Error::new("nothing was measured"))
 }
 
 const CONNECTIONS: usize = 64;
 const MANDATES: usize = 256;
 /// Between the numbers of the requests that each gateway is sent: more than any run has.
-const APART: u64 = 1_000_000_000;
+const APART: usize = 1_000_000_000;

@@ -211,8 +211,10 @@ async fn ends(db: &Db, actions: impl Iterator<Item = &ActionId>) -> Done<HashMap
     if actions.is_empty() {
         return Ok(HashMap::new());
     }
-    let sql = "SELECT a.id, a.expires, f.until, f.owner IS NOT NULL FROM action a
-               JOIN fate f ON f.id = a.id WHERE a.id = ANY($1::bytea[])";
+    // One by one: a plan that is made while there are few rows would join whole tables, and go on doing so when there are many.
+    let sql = "SELECT w.id, s.* FROM unnest($1::bytea[]) w (id) CROSS JOIN LATERAL (
+               SELECT a.expires, f.until, f.owner IS NOT NULL FROM action a JOIN fate f ON f.id = a.id
+               WHERE a.id = w.id OFFSET 0) s";
     let rows = many(db, sql, &[&actions]).await?;
     let goes_on = |row: &Row| -> Done<GoesOn> {
         Ok(GoesOn { expires_ms: get(row, 1)?, until_ms: get(row, 2)?, in_hand: get(row, 3)? })
