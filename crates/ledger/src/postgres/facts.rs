@@ -10,6 +10,7 @@ use deadpool_postgres::Object;
 use mandate::Account;
 use tokio::join;
 use tokio::sync::{Semaphore, mpsc};
+use tokio::time::sleep;
 use tokio_postgres::Row;
 
 use super::load::account_at;
@@ -107,11 +108,21 @@ impl Asked {
 /// alone.
 pub(super) async fn answer(shared: Arc<Shared>, mut asked: mpsc::Receiver<Waiting>) {
     let places = Arc::new(Semaphore::new(AT_ONCE));
-    let mut taken = Vec::new();
+    let (mut taken, mut last) = (Vec::new(), 0);
     while let Ok(place) = Arc::clone(&places).acquire_owned().await {
         if asked.recv_many(&mut taken, TOGETHER).await == 0 {
             return;
         }
+        // Where many asked at once the last time more are on their way; whoever asks alone waits for nobody.
+        if last >= CROWD && taken.len() < last {
+            sleep(GATHERED).await;
+            while taken.len() < TOGETHER
+                && let Ok(more) = asked.try_recv()
+            {
+                taken.push(more);
+            }
+        }
+        last = taken.len();
         let together: Vec<Asked> = taken.drain(..).filter_map(|it| it.in_time(PATIENCE)).collect();
         if together.is_empty() {
             continue;
@@ -127,6 +138,9 @@ pub(super) async fn answer(shared: Arc<Shared>, mut asked: mpsc::Receiver<Waitin
 /// How many times at once is looked up, and for how many questions at most.
 pub(super) const AT_ONCE: usize = 2;
 const TOGETHER: usize = 128;
+/// So many questions are worth waiting for, where they came at once, and so long.
+const CROWD: usize = 3;
+const GATHERED: Duration = Duration::from_millis(1);
 /// The longest that a question waits for others to be looked up.
 const PATIENCE: Duration = Duration::from_secs(5);
 

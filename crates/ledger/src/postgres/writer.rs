@@ -101,6 +101,12 @@ const CHORES: Duration = Duration::from_secs(60);
 const DEADLINE: Duration = Duration::from_secs(15);
 /// How often a transaction is tried in whose way somebody else was.
 const TRIES: u32 = 5;
+/// So many writes are worth waiting for, where they came at once.
+const CROWD: usize = 4;
+/// They are waited for as long as this part of the last transaction took,
+const GATHERING: u32 = 3;
+/// and no longer than this.
+const GATHERED: Duration = Duration::from_millis(5);
 /// Nor is one tried again after this time: whoever waits hears that it was in vain while they still listen.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -115,6 +121,8 @@ pub(super) struct Writer {
     db: Option<Object>,
     opened: Instant,
     wrote: Instant,
+    /// How many writes were committed together the last time, and how long that took.
+    last: (usize, Duration),
     /// Since when the database has been answering: who was silent until then may not have been able to tell.
     since: Instant,
 }
@@ -161,9 +169,19 @@ impl Writer {
             durability: durability.into(),
         });
         let opened = Instant::now();
-        let (db, wrote, since) = (Some(db), opened, opened);
-        let mut writer =
-            Writer { access, shared: Arc::clone(&shared), pool, heard, replica, db, opened, wrote, since };
+        let (db, wrote, since, last) = (Some(db), opened, opened, (0, Duration::ZERO));
+        let mut writer = Writer {
+            access,
+            shared: Arc::clone(&shared),
+            pool,
+            heard,
+            replica,
+            db,
+            opened,
+            wrote,
+            last,
+            since,
+        };
         // Its chain begins with this, which also shows that the store can be written.
         if let Err(failure) = writer.transaction(&mut Work::default()).await {
             writer.lost(&failure).await;
@@ -200,11 +218,28 @@ impl Writer {
                     if count == 0 {
                         break;
                     }
+                    self.gather(&mut queue, &mut taken).await;
                     self.commit(Work::of(taken.drain(..))).await;
                 }
             }
         }
         self.leave().await;
+    }
+
+    /// Waits a little for who comes next, where many came at once the last time and fewer are there now: most of what a
+    /// transaction costs the database is the same for one write as for fifty, and those who were answered by the last one are
+    /// on their way back. Whoever comes alone waits for nobody.
+    async fn gather(&self, queue: &mut mpsc::Receiver<Write>, taken: &mut Vec<Write>) {
+        let (many, took) = self.last;
+        if taken.len() >= many || many < CROWD {
+            return;
+        }
+        sleep((took / GATHERING).min(GATHERED)).await;
+        while taken.len() < self.access.batch
+            && let Ok(write) = queue.try_recv()
+        {
+            taken.push(write);
+        }
     }
 
     /// Tells the others that it is gone, if it can.
@@ -301,6 +336,7 @@ impl Writer {
         match self.attempt(&mut work).await {
             Ok(made) => {
                 self.wrote = Instant::now();
+                self.last = (count, started.elapsed());
                 self.count(count, started.elapsed());
                 self.is_well();
                 self.answer(work, made);
