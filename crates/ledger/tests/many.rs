@@ -735,7 +735,7 @@ fn what_is_long_open_stays_the_turn_of_one_of_them() {
     let ids: BTreeSet<ActionId> =
         (0..24).map(|number| admitted(&gateways[0], admission(&format!("k-{number}")))).collect();
     // For an hour by now, in which nothing was written of them.
-    sql(&url, &format!("UPDATE fate SET row = row - {}", 3_600_000_i64 << 12));
+    sql(&url, &format!("UPDATE fate SET state = 3, row = row - {}", 3_600_000_i64 << 12));
     let (first, last) = (now_ms() / 600_000, || now_ms() / 600_000);
     let listed: Vec<ActionId> =
         gateways.iter().flat_map(|it| wait(it.unsettled(None, 100)).unwrap().rows).map(|it| it.id).collect();

@@ -461,7 +461,7 @@ async fn what_the_store_does_not_take_is_laid_down_once_it_does() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_others_took_for_orphaned_is_not_gone_on_with_by_whoever_held_it() {
     let Some(mut market) = Market::new(Asks::ByAnswers).await else { return };
-    let (agents, store) = (market.agents(), market.street.store().await);
+    let agents = market.agents();
     let (call, unmoved) = (enrol("resolved", 1), enrol("unmoved", 1));
     let asked = agents[0].asked(&call).await;
     let asked_too = agents[0].asked(&unmoved).await;
@@ -482,7 +482,8 @@ async fn what_others_took_for_orphaned_is_not_gone_on_with_by_whoever_held_it() 
     assert_eq!(done["result"]["structuredContent"]["count"], 1, "{done}");
 
     // What nobody came back for meanwhile others take over all the same.
-    until("it is in doubt", async || market.actions(&*store, "unmoved").await[0].state == State::InDoubt)
+    let doubts = "SELECT count(*) FROM production.fate WHERE state = 3";
+    until("it is in doubt", async || market.street.cluster.sql("postgres", doubts).unwrap().trim() == "1")
         .await;
     market.street.gateway(0).signal("-CONT");
     market.street.house.until_logged("others took it for gone").await;
@@ -492,6 +493,8 @@ async fn what_others_took_for_orphaned_is_not_gone_on_with_by_whoever_held_it() 
     // It was not sent what its client answered, and that it has no effect is certain by that.
     let late = agents[0].call(&answered(&unmoved, &asked_too, "ann")).await;
     assert_eq!(late["result"]["structuredContent"]["reasons"], json!(["stopped"]), "{late}");
+    // Whoever has the store open has a share of what is open, and this one looks after nothing.
+    let store = market.street.store().await;
     let [action] = market.actions(&*store, "unmoved").await.try_into().unwrap();
     assert_eq!((action.state, market.tools.count("unmoved")), (State::Failed, 0), "{late}");
     market.until_the_shelf_is_empty().await;

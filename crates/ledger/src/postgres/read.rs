@@ -6,6 +6,7 @@ use action::{ActionId, Subject, Tenant};
 use sha2::{Digest, Sha256};
 use tokio_postgres::Row;
 
+use super::replica::{EPOCH_MS, NUMBER_BITS};
 use super::sql::{
     Db, Done, Failure, Values, bytes, count, environment, get, id, lines, many, maybe_state, maybe_text,
     most, one, state, state_code, subject, tenant, text, unpacked,
@@ -161,9 +162,16 @@ fn turn_of_due(late: &str) -> String {
     format!("({} OR {late})", turn("0"))
 }
 
+/// Of `fate f`: it is marked sent, and nothing was written of it for so long. What nobody has taken for doubt by then is everybody's:
+/// whoever's turn it is may be one that looks after nothing. Numbers of entries are times.
+fn is_let_lie() -> String {
+    let late = format!("({CLOCK} - {LATE_MS} - {EPOCH_MS}) << {NUMBER_BITS}");
+    format!("f.state = 2 AND greatest(f.row, coalesce(f.moved, 0), coalesce(f.outcome, 0)) < {late}")
+}
+
 /// After so many milliseconds it is another's turn. Whoever has it anew asks more often at first, so it is not to be soon.
 const PASSED_ON_MS: i64 = 600_000;
-/// After so many milliseconds what is due is everybody's turn.
+/// After so many milliseconds what is due, or was only sent, is everybody's turn.
 const LATE_MS: i64 = 30_000;
 
 /// Actions of every tenant whose fates are these, oldest first: those of which it is the turn of process `$1`, unless another is
@@ -179,7 +187,8 @@ async fn of_fate(db: &Db, fates: &str, turn: &str, values: Values<'_>, limit: u3
 
 pub(super) async fn unsettled(db: &Db, me: i64, after: Option<i64>, limit: u32) -> Done<Page<Stored>> {
     let values: Values<'_> = &[&me, &most(limit), &after.unwrap_or(0)];
-    of_fate(db, "f.state IN (2, 3, -5) AND f.row > $3", &turn_of_now(), values, limit).await
+    let turn = format!("({} OR {})", turn_of_now(), is_let_lie());
+    of_fate(db, "f.state IN (2, 3, -5) AND f.row > $3", &turn, values, limit).await
 }
 
 pub(super) async fn approved(db: &Db, me: i64, after: Option<i64>, limit: u32) -> Done<Page<Stored>> {

@@ -24,6 +24,8 @@ use crate::world::Numbers;
 pub(super) const SLOTS: i64 = 1 << SLOT_BITS;
 const SLOT_BITS: u32 = 6;
 const COUNT_BITS: u32 = 6;
+/// So many of a number are no time.
+pub(super) const NUMBER_BITS: u32 = COUNT_BITS + SLOT_BITS;
 /// 2025-01-01, in milliseconds since 1970.
 pub(super) const EPOCH_MS: i64 = 1_735_689_600_000;
 
