@@ -39,7 +39,7 @@ impl Said {
             ServerResult::CustomResult(CustomResult(Value::String(text))) => {
                 Said::of(serde_json::from_str(&text).ok()?)
             }
-            read => Said::of(&*to_raw_value(&read).ok()?),
+            read => Said::of(&to_raw_value(&read).ok()?),
         }
     }
 
@@ -47,7 +47,9 @@ impl Said {
     pub(super) fn without(mut self, secrets: &[Arc<Secret>]) -> Option<Said> {
         // Every one of them: the first that is found must not hide the next.
         let struck = secrets.iter().filter(|secret| secret.strike_from_json(&mut self.value)).count();
-        if struck > 0 {
+        // A number beyond 64 bits is another one in the value, and stands in the text as it came.
+        let stands = |secret: &Arc<Secret>| secret.strike_from(&mut self.text.get().to_owned());
+        if struck > 0 || secrets.iter().any(stands) {
             self.text = to_raw_value(&self.value).ok()?;
         }
         Some(self)
