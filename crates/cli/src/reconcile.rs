@@ -451,7 +451,7 @@ const ROLLED_BACK: &str = "ROLLED_BACK";
 const EXECUTING: &str = "EXECUTING";
 const IN_DOUBT: &str = "it is not known what became of it";
 /// Length of the name by which providers know an action.
-const ALIAS: usize = 32;
+const ALIAS: usize = 40;
 /// Length of an action's id, with which references began before there were such names.
 const ID: usize = 36;
 
@@ -521,7 +521,7 @@ mod tests {
 
     #[test]
     fn calls_of_one_action_are_summed_up_in_whichever_case_they_are_printed() {
-        for name in ["0a21b52ccbb47ff09dad8fad23142304", "01a21b52-cbb4-7ff0-9dad-8fad23142304"] {
+        for name in ["0a21b52ccbb47ff09dad8fad2314230401234567", "01a21b52-cbb4-7ff0-9dad-8fad23142304"] {
             for call in ["", "-12", "-1-rollback", "-1-release", "-2-capture-3", "-2-capture-3-rollback"] {
                 let reference = format!("{name}{call}");
                 let read = (action_of(&reference), action_of(&reference.to_uppercase()));

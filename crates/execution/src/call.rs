@@ -86,10 +86,14 @@ impl Alias {
 
 const ALIAS: &str = "countersign/alias/1";
 
-/// Our own name for one attempt of one action: short ASCII, safe in paths, headers and free-text fields.
-pub fn reference(alias: Alias, attempt: u32) -> String {
-    format!("{}-{attempt}", hex::encode(alias.0))
+/// Our own name for one attempt of one action, which is asked for by a request of this hash: short ASCII, safe in paths, headers and
+/// free-text fields. Another request under the same key has another name, which differs in the last of these digits.
+pub fn reference(alias: Alias, request_hash: &[u8; 32], attempt: u32) -> String {
+    format!("{}{}-{attempt}", hex::encode(alias.0), hex::encode(&request_hash[..REQUEST]))
 }
+
+/// So many bytes of the request's hash are in a reference.
+const REQUEST: usize = 4;
 
 /// Our own name for what undoes the effect of the attempt of this name.
 pub fn rollback_reference(attempt: &str) -> String {
@@ -154,7 +158,8 @@ impl Whose {
         }
         let is_ours = text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
         let bytes = hex::decode(is_ours.then_some(text)?).ok()?;
-        bytes.try_into().ok().map(|bytes| Whose::Alias(Alias(bytes)))
+        let (alias, request) = bytes.split_first_chunk()?;
+        (request.len() == REQUEST).then_some(Whose::Alias(Alias(*alias)))
     }
 }
 

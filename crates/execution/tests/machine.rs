@@ -941,8 +941,14 @@ fn a_reference_names_one_attempt_of_the_action_that_its_key_asks_for() {
     assert_eq!(alias, Alias::new(&key, [3; 16]), "whoever asks again under the same key");
     assert_ne!(alias, Alias::new(&HmacKey::new(&[8; 32]), [3; 16]), "nobody else makes it");
     assert_eq!(alias.claim(&key), [3; 16]);
-    assert_ne!(reference(alias, 1), reference(alias, 2));
-    let twelfth = reference(alias, 12);
+    let request = [5; 32];
+    assert_ne!(reference(alias, &request, 1), reference(alias, &request, 2));
+    assert_ne!(
+        reference(alias, &request, 1),
+        reference(alias, &[6; 32], 1),
+        "something else under the same key"
+    );
+    let twelfth = reference(alias, &request, 12);
     let named = Some(Named { action: Whose::Alias(alias), attempt: 12 });
     for name in [twelfth.clone(), capture_reference(&twelfth, 3), release_reference(&twelfth)] {
         assert_eq!(Named::parse(&name), named, "{name}");
@@ -959,7 +965,7 @@ fn a_reference_names_one_attempt_of_the_action_that_its_key_asks_for() {
 
 #[test]
 fn what_is_no_reference_names_nothing() {
-    let (id, alias) = (call(1).action_id.to_string(), "0123456789abcdef0123456789abcdef".to_owned());
+    let (id, alias) = (call(1).action_id.to_string(), "0123456789abcdef0123456789abcdef01234567".to_owned());
     for action in [id, alias] {
         for tail in
             ["", "-", "-01", "-0", "-1-capture-", "-1-capture-01", "-1-capture-1-capture-1", "-capture-1"]
@@ -970,7 +976,7 @@ fn what_is_no_reference_names_nothing() {
         assert_eq!(Whose::parse(&format!("{action}-x")), None);
         assert_eq!(Whose::parse(&action.to_uppercase()), None);
     }
-    for other in ["", "-1", "12", "0123456789abcdef-1"] {
+    for other in ["", "-1", "12", "0123456789abcdef0123456789abcdef-1"] {
         assert_eq!((Named::parse(other), Whose::parse(other)), (None, None), "{other}");
     }
 }

@@ -114,7 +114,9 @@ impl Gateway {
         let id = pending.id;
         let patience_ms = i64::try_from(provider.patience().as_millis()).unwrap_or(i64::MAX / 2);
         let leave_by_ms = execution.call().send_by_ms.saturating_sub(patience_ms);
-        if let Some(why) = too_late(&execution, admitted, patience.deadline, leave_by_ms) {
+        let late = too_late(&execution, admitted, patience.deadline, leave_by_ms);
+        // What is confirmed already needs no time to leave.
+        if let Some(why) = late.filter(|_| known.is_none()) {
             let _place = self.concluding.acquire().await;
             let (execution, effects) = self.step(execution, Event::Withheld(why))?;
             return Box::pin(self.follow(&tenant, &pending, &execution, &effects)).await;

@@ -5,10 +5,10 @@
 //! of another action each time, refuses what it has done: that does not mean that there was no effect, and another attempt, under
 //! another key, would have the effect once more. When the store was recovered, the names of its logs tell.
 
+use std::cmp::Ordering;
 use std::sync::Arc;
 use std::time::Duration;
 
-use action::Tenant;
 use execution::{
     Call, Confirmation, Doubt, Effect, Event, Execution, Found, Illegal, Now, Purpose, Reply, State, Stop,
     Word,
@@ -26,11 +26,14 @@ use crate::{Code, Error, clock};
 const ASKED_FOR: Duration = Duration::from_secs(30 * 24 * 3600);
 
 impl Gateway {
-    /// When the store forgot what this provider can be asked about, Unix milliseconds, if that is not long ago.
-    pub(crate) fn forgot_at_ms(&self, tenant: &Tenant, provider: &dyn Provider) -> Option<i64> {
-        let recovered_ms = i64::try_from(self.logs.recovered_ms(tenant)?).ok()?;
-        let is_asked = clock::now_ms() < recovered_ms.saturating_add(millis(ASKED_FOR));
-        (is_asked && provider.capabilities().can_be_asked()).then_some(recovered_ms)
+    /// When the store forgot what this provider can be asked about of this call, Unix milliseconds: of an action that is older than
+    /// that for ever, of others for a while.
+    pub(crate) fn forgot_at_ms(&self, call: &Call, provider: &dyn Provider) -> Option<i64> {
+        let recovered = self.logs.recovered_ms(&call.tenant)?;
+        let recovered_ms = i64::try_from(recovered).ok()?;
+        let is_asked = call.action_id.unix_ms() < recovered
+            || clock::now_ms() < recovered_ms.saturating_add(millis(ASKED_FOR));
+        (is_asked && provider.recalls()).then_some(recovered_ms)
     }
 
     /// May this call be a repeat of one that was forgotten, which its provider knows by its key and nobody can ask it about?
@@ -45,7 +48,7 @@ impl Gateway {
         let provider = rules.providers.get(&*call.archetype.name)?;
         let capabilities = provider.capabilities();
         let known = capabilities.idempotent.as_ref().is_some_and(|known| after < known.retention);
-        (known && !capabilities.can_be_asked()).then(|| Arc::clone(provider))
+        (known && !provider.recalls()).then(|| Arc::clone(provider))
     }
 
     /// What was replied to a call, for what it is worth.
@@ -105,6 +108,12 @@ pub(crate) async fn known_of(
     for (call, found) in calls.into_iter().zip(found) {
         let (action, reference) = (call.action_id, call.reference.clone());
         match found {
+            Found::Confirmed(confirmation) if is_more(&confirmation, &call) => {
+                tracing::warn!(%action, reference, "its provider has charged more under this name than is asked");
+                return Err(
+                    Error::new(Code::IdempotencyMismatch, OTHERWISE).hint("ask under a key of its own")
+                );
+            }
             Found::Confirmed(confirmation) => {
                 tracing::warn!(%action, reference, "it was done before the store forgot it, and is not done again");
                 known.get_or_insert((call, confirmation));
@@ -119,6 +128,17 @@ pub(crate) async fn known_of(
     }
     Ok(known)
 }
+
+/// Was more charged, or in another currency, than this call asks for?
+fn is_more(confirmation: &Confirmation, call: &Call) -> bool {
+    let both = confirmation.charged.zip(call.money);
+    both.is_some_and(|(charged, asked)| {
+        !matches!(charged.compare(asked), Some(Ordering::Less | Ordering::Equal))
+    })
+}
+
+const OTHERWISE: &str =
+    "the store was put back, and the provider has done something else under this key before";
 
 const UNSAID: &str =
     "the store was put back not long ago, and the provider does not say whether this was done before";

@@ -98,6 +98,12 @@ pub trait Provider: Send + Sync + fmt::Debug {
         self.tool().is_some_and(|tool| !tool.is_read_only())
     }
 
+    /// Whether it can be asked about a call of an action that was forgotten: by names that are the same when the action is asked for
+    /// again, our reference or the provider key, and not by the action's id.
+    fn recalls(&self) -> bool {
+        self.capabilities().can_be_asked()
+    }
+
     /// Sees to it, as far as it can, that this action's call can leave at once. Causes no effect.
     fn make_ready(&self, _action: ActionId) -> BoxFuture<'_, ()> {
         Box::pin(ready(()))

@@ -60,6 +60,8 @@ pub(super) struct Heard {
     /// Since when it could not be undone, and whether a person has said what became of it.
     stuck: Option<Instant>,
     pub(super) settled: bool,
+    /// By which banks know it.
+    name: Option<String>,
     /// How often it was refused to be tried again.
     refusals: u32,
     tries: u32,
@@ -266,7 +268,7 @@ impl People {
     /// What comes after the last word.
     async fn after(&self, wish: &Wish, kind: &str) -> Next {
         // That it had failed for another reason than its bank's word is not set right by anybody.
-        if kind == "failed" && self.is_denied(wish) && lock(&wish.heard).was_refused() {
+        if kind == "failed" && self.is_denied(wish).await && lock(&wish.heard).was_refused() {
             return self.set_right(wish).await;
         }
         match wish.later {
@@ -288,6 +290,23 @@ impl People {
         self.agent.get(&format!("/v1/actions/{id}")).await.map(|said| said.body)
     }
 
+    /// By which name banks know its action: what was sent has one, however long the gateway takes to come back and say so.
+    async fn name(&self, wish: &Wish) -> Option<String> {
+        for _ in 0..PATIENCE {
+            let known = lock(&wish.heard).name.clone();
+            if known.is_some() {
+                return known;
+            }
+            if let Some(record) = self.record(wish).await {
+                let name = record["attempts"][0]["reference"].as_str().map(|it| action_of(it).to_owned());
+                lock(&wish.heard).name.clone_from(&name);
+                return name;
+            }
+            tokio::time::sleep(A_MOMENT).await;
+        }
+        None
+    }
+
     /// Whether anybody hears of it or not: if it was not counted, it still waits when it is asked for again.
     async fn agree(&self, wish: &Wish) {
         drop(self.deed(&self.approver, wish, "approve", &json!({ "comment": "seen by the selftest" })).await);
@@ -297,10 +316,10 @@ impl People {
     async fn charge_or_free(&self, wish: &Wish) {
         let again = lock(&wish.heard).again;
         let amount = super::dollars(wish.course.charges(wish.minor));
-        let taken_back = self.is_denied(wish) && lock(&wish.chance).one_in(2);
+        let taken_back = self.is_denied(wish).await && lock(&wish.chance).one_in(2);
         match wish.course {
             // Or it asks once more for what is done, which is refused then, until the time is over.
-            Course::Charge { .. } | Course::Release if taken_back => self.take_back(wish),
+            Course::Charge { .. } | Course::Release if taken_back => self.take_back(wish).await,
             Course::Charge { .. } => {
                 drop(self.deed(&self.agent, wish, "capture", &json!({ "amount": amount })).await);
             }
@@ -351,25 +370,25 @@ impl People {
         if reserves || !(wish.resolved || wish.course.challenges()) {
             return false;
         }
-        let decision = if self.has_effect(wish) { "executed" } else { "failed" };
+        let decision = if self.has_effect(wish).await { "executed" } else { "failed" };
         let word = json!({ "as": decision, "comment": "seen in the books of the bank" });
         let said = self.deed(&self.approver, wish, "resolve", &word).await;
         lock(&wish.heard).resolved |= said.is_some_and(|said| said.status == 200);
         true
     }
 
-    fn has_effect(&self, wish: &Wish) -> bool {
-        let (Some(id), Some(bank)) = (lock(&wish.heard).id(), self.banks.get(&wish.mode)) else {
+    async fn has_effect(&self, wish: &Wish) -> bool {
+        let (Some(name), Some(bank)) = (self.name(wish).await, self.banks.get(&wish.mode)) else {
             return false;
         };
-        bank.effects().by_reference.keys().any(|reference| action_of(reference) == id)
+        bank.effects().by_reference.keys().any(|reference| action_of(reference) == name)
     }
 
-    fn is_given_back(&self, wish: &Wish) -> bool {
-        let (Some(id), Some(bank)) = (lock(&wish.heard).id(), self.banks.get(&wish.mode)) else {
+    async fn is_given_back(&self, wish: &Wish) -> bool {
+        let (Some(name), Some(bank)) = (self.name(wish).await, self.banks.get(&wish.mode)) else {
             return false;
         };
-        bank.asked_back().keys().any(|reference| action_of(reference) == id)
+        bank.asked_back().keys().any(|reference| action_of(reference) == name)
     }
 
     /// Carries the action out, if its call is to be had.
@@ -424,8 +443,8 @@ impl People {
     }
 
     /// Has its bank done what it said it had not?
-    fn is_denied(&self, wish: &Wish) -> bool {
-        wish.mode == Mode::Mistaken && self.has_effect(wish)
+    async fn is_denied(&self, wish: &Wish) -> bool {
+        wish.mode == Mode::Mistaken && self.has_effect(wish).await
     }
 
     /// Its bank tells so, or is asked because it is to be tried once more. Once that is on record, and undone where it has to
@@ -433,7 +452,7 @@ impl People {
     async fn set_right(&self, wish: &Wish) -> Next {
         let taken_back = lock(&wish.chance).one_in(2);
         if taken_back {
-            self.take_back(wish);
+            self.take_back(wish).await;
         } else {
             drop(self.deed(&self.agent, wish, "retry", &json!({})).await);
         }
@@ -447,9 +466,9 @@ impl People {
     }
 
     /// Its bank takes its word back.
-    fn take_back(&self, wish: &Wish) {
-        let (Some(id), Some(bank)) = (lock(&wish.heard).id(), self.banks.get(&wish.mode)) else { return };
-        for reference in bank.effects().by_reference.into_keys().filter(|it| action_of(it) == id) {
+    async fn take_back(&self, wish: &Wish) {
+        let (Some(name), Some(bank)) = (self.name(wish).await, self.banks.get(&wish.mode)) else { return };
+        for reference in bank.effects().by_reference.into_keys().filter(|it| action_of(it) == name) {
             bank.tell_of(&reference);
         }
     }
@@ -499,7 +518,7 @@ impl People {
         if since.elapsed() < ALL_HAS_COME {
             return lock(&wish.heard).again();
         }
-        let decision = if self.is_given_back(wish) { "rolled_back" } else { "executed" };
+        let decision = if self.is_given_back(wish).await { "rolled_back" } else { "executed" };
         let word = json!({ "as": decision, "comment": "seen in the books of the bank" });
         // Whether it is counted or not: the record says so next time, and a word that is not taken is said again.
         lock(&wish.heard).settled = true;
@@ -517,13 +536,15 @@ fn is_set_right(record: &Value) -> bool {
     }
 }
 
-/// The action that a reference of ours belongs to: its id, the number of the attempt, and what charges it.
+/// The name of the action that a reference of ours belongs to; behind it stand the number of the attempt, and what charges it.
 pub(super) fn action_of(reference: &str) -> &str {
     let attempt = reference.split_once("-capture-").map_or(reference, |(attempt, _)| attempt);
     attempt.rsplit_once('-').map_or(reference, |(id, _)| id)
 }
 
 const A_MOMENT: Duration = Duration::from_millis(5);
+/// So many moments a gateway that was killed takes at most to come back.
+const PATIENCE: usize = 6_000;
 /// Later than anything at a bank that comes about late.
 const ALL_HAS_COME: Duration = Duration::from_secs(3);
 /// Wishes of one life that are wanted before the others, and how many are looked through for them.

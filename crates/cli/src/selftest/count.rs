@@ -48,7 +48,7 @@ pub(super) async fn count(site: &Site, desk: &Arc<Desk>, grants: &[Grant], lines
     let lines = Arc::new(lines);
     let jwks = lines.auditor.must(Method::GET, "/.well-known/jwks.json", None).await?;
     let jwks = Jwks::parse(&jwks.bytes).while_we(|| "cannot read the gateway's key set".to_owned())?;
-    let books = Arc::new(Books::of(site));
+    let books = Arc::new(Books::of(site).by_action(&lines.auditor).await?);
     let counter = Arc::new(Counter { desk: Arc::clone(desk), lines: Arc::clone(&lines), books, jwks });
     let (cases, receipts) = Arc::clone(&counter).cases().await;
     let known: BTreeSet<&str> = cases.iter().flat_map(|case| case.ids.iter().map(String::as_str)).collect();
@@ -81,6 +81,36 @@ impl Books {
         enter(&mut books.effects, Mode::Runner, site.bench.effects());
         books
     }
+
+    /// The same by the ids of actions, where the gateway knows whose name it is.
+    async fn by_action(self, auditor: &Line) -> Result<Books> {
+        let of_bank = |book: &BTreeMap<(Mode, String), u64>| book.keys().cloned().collect::<BTreeSet<_>>();
+        let mut names = of_bank(&self.effects);
+        names.extend(of_bank(&self.refunds));
+        names.extend(self.paid.keys().chain(self.held.keys()).cloned());
+        let mut ids = BTreeMap::new();
+        for (_, name) in names {
+            if !ids.contains_key(&name) {
+                let said = auditor.must(Method::GET, &format!("/v1/actions/{name}"), None).await;
+                let id = said.ok().and_then(|said| said.body["action_id"].as_str().map(str::to_owned));
+                ids.insert(name.clone(), id.unwrap_or(name));
+            }
+        }
+        Ok(Books {
+            effects: named(self.effects, &ids),
+            refunds: named(self.refunds, &ids),
+            paid: named(self.paid, &ids),
+            held: named(self.held, &ids),
+        })
+    }
+}
+
+fn named<N>(
+    book: BTreeMap<(Mode, String), N>,
+    ids: &BTreeMap<String, String>,
+) -> BTreeMap<(Mode, String), N> {
+    let id = |name: String| ids.get(&name).cloned().unwrap_or(name);
+    book.into_iter().map(|((mode, name), count)| ((mode, id(name)), count)).collect()
 }
 
 fn enter<N: AddAssign + Default>(

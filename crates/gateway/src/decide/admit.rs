@@ -22,7 +22,7 @@ use crate::metrics::Step;
 use crate::pending::{Pending, terms};
 use crate::request::Next;
 use crate::row::{CallRow, internal, raw};
-use crate::{Error, clock};
+use crate::{Code, Error, clock};
 
 impl Gateway {
     /// Commit 1, and the errand if it is admitted. `None`: judge anew.
@@ -47,9 +47,10 @@ impl Gateway {
         });
         let rests = permit.rests_on_accounts();
         let call = self.next_call(case)?;
-        let (call, known) = match quote.filter(|_| quote_only) {
-            Some(price) => (call, Some(quoted(price))),
-            None => self.as_known(case, call).await?,
+        let (call, known) = match quote.or(case.action.money) {
+            Some(price) if quote_only => (call, Some(quoted(price))),
+            None if quote_only => return Err(internal("what only asks for a price has none")),
+            _ => self.as_known(case, call).await?,
         };
         let execution = self.go(case, permit, call)?;
         let call = execution.call();
@@ -202,8 +203,7 @@ impl Gateway {
     async fn as_known(&self, case: &Case<'_>, call: Call) -> Result<(Call, Option<Confirmation>), Error> {
         let is_sent_again = case.before().is_some_and(|before| matches!(before.stood, Stood::InDoubt));
         let provider = case.provider.as_ref();
-        let since_ms = self.forgot_at_ms(&call.tenant, provider).filter(|_| !is_sent_again);
-        let Some(since_ms) = since_ms else { return Ok((call, None)) };
+        let Some(since_ms) = self.forgot_at_ms(&call, provider) else { return Ok((call, None)) };
         let retries = case.action.retry.map_or(0, |policy| policy.max_retries);
         let most = match call.purpose {
             Purpose::Act | Purpose::Reserve => retries.saturating_add(BY_HAND),
@@ -211,9 +211,20 @@ impl Gateway {
         };
         let first = call.attempt;
         let later = (1..=most).map(|more| self.call(case, first.saturating_add(more)));
-        let calls = std::iter::once(Ok(call.clone())).chain(later).collect::<Result<Vec<_>, _>>()?;
+        // What became of one that is in doubt is asked after where that is looked into.
+        let own = (!is_sent_again).then(|| Ok(call.clone()));
+        let calls = own.into_iter().chain(later).collect::<Result<Vec<_>, _>>()?;
         let known = crate::forgotten::known_of(provider, calls, since_ms).await?;
-        Ok(known.map_or((call, None), |(call, confirmation)| (call, Some(confirmation))))
+        // To ask took time, and it may leave for as long as ever.
+        let send_by_ms = self.call(case, first)?.send_by_ms;
+        match known {
+            Some(_) if is_sent_again => {
+                let why = "a later attempt, which the store has forgotten, has had the effect of the one that is in doubt";
+                Err(Error::new(Code::StateConflict, why).hint("let a person say that it was executed"))
+            }
+            Some((call, confirmation)) => Ok((Call { send_by_ms, ..call }, Some(confirmation))),
+            None => Ok((Call { send_by_ms, ..call }, None)),
+        }
     }
 
     /// It may go.
@@ -228,11 +239,12 @@ impl Gateway {
             None => Execution::intended(Arc::clone(&call), terms),
             Some(before) => {
                 let CallRow { attempt, provider_key, reference, .. } = before.call.clone();
-                let like = match before.stood {
-                    Stood::InDoubt => Call::clone(&call),
-                    _ => self.call(case, attempt)?,
+                let sent = match before.stood {
+                    Stood::InDoubt => Call { provider_key, reference, ..Call::clone(&call) },
+                    // Attempts that the store has forgotten came between.
+                    _ if call.attempt > attempt.saturating_add(1) => self.call(case, call.attempt - 1)?,
+                    _ => Call { provider_key, reference, ..self.call(case, attempt)? },
                 };
-                let sent = Call { provider_key, reference, ..like };
                 Execution::recover(sent, terms, before.call.course(), before.stood)
             }
         };
@@ -264,7 +276,7 @@ impl Gateway {
                 &archetype.name,
                 attempt,
             ),
-            reference: execution::reference(alias, attempt),
+            reference: execution::reference(alias, &case.request_hash, attempt),
             send_by_ms: clock::now_ms() + i64::try_from(patience.as_millis()).unwrap_or(i64::MAX / 2),
             purpose: match case.action.payment_mode {
                 PaymentMode::ReserveIfAvailable => Purpose::Reserve,

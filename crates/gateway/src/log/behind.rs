@@ -118,7 +118,7 @@ impl Why {
     /// Why what had its effect at this provider so long ago may have it once more.
     fn of(provider: &dyn Provider, gone: Duration) -> Vec<Why> {
         // It is asked before anything is sent to it.
-        if provider.capabilities().can_be_asked() {
+        if provider.recalls() {
             return Vec::new();
         }
         let known = provider.capabilities().idempotent.as_ref();

@@ -270,24 +270,45 @@ async fn what_a_later_attempt_has_done_is_not_done_again_after_a_recovery() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_attempt_that_was_forgotten_of_an_action_that_was_not_is_not_made_again() {
-    let bank = banked::bank("USD").await;
-    let text = banked::retrying(&bank, banked::Promise::Queryable, ONCE);
-    let mut house = House::bound(&text, |config| banked::reaching(config, &[&bank])).await;
-    house.installation.start();
-    bank.inject(Injection::payments(Fault::RateLimited { retry_after: 0 }, 1));
-    let said = house.said("acct-1", &house.payment("acct-1", "10.00")).await;
-    assert_eq!(said.kind(), "failed", "{}", said.body);
-    bundle(&house, said.body["receipt"].as_str().unwrap()).await;
-    let backup = house.path("backup.db");
-    house.store().execute("VACUUM INTO ?", [backup.to_str().unwrap()]).unwrap();
-    let record = house.gateway().retry(&house.agent, said.id()).await.unwrap();
-    assert_eq!((record.state.as_str(), bank.effects().count), ("COMPLETED", 1));
-    bundle(&house, &record.receipts.last().unwrap().receipt.receipt_id).await;
+    for between in [0, 1] {
+        let bank = banked::bank("USD").await;
+        let text = banked::retrying(&bank, banked::Promise::Queryable, ONCE);
+        let mut house = House::bound(&text, |config| banked::reaching(config, &[&bank])).await;
+        house.installation.start();
+        let refused = || bank.inject(Injection::payments(Fault::RateLimited { retry_after: 0 }, 1));
+        refused();
+        let said = house.said("acct-1", &house.payment("acct-1", "10.00")).await;
+        assert_eq!(said.kind(), "failed", "{}", said.body);
+        bundle(&house, said.body["receipt"].as_str().unwrap()).await;
+        let backup = house.path("backup.db");
+        house.store().execute("VACUUM INTO ?", [backup.to_str().unwrap()]).unwrap();
+        for _ in 0..between {
+            refused();
+            assert_eq!(house.gateway().retry(&house.agent, said.id()).await.unwrap().state, "FAILED");
+        }
+        let record = house.gateway().retry(&house.agent, said.id()).await.unwrap();
+        assert_eq!((record.state.as_str(), bank.effects().count), ("COMPLETED", 1));
+        let done_by = record.attempts.last().unwrap().reference.clone();
+        bundle(&house, &record.receipts.last().unwrap().receipt.receipt_id).await;
 
-    let house = recovered(put_back(house, &backup).await).await;
-    assert_eq!(house.record(said.id()).await.state, "FAILED");
-    let record = house.gateway().retry(&house.agent, said.id()).await.unwrap();
-    assert_eq!((record.state.as_str(), bank.effects().count), ("COMPLETED", 1));
+        let house = recovered(put_back(house, &backup).await).await;
+        assert_eq!(house.record(said.id()).await.state, "FAILED");
+        let record = house.gateway().retry(&house.agent, said.id()).await.unwrap();
+        assert_eq!((record.state.as_str(), bank.effects().count), ("COMPLETED", 1));
+        assert_eq!(record.attempts.last().unwrap().reference, done_by);
+        assert_eq!(house.gateway().check_trail(&house.admin, None).await.unwrap().findings, []);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn something_else_under_a_key_that_was_forgotten_is_not_taken_for_done() {
+    let (house, bank, _) =
+        forgetful(|bank| banked::retrying(bank, banked::Promise::Queryable, THREE_TIMES)).await;
+    let house = recovered(house).await;
+    let said = house.said("acct-2", &house.payment("acct-2", "11.00")).await;
+    // This bank knows the key and says so.
+    assert_eq!((said.kind(), said.reasons()), ("failed", vec!["provider_refused"]), "{}", said.body);
+    assert_eq!(bank.effects().count, 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]

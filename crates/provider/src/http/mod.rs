@@ -373,6 +373,15 @@ impl Provider for Http {
         [Some(&self.act), reserve].into_iter().flatten().any(|(template, _)| template.carries(ActionPart::Id))
     }
 
+    fn recalls(&self) -> bool {
+        let queries = self.reserving.iter().flat_map(Reserving::queries).chain(self.query.as_ref());
+        self.profile.capabilities.can_be_asked()
+            && queries.map(|(query, _)| query).all(|query| {
+                let lasting = [ActionPart::Reference, ActionPart::ProviderKey];
+                lasting.into_iter().any(|part| query.carries(part)) && !query.carries(ActionPart::Id)
+            })
+    }
+
     fn call<'a>(&'a self, call: &'a Call, now_ms: i64) -> BoxFuture<'a, Reply> {
         Box::pin(self.act(call, now_ms))
     }

@@ -82,6 +82,11 @@ impl Reserving {
         }
     }
 
+    /// How it is asked at all.
+    pub(super) fn queries(&self) -> impl Iterator<Item = &(Template, QueryReading)> {
+        self.reserved.iter().chain(&self.captured)
+    }
+
     /// Capabilities that the requests cannot keep.
     pub(super) fn broken_promises(&self, capabilities: &Capabilities) -> Vec<Mistake> {
         let mut mistakes = Vec::new();
