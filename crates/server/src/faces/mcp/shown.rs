@@ -44,7 +44,7 @@ fn config_of(scope: &Scope, found: &[Found<'_>]) -> ServerConfig {
     };
     let tools = config.capabilities.tools.get_or_insert_default();
     if scope.only().is_none() || found.is_empty() {
-        // Of a server that comes later.
+        // Servers that are not there yet will have tools, and clients hear of them then.
         tools.list_changed = Some(true);
     }
     let extensions = config.capabilities.extensions.get_or_insert_default();
