@@ -95,7 +95,7 @@ impl Gateway {
 /// followed on it before the store forgot them; none of them left after `until_ms`.
 ///
 /// # Errors
-/// `EP_UNAVAILABLE` if the provider does not say that it has had none.
+/// `EP_UNAVAILABLE` if the provider does not say that it has had none, `EP_IDEMPOTENCY_MISMATCH` if it has charged more for one.
 pub(crate) async fn known_of(
     provider: &dyn Provider,
     calls: Vec<Call>,
