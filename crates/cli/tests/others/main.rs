@@ -1,7 +1,8 @@
 //! What we publish, in the hands of other people's programs: key sets and receipts in Python, the receipt page,
-//! the approval page and passkeys in Chromium. Neither shares a line of code with us, so what they make of it is what strangers will.
+//! the approval page and passkeys in Chromium, the transparency log in Go. None of them shares a line of code with us, so what they
+//! make of it is what strangers will.
 //!
-//! Where Python's packages or Chromium are missing a test says so and passes; with `COUNTERSIGN_TEST_MUST_RUN` set it
+//! Where Python's packages, Chromium or Go are missing a test says so and passes; with `COUNTERSIGN_TEST_MUST_RUN` set it
 //! fails instead.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
 
@@ -10,6 +11,7 @@ mod browser;
 mod chromium;
 #[allow(dead_code, reason = "shared with the tests of MCP")]
 mod gateway;
+mod go;
 mod passkey;
 mod python;
 
