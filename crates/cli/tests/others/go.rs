@@ -4,6 +4,8 @@ use std::io::Write;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use serde_json::json;
+
 use crate::gateway::Gateway;
 use crate::skip;
 
@@ -17,7 +19,7 @@ fn the_log_is_read_by_the_libraries_of_gos_checksum_database() {
     let logged = |least: usize| {
         let until = Instant::now() + Duration::from_secs(60);
         loop {
-            let note = gateway.http.get(format!("{}/log/checkpoint", gateway.url));
+            let note = gateway.http.get(format!("{}/sandbox/log/checkpoint", gateway.url));
             let note = note.bearer_auth(gateway.admin_key()).send().unwrap();
             let found = note.status().is_success().then(|| note.text().unwrap());
             let size = found.as_deref().and_then(|note| note.lines().nth(1)?.parse().ok()).unwrap_or(0_usize);
@@ -28,12 +30,20 @@ fn the_log_is_read_by_the_libraries_of_gos_checksum_database() {
             std::thread::sleep(Duration::from_millis(100));
         }
     };
-    gateway.blocked("first");
+    let pay = |number: usize| {
+        let constraints = json!({
+            "recipient": format!("acct-{number}"), "amount_usd": "1.00", "max_total_usd": "1.00",
+        });
+        let body = json!({"archetype": "PAYMENT_TRANSFER", "constraints": constraints});
+        let said = gateway.post(gateway.agent_key(), "/api/sandbox/execute", &body);
+        assert_eq!(said["kind"], "executed", "{said}");
+    };
+    pay(0);
     let earlier = logged(2);
     // More than one tile has.
-    (0..150).for_each(|number| drop(gateway.blocked(&format!("more-{number}"))));
+    (1..150).for_each(pay);
     logged(300);
-    let key = gateway.read(gateway.admin_key(), "/v1/log")["key"].as_str().unwrap().to_owned();
+    let key = gateway.read(gateway.admin_key(), "/sandbox/v1/log")["key"].as_str().unwrap().to_owned();
     let read = |earlier: &str, key: &str| go.read(&gateway, key, earlier);
 
     let said = read(&earlier, &key);
@@ -43,7 +53,7 @@ fn the_log_is_read_by_the_libraries_of_gos_checksum_database() {
     let forged = earlier.replacen(&format!("\n{size}\n"), &format!("\n{}\n", size + 1), 1);
     assert!(read(&forged, &key).contains("refused: invalid signature"));
     let another = Gateway::start();
-    let another = another.read(another.admin_key(), "/v1/log")["key"].as_str().unwrap().to_owned();
+    let another = another.read(another.admin_key(), "/sandbox/v1/log")["key"].as_str().unwrap().to_owned();
     assert!(read(&earlier, &another).contains("refused: note has no verifiable signatures"));
 }
 
@@ -73,7 +83,7 @@ impl Go {
     fn read(&self, gateway: &Gateway, key: &str, earlier: &str) -> String {
         let program = self.0.path().join("log");
         let mut command = self.command(program.to_str().unwrap());
-        command.args([&format!("{}/log", gateway.url), key]).env("KEY", gateway.admin_key());
+        command.args([&format!("{}/sandbox/log", gateway.url), key]).env("KEY", gateway.admin_key());
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         child.stdin.take().unwrap().write_all(earlier.as_bytes()).unwrap();
         let Output { stdout, .. } = child.wait_with_output().unwrap();
