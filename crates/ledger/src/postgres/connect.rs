@@ -214,7 +214,10 @@ impl Target {
         let unfit = |why: String| Error::Open(format!("the URL of the store cannot be used: {why}").into());
         let (url, roots) = without_roots(url);
         let mut config = Config::from_str(&url).map_err(|error| unfit(told(&error)))?;
-        config.connect_timeout(CONNECTING).tcp_user_timeout(STATEMENT).keepalives_idle(STATEMENT);
+        // One that says nothing leaves the next one its time.
+        let servers = config.get_hosts().len().max(config.get_hostaddrs().len()).max(1);
+        let each = CONNECTING / u32::try_from(servers).unwrap_or(u32::MAX);
+        config.connect_timeout(each).tcp_user_timeout(STATEMENT).keepalives_idle(STATEMENT);
         // Of several servers the one that can be written to, whichever that is by now.
         config.target_session_attrs(TargetSessionAttrs::ReadWrite);
         if config.get_application_name().is_none() {
@@ -385,6 +388,14 @@ mod tests {
         assert_eq!(mode("postgres://u@/x?hostaddr=10.0.0.5"), SslMode::Require);
         assert_eq!(mode("postgres://u@localhost/x?hostaddr=10.0.0.5"), SslMode::Require);
         assert_eq!(mode("postgres://u@localhost/x?hostaddr=127.0.0.1"), SslMode::Disable);
+    }
+
+    #[test]
+    fn a_server_that_says_nothing_leaves_the_others_their_time() {
+        let each = |url: &str| *Target::read(url).unwrap().config.get_connect_timeout().unwrap();
+        assert_eq!(each("postgres:///x?host=/run/postgresql"), CONNECTING);
+        assert_eq!(each("postgres://u@a,b,c/x"), CONNECTING / 3);
+        assert_eq!(each("postgres://u@/x?hostaddr=10.0.0.5,10.0.0.6"), CONNECTING / 2);
     }
 
     #[test]
