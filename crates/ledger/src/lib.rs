@@ -528,6 +528,9 @@ pub trait Ledger: Outbox {
     /// What holds for what it has acknowledged.
     fn durability(&self) -> Durability;
 
+    /// How many other processes write to the same store: those that were heard of lately.
+    fn others(&self) -> Answer<'_, u64>;
+
     /// Figures for monitoring.
     fn figures(&self) -> Figures;
 }

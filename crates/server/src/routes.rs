@@ -1419,7 +1419,7 @@ pub static ROUTES: &[Route] = &[
         body: None,
         answers: &[Answer::json(201, "The new key", Schema::SigningKey)],
         query: &[],
-        codes: &[],
+        codes: &[Code::StateConflict],
         handler: by!(keys::rotate),
     },
     Route {

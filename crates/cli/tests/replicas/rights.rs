@@ -58,6 +58,23 @@ async fn what_one_has_acknowledged_all_others_honour_at_their_next_evaluation() 
     }
 }
 
+/// What one signs with a key that another has retired is valid for nobody.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_signing_key_is_rotated_only_while_nobody_else_signs() {
+    let Some(mut street) = Street::new().await else { return };
+    let admin = street.house.admin();
+    for number in 1..GATEWAYS {
+        let refused = admin.post("/v1/signing-keys/rotate", &json!({})).await;
+        assert_eq!((refused.status, refused.code()), (409, "EP_STATE_CONFLICT"), "{}", refused.text());
+        assert!(refused.text().contains("stop them"), "{}", refused.text());
+        street.gateway(number).stop();
+    }
+    let before = admin.get("/v1/signing-keys").await;
+    assert_eq!(before.body["items"].as_array().map(Vec::len), Some(1), "{}", before.text());
+    let rotated = admin.post("/v1/signing-keys/rotate", &json!({})).await;
+    assert!(rotated.status < 300, "{}", rotated.text());
+}
+
 /// The id of a mandate, which stands in its token.
 fn jti(token: &str) -> String {
     use base64::Engine;

@@ -40,11 +40,17 @@ impl Gateway {
     /// Puts a new signing key in the place of the active one. What the old one signed stays valid.
     ///
     /// # Errors
-    /// `EP_FORBIDDEN` for another tenant than the first, since all of them sign with it; `EP_UNAVAILABLE` if the files
-    /// cannot be written.
+    /// `EP_FORBIDDEN` for another tenant than the first, since all of them sign with it; `EP_STATE_CONFLICT` while other gateways are
+    /// on the same store: what they sign with the old one from then on would be valid for nobody; `EP_UNAVAILABLE` if the files cannot
+    /// be written.
     pub async fn rotate_signing_key(&self, caller: &Caller) -> Result<SigningKeyView, Error> {
         self.must_run_the_house(caller)?;
         let tenant = self.tenant(&caller.tenant)?;
+        if self.ledger.others().await.map_err(unavailable)? > 0 {
+            let why = "other gateways on this store would go on signing with the key before";
+            let hint = "stop them, rotate here, copy this folder of keys to theirs, and start them";
+            return Err(Error::new(Code::StateConflict, why).hint(hint));
+        }
         let kid = self.keys.rotate(clock::now).map_err(files)?;
         let record = json!({ "by": caller.subject.as_str(), "kid": &kid });
         self.ledger.record(event(tenant, "signing_key_rotated", &record)).await.map_err(unavailable)?;

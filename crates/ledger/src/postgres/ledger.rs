@@ -9,7 +9,7 @@ use mandate::Account;
 use super::facts::{Asked, Question};
 use super::needs::Needs;
 use super::read;
-use super::replica::horizon;
+use super::replica::{horizon, others};
 use super::rules::{self, legible, scope_key};
 use super::sql::{Db, Done, Values, get, id, many, most, one, write};
 use super::writer::Batch;
@@ -791,6 +791,11 @@ impl Ledger for Postgres {
 
     fn durability(&self) -> Durability {
         self.shared.durability().clone()
+    }
+
+    fn others(&self) -> Answer<'_, u64> {
+        let own = self.shared.number();
+        self.look(move |db| async move { others(&db, own).await })
     }
 
     fn figures(&self) -> Figures {

@@ -109,7 +109,7 @@ impl Access {
             queue: 16 * 1024,
             batch: 512,
             readers: 8,
-            silence: Duration::from_secs(10),
+            silence: replica::SILENCE,
             sealer: None,
             clock: machine_ms,
             has_file: false,

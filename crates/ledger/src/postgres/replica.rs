@@ -44,6 +44,9 @@ pub(super) struct Replica {
 /// be over, and this is less.
 const APART_MS: i64 = 2_000;
 
+/// Who was not heard of for so long is taken for gone.
+pub(super) const SILENCE: Duration = Duration::from_secs(10);
+
 /// The end of its chain.
 pub(super) struct Own {
     pub(super) chain: Box<str>,
@@ -187,6 +190,13 @@ pub(super) async fn end_silent(db: &Db, silence: Duration) -> Done<u64> {
                (SELECT number FROM replica WHERE NOT ended AND beat < clock_timestamp() - $1 * interval '1 second'
                 ORDER BY number FOR UPDATE SKIP LOCKED)";
     write(db, sql, &[&silence.as_secs_f64()]).await
+}
+
+/// How many besides this one were heard of lately.
+pub(super) async fn others(db: &Db, own: Process) -> Done<u64> {
+    let sql = "SELECT count(*) FROM replica
+               WHERE NOT ended AND number <> $1 AND beat > clock_timestamp() - $2 * interval '1 second'";
+    one(db, sql, &[&own, &SILENCE.as_secs_f64()]).await?.map_or(Ok(0), |row| number(&row, 0))
 }
 
 /// Up to this row nothing is added any more: see (horizon).
