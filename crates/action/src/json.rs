@@ -38,6 +38,19 @@ pub struct Malformed {
 /// # Errors
 /// The first thing that is wrong, with its place.
 pub fn parse(bytes: &[u8]) -> Result<Value, Malformed> {
+    read_whole(bytes, false)
+}
+
+/// The same of somebody else's text, in which whole numbers may be as large as they like: what has no exact place is the nearest that
+/// has one.
+///
+/// # Errors
+/// Those of [`parse`], and that a number is beyond all that we count with.
+pub(crate) fn parse_wide(bytes: &[u8]) -> Result<Value, Malformed> {
+    read_whole(bytes, true)
+}
+
+fn read_whole(bytes: &[u8], is_wide: bool) -> Result<Value, Malformed> {
     if bytes.starts_with(b"\xef\xbb\xbf") {
         return Err(Malformed {
             offset: 0,
@@ -47,7 +60,7 @@ pub fn parse(bytes: &[u8]) -> Result<Value, Malformed> {
     }
     let failed_in = RefCell::new(Vec::new());
     let mut reader = serde_json::Deserializer::from_slice(bytes);
-    let strict = Strict { depth: 0, failed_in: &failed_in };
+    let strict = Strict { depth: 0, is_wide, failed_in: &failed_in };
     let value = strict.deserialize(&mut reader).and_then(|value| reader.end().map(|()| value));
     value.map_err(|error| malformed(bytes, &failed_in.borrow(), &error))
 }
@@ -191,6 +204,8 @@ fn write_number(number: &Number, out: &mut String) {
 #[derive(Clone, Copy)]
 struct Strict<'a> {
     depth: usize,
+    /// Whole numbers need not be exact.
+    is_wide: bool,
     failed_in: &'a RefCell<Vec<String>>,
 }
 
@@ -234,21 +249,21 @@ impl<'de> Visitor<'de> for Strict<'_> {
     }
 
     fn visit_u64<E: serde::de::Error>(self, value: u64) -> Result<Value, E> {
-        if value > MAX_INTEGER as u64 {
+        if value > MAX_INTEGER as u64 && !self.is_wide {
             return Err(too_large());
         }
         Ok(Value::Number(value.into()))
     }
 
     fn visit_i64<E: serde::de::Error>(self, value: i64) -> Result<Value, E> {
-        if value < -MAX_INTEGER {
+        if value < -MAX_INTEGER && !self.is_wide {
             return Err(too_large());
         }
         Ok(Value::Number(value.into()))
     }
 
     fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<Value, E> {
-        if value.fract() != 0.0 {
+        if value.fract() != 0.0 || (self.is_wide && value.abs() > MAX_INTEGER as f64) {
             return Number::from_f64(value)
                 .map(Value::Number)
                 .ok_or_else(|| E::custom("not a finite number"));

@@ -55,7 +55,8 @@ impl Verbatim {
             let hint = "write a shorter one: descriptions count, too";
             return Err(Unfit { message: format!("more than {MAX_TEXT} bytes of schema"), hint });
         }
-        let document = json::parse(text.as_bytes()).map_err(|error| Unfit {
+        // Its numbers may be larger than any that is held against them: they are compared all the same.
+        let document = json::parse_wide(text.as_bytes()).map_err(|error| Unfit {
             message: format!("not JSON as we accept it: {error}"),
             hint: "write one JSON object, without duplicate members",
         })?;
@@ -109,9 +110,30 @@ impl Form {
         Some(Form { document, verbatim })
     }
 
-    /// Whether it is certain that this has another form: not where checking would take too long.
+    /// Why a text declares no form that can be checked; nothing, if it does.
+    pub fn unfit(text: &str) -> Option<String> {
+        Verbatim::read(text).err().map(|Unfit { message, hint }| format!("{message} ({hint})"))
+    }
+
+    /// Whether it is certain that this has another form: not where checking would take too long, and not where a number is no more
+    /// than the nearest to what was said.
     pub fn excludes(&self, answer: &Value) -> bool {
-        self.verbatim.is_within_reach(&self.document, answer) && !self.verbatim.is_valid(answer)
+        is_exact(answer)
+            && self.verbatim.is_within_reach(&self.document, answer)
+            && !self.verbatim.is_valid(answer)
+    }
+}
+
+/// Whether each number is the one that was said, and not the nearest that has a place.
+fn is_exact(value: &Value) -> bool {
+    match value {
+        Value::Array(items) => items.iter().all(is_exact),
+        Value::Object(members) => members.values().all(is_exact),
+        Value::Number(number) => {
+            let is_near = |it: f64| it.abs() <= json::MAX_INTEGER as f64;
+            number.is_i64() || number.is_u64() || number.as_f64().is_some_and(is_near)
+        }
+        _ => true,
     }
 }
 

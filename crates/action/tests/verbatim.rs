@@ -124,6 +124,48 @@ fn what_a_schema_requires_further_in_is_required_there_although_it_refers_to_its
 }
 
 #[test]
+fn numbers_of_a_schema_may_be_larger_than_any_that_is_held_against_them() {
+    // As generators write the bounds of their types, and beyond them.
+    for (bounds, fits, does_not) in [
+        (r#""minimum":-9223372036854775808,"maximum":9223372036854775807"#, Some(strict::MAX_INTEGER), None),
+        (r#""minimum":0,"maximum":18446744073709551615"#, Some(strict::MAX_INTEGER), Some(-1)),
+        (r#""exclusiveMaximum":9007199254740992"#, Some(strict::MAX_INTEGER), None),
+        (r#""maximum":-9223372036854775809"#, None, Some(-strict::MAX_INTEGER)),
+        (r#""minimum":18446744073709551617"#, None, Some(strict::MAX_INTEGER)),
+        (r#""not":{"const":9007199254740993}"#, Some(strict::MAX_INTEGER), None),
+        (r#""multipleOf":18446744073709551616"#, Some(0), Some(5)),
+    ] {
+        let schema = format!(r#"{{"type":"object","properties":{{"n":{{"type":"integer",{bounds}}}}}}}"#);
+        let file = format!("name = \"T\"\ninput_schema = '''{schema}'''\n");
+        let catalogue = load(&file).unwrap_or_else(|mistakes| panic!("{bounds}: {mistakes}"));
+        if let Some(fits) = fits {
+            assert!(call(&catalogue, json!({"n": fits})).is_ok(), "{bounds}: {fits}");
+        }
+        if let Some(does_not) = does_not {
+            let refusal = call(&catalogue, json!({"n": does_not})).unwrap_err();
+            assert_eq!(refusal.field.as_deref(), Some("/constraints/n"), "{bounds}: {does_not}");
+        }
+        assert!(call(&catalogue, json!({"n": "1"})).is_err(), "{bounds}");
+    }
+    let beyond = load("name = \"T\"\ninput_schema = '''{\"maximum\":1e400}'''\n").err().unwrap();
+    assert!(beyond.contains("number out of range"), "{beyond}");
+}
+
+#[test]
+fn an_answer_has_another_form_only_where_its_numbers_are_the_ones_that_were_said() {
+    let form = |bounds: &str| {
+        let text = format!(r#"{{"type":"object","properties":{{"n":{{"type":"integer",{bounds}}}}}}}"#);
+        countersign_action::Form::read(&text).unwrap_or_else(|| panic!("{bounds}"))
+    };
+    let says = |n: &str| serde_json::from_str::<Value>(&format!(r#"{{"n":{n}}}"#)).unwrap();
+    let most = form(r#""maximum":18446744073709551614"#);
+    assert!(!most.excludes(&says("18446744073709551614")) && most.excludes(&says("18446744073709551615")));
+    assert!(form(r#""exclusiveMaximum":9223372036854775808"#).excludes(&says("9223372036854775808")));
+    // Read as the same number, they are not.
+    assert!(!form(r#""exclusiveMaximum":1180591620717411303425"#).excludes(&says("1180591620717411303424")));
+}
+
+#[test]
 fn what_is_unmapped_passes_as_it_came_and_what_is_mapped_shows_what_it_says() {
     let schema = json!({
         "type": "object", "required": ["seen"],
