@@ -200,6 +200,8 @@ fn answer(said: &[u8], id: &RequestId, hear: &Hear<'_>) -> Result<Option<Result<
             let error = serde_json::from_str(error.get()).map_err(|_| unreadable())?;
             return Ok(Some(Err(Fault::Refused(error))));
         }
+        // Of both or neither nobody knows what it means.
+        (None, ..) if message.answers(id) => return Err(unreadable()),
         // Nobody else's answer is taken for ours.
         (None, ..) => return Ok(None),
         (Some(_), ..) => {}
@@ -269,3 +271,22 @@ const FIRST: i64 = 1 << 32;
 /// How long a stream that broke off rests, unless its server says something else.
 const PAUSE: Duration = Duration::from_secs(1);
 const SHORTEST: Duration = Duration::from_millis(100);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_a_result_and_an_error_at_once_or_neither_is_not_understood() {
+        let of = |members: &str| {
+            let said = format!(r#"{{"jsonrpc":"2.0","id":7{members}}}"#);
+            answer(said.as_bytes(), &RequestId::Number(7), &|_| {})
+        };
+        let error = r#","error":{"code":-32603,"message":"no"}"#;
+        for neither in [format!(r#","result":{{}}{error}"#), String::new(), r#","result":null"#.to_owned()] {
+            assert!(matches!(of(&neither), Err(Fault::Lost(Doubt::NotUnderstood, _))), "{neither}");
+        }
+        assert!(matches!(of(error), Ok(Some(Err(Fault::Refused(_))))));
+        assert!(matches!(of(r#","result":{},"error":null"#), Ok(Some(Ok(_)))));
+    }
+}

@@ -113,11 +113,12 @@ fn events(answer: Response, most_bytes: usize) -> Events {
     SseStream::from_bytes_stream(pieces).boxed()
 }
 
-/// How long the event is that comes just now, at most.
+/// How long the event is that comes just now, at most. Lines end with CR, LF, or both.
 #[derive(Default)]
 struct Length {
     event: usize,
     line: usize,
+    is_after_cr: bool,
 }
 
 impl Length {
@@ -125,10 +126,12 @@ impl Length {
     fn after(&mut self, piece: &[u8]) -> usize {
         let mut most = 0;
         for byte in piece {
+            let is_second = *byte == b'\n' && self.is_after_cr;
+            self.is_after_cr = *byte == b'\r';
             match byte {
-                b'\n' if self.line == 0 => self.event = 0,
-                b'\n' => self.line = 0,
-                b'\r' => {}
+                _ if is_second => {}
+                b'\n' | b'\r' if self.line == 0 => self.event = 0,
+                b'\n' | b'\r' => self.line = 0,
                 _ => self.line += 1,
             }
             self.event += 1;
@@ -218,7 +221,12 @@ impl Marked {
             return None;
         }
         let said: Envelope<'_> = serde_json::from_slice(said).ok()?;
-        let result = unread(said.result?);
+        let result = match (said.result, said.error) {
+            (Some(result), None) => unread(result),
+            (None, Some(_)) => return None,
+            // Of neither one nor both anybody knows what it means.
+            _ => unread(RawValue::NULL),
+        };
         let at = open.iter().position(|id| said.answers(id))?;
         open.remove(at).map(|id| ServerJsonRpcMessage::response(result, id))
     }
@@ -371,7 +379,19 @@ mod tests {
         for size in 1..stream.len() {
             let mut length = Length::default();
             let most = stream.chunks(size).map(|piece| length.after(piece)).max();
-            assert_eq!(most, Some(24), "pieces of {size}");
+            assert_eq!(most, Some(23), "pieces of {size}");
+        }
+    }
+
+    #[test]
+    fn lines_of_a_stream_end_with_cr_lf_or_both() {
+        for end in ["\n", "\r", "\r\n"] {
+            let stream = format!("data: abcdefgh{end}{end}").repeat(50);
+            for size in [1, 7, stream.len()] {
+                let mut length = Length::default();
+                let most = stream.as_bytes().chunks(size).map(|piece| length.after(piece)).max().unwrap();
+                assert!(most < 24, "{end:?} in pieces of {size}: {most}");
+            }
         }
     }
 
@@ -410,5 +430,27 @@ mod tests {
         assert_eq!(answer.id, seven);
         assert_eq!(Said::of_result(answer.result).unwrap().text.get(), text);
         assert!(marked.unread(said(7).as_bytes()).is_none(), "it has its answer");
+    }
+
+    #[test]
+    fn what_is_a_result_and_an_error_at_once_or_neither_is_no_result() {
+        let error = r#""error":{"code":-32603,"message":"no"}"#;
+        for (members, taken_for) in [
+            (format!(r#","result":{{"content":[]}},{error}"#), Some("null")),
+            (String::new(), Some("null")),
+            (format!(",{error}"), None),
+            (r#","result":{"content":[]},"error":null"#.to_owned(), Some(r#"{"content":[]}"#)),
+        ] {
+            let mut call = CallToolRequest::new(CallToolRequestParams::new("any"));
+            call.extensions.insert(AsItCame);
+            let marked = Marked::default();
+            marked.note(&ClientJsonRpcMessage::request(call.into(), RequestId::Number(7)));
+            let answer = marked.unread(format!(r#"{{"jsonrpc":"2.0","id":7{members}}}"#).as_bytes());
+            let said = answer.map(|answer| match answer {
+                JsonRpcMessage::Response(answer) => Said::of_result(answer.result).unwrap().text.to_string(),
+                _ => unreachable!("it is an answer"),
+            });
+            assert_eq!(said.as_deref(), taken_for, "{members}");
+        }
     }
 }

@@ -217,6 +217,7 @@ mod tests {
             assert!(said(right).unwrap().is_of_tool(), "{right}");
         }
         for wrong in [
+            "null",
             "[]",
             "{}",
             r#"{"_meta":{}}"#,
