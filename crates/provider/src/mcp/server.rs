@@ -596,12 +596,14 @@ impl Server {
         let _first = first.lock().await;
         let until = Instant::now() + 2 * self.greets_in();
         loop {
-            // Only looked at: whoever waits for it would keep clients from starting theirs.
-            let alone = self.starting.try_write();
             if let Some(lent) = self.lend_open().await {
                 return Ok(lent);
             }
-            if alone.is_ok() {
+            // Only looked at: whoever waits for it would keep clients from starting theirs, and so would whoever has it while a
+            // server takes its time to say that it is there.
+            if let Ok(_alone) = self.starting.try_write()
+                && self.any_open().is_none()
+            {
                 return self.link_now(Room::Made, &nobody).await.map(Lent::nobodys);
             }
             if Instant::now() >= until {

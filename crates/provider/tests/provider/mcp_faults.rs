@@ -325,6 +325,27 @@ async fn what_is_given_up_and_answered_all_the_same_is_known() {
 }
 
 #[tokio::test]
+async fn a_process_that_does_not_say_whether_it_is_there_keeps_no_other_from_being_started() {
+    let cases = r#"
+    tools/call) ;;
+    ping) while [ ! -e free ]; do sleep 0.1; done; answer '' ;;"#;
+    let raw = Raw::with(cases, None, |it| Declared { timeout: 5 * SILENCE, ..it });
+    let server = raw.server();
+    server.pass(&Agent::party(true), call(), Tie::default()).await.unwrap_err();
+    let listing = tokio::spawn({
+        let server = Arc::clone(&server);
+        async move { server.tools().await }
+    });
+    testkit::until("it is asked whether it is there", || raw.times("ping") == 1).await;
+    let bob: Arc<dyn Party> = Agent::named("client:bob", true, Duration::ZERO);
+    server.pass(&bob, ListPromptsRequest::default().into(), Tie::default()).await.unwrap();
+    assert!(!listing.is_finished(), "bob did not wait for whoever lists");
+    std::fs::write(raw.path("free"), "").unwrap();
+    assert_eq!(listing.await.unwrap().unwrap().len(), 1);
+    assert_eq!(raw.starts(), 2, "and nobody has one of its own");
+}
+
+#[tokio::test]
 async fn a_server_that_hangs_at_its_list_is_asked_once_for_all_who_wait() {
     let raw = Raw::start("tools/list) ;;");
     let server = raw.server();
