@@ -168,7 +168,7 @@ fn listed_tool(seen: &SeenTool, bound: &BTreeMap<String, BoundTool>, said: bool)
             Some(_) => ToolState::Changed,
         },
         digest: Some(seen.digest.clone()),
-        said: said.then(|| serde_json::to_value(&seen.tool).unwrap_or_default()),
+        said: said.then(|| seen.said()),
         bound,
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use gateway::config::McpServer;
 use reqwest::header::HeaderMap;
 use reqwest::{Method, RequestBuilder, Response};
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use testkit::Swap;
 use testkit::tools::{SESSIONS, STATELESS, STRANGE, STRANGELY, Tools};
@@ -78,7 +79,13 @@ impl World {
         let mut files = vec![("policies/default/all.cedar".to_owned(), policy.to_owned())];
         for tool in tools.listed() {
             let more = if tool.name == "fail" { more } else { "" };
-            files.push((format!("catalogue/default/mcp.shop.{}.toml", tool.name), archetype(&tool) + more));
+            // As it is written, whatever it is.
+            let written: Box<RawValue> = serde_json::from_str(&tools.written(&tool)).unwrap();
+            let pinned = gateway::upstream::digest_of(&written);
+            files.push((
+                format!("catalogue/default/mcp.shop.{}.toml", tool.name),
+                archetype(&tool, &pinned) + more,
+            ));
         }
         let files: Vec<(&str, &str)> = files.iter().map(|(path, text)| (&**path, &**text)).collect();
         let configure = |config: &mut gateway::Config| {
@@ -123,7 +130,7 @@ impl World {
     }
 }
 
-fn archetype(tool: &rmcp::model::Tool) -> String {
+fn archetype(tool: &rmcp::model::Tool, pinned: &str) -> String {
     let schema = Value::Object((*tool.input_schema).clone());
     let properties = schema["properties"].as_object().cloned().unwrap_or_default();
     let members: String = properties
@@ -140,10 +147,8 @@ fn archetype(tool: &rmcp::model::Tool) -> String {
     let read_only = tool.name == "echo";
     format!(
         "name = \"mcp/shop/{}\"\ndescription = \"A tool\"\nreversible = true\n[duplicate]\non = \"allow\"\n{members}[binding]\n\
-         provider = \"mcp\"\nserver = \"shop\"\ntool = \"{}\"\npinned = \"{}\"\nread_only = {read_only}\n",
-        tool.name,
-        tool.name,
-        gateway::upstream::digest_of(tool),
+         provider = \"mcp\"\nserver = \"shop\"\ntool = \"{}\"\npinned = \"{pinned}\"\nread_only = {read_only}\n",
+        tool.name, tool.name,
     )
 }
 
@@ -213,12 +218,11 @@ impl<'a> Client<'a> {
         greeting["result"].clone()
     }
 
-    /// Everything that is said to one request; its answer comes last.
     /// Answers the question that comes on this stream: its name is Ann.
     async fn say_its_name(&self, stream: &mut Response) {
         let mut heard = String::new();
         let question = loop {
-            heard.push_str(std::str::from_utf8(&stream.chunk().await.unwrap().expect("a question")).unwrap());
+            heard.push_str(&piece(stream, "a question").await);
             let data = heard.lines().filter_map(|line| line.strip_prefix("data:")).map(str::trim);
             let mut messages = data.filter_map(|data| serde_json::from_str::<Value>(data).ok());
             if let Some(question) = messages.find(|message| message["method"] == "elicitation/create") {
@@ -231,6 +235,7 @@ impl<'a> Client<'a> {
         assert_eq!(self.request(Method::POST).json(&answer).send().await.unwrap().status(), 202);
     }
 
+    /// Everything that is said to one request; its answer comes last.
     async fn ask(&self, method: &str, params: Value) -> Vec<Value> {
         let asked = self.post(&self.message(7, method, params)).send().await.unwrap();
         self.said(method, asked).await
@@ -265,6 +270,23 @@ impl<'a> Client<'a> {
         self.result("tools/call", json!({"name": tool, "arguments": arguments})).await
     }
 }
+
+/// The next piece of a stream, which comes in bearable time.
+async fn piece(stream: &mut Response, what: &str) -> String {
+    let chunk =
+        tokio::time::timeout(LONG, stream.chunk()).await.unwrap_or_else(|_| panic!("in vain: {what}"));
+    let chunk = chunk.unwrap().unwrap_or_else(|| panic!("it is over: {what}"));
+    std::str::from_utf8(&chunk).unwrap().to_owned()
+}
+
+/// The same of a message over pipes.
+async fn next_message(lines: &mut Lines<BufReader<ReadHalf<DuplexStream>>>) -> Value {
+    let line = tokio::time::timeout(LONG, lines.next_line()).await.expect("a message comes");
+    serde_json::from_str(&line.unwrap().expect("it is not over")).unwrap()
+}
+
+/// Far longer than anything is waited for here.
+const LONG: Duration = Duration::from_secs(60);
 
 /// The messages of a body: one, or those of a stream to its end.
 async fn said(response: Response) -> Vec<Value> {
@@ -888,13 +910,11 @@ async fn what_waited_for_a_person_goes_on_where_its_client_is_and_can_ask_it() {
     let sessions = world.tools.open_sessions().await;
     approve(&world, id).await;
     client.say_its_name(&mut stream).await;
-    let stands = loop {
+    let stands = testkit::comes("it is executed", async || {
         let stands = client.call("countersign_status", json!({"transaction_id": id})).await;
-        if stands["structuredContent"]["kind"] == "executed" {
-            break stands;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    };
+        (stands["structuredContent"]["kind"] == "executed").then_some(stands)
+    })
+    .await;
     assert!(stands.to_string().contains("hello ann"), "{stands}");
     assert_eq!(world.tools.open_sessions().await, sessions, "over a connection of the client's own");
 }
@@ -1318,8 +1338,7 @@ async fn changes_are_told_to_whoever_listens() {
     old.greet().await;
     let mut stream = old.request(Method::GET).send().await.unwrap();
     let next = async |response: &mut Response, revision: &str| loop {
-        let chunk = response.chunk().await.unwrap().expect("a message");
-        let chunk = std::str::from_utf8(&chunk).unwrap().to_owned();
+        let chunk = piece(response, "a message").await;
         let mut data = chunk.lines().filter_map(|line| line.strip_prefix("data:")).map(str::trim);
         if let Some(data) = data.find(|data| !data.is_empty()) {
             let message: Value = serde_json::from_str(data).unwrap();
@@ -1502,6 +1521,202 @@ async fn what_is_logged_in_the_midst_of_a_request_comes_on_its_own_stream() {
         (&json!("notifications/message"), &json!("half of it"))
     );
     assert_eq!(answer["result"]["messages"], json!([]), "{answer}");
+}
+
+/// A member that nobody has a form for, with numbers that have no place in one.
+const NOVEL: &str =
+    r#""novel":{"n":[1180591620717411303425,1.0,1e400,null],"_meta":{"shop/till":18446744073709551617}}"#;
+
+/// The same in what a client says: whose numbers have to be exact.
+const NOVEL_OF_CLIENTS: &str = r#""novel":{"n":[1.0,null]}"#;
+
+#[tokio::test]
+async fn what_passes_comes_as_its_server_says_it() {
+    for revisions in [[SESSIONS], [STATELESS]] {
+        let tools = Tools::start(&revisions).await.unwrap();
+        for said in [
+            "\"name\":\"greet\"",
+            "\"text\":\"Greet ann\"",
+            "\"name\":\"book 1\"",
+            "\"text\":\"what is in",
+            "\"name\":\"shelf\"",
+        ] {
+            tools.say_instead(said, &format!("{NOVEL},{said}"));
+        }
+        for said in
+            ["\"values\":[\"any\"]", "\"open\":true", "\"prompts\":[", "\"messages\":[", "\"contents\":["]
+        {
+            tools.say_instead(said, &format!("{NOVEL},{said}"));
+        }
+        let book = tools.book(1);
+        let world = World::with(tools, PERMIT, |_| {}).await;
+        for (revision, path) in [(OLD, "/mcp/shop"), (NEW, "/mcp/shop"), (OLD, "/mcp"), (NEW, "/mcp")] {
+            let client = world.greeted(path, revision).await;
+            let name = if path == "/mcp" { "shop__greet" } else { "greet" };
+            let reference = json!({"type": "ref/prompt", "name": name});
+            let argument = json!({"name": "name", "value": "an"});
+            let asked = [
+                ("prompts/get", json!({"name": name, "arguments": {"name": "ann"}}), 2),
+                ("resources/list", json!({}), 1),
+                ("resources/templates/list", json!({}), 1),
+                ("resources/read", json!({"uri": book}), 2),
+                ("completion/complete", json!({"ref": reference, "argument": argument}), 1),
+                // What a list says of itself nobody could say of several.
+                ("prompts/list", json!({}), if path == "/mcp" { 1 } else { 2 }),
+                ("shop/open", json!({}), usize::from(path != "/mcp")),
+            ];
+            for (method, params, times) in asked {
+                let response = client.post(&client.message(1, method, params)).send().await.unwrap();
+                let said = response.text().await.unwrap();
+                let case = format!("{revisions:?} for {revision} at {path}: {method}: {said}");
+                assert_eq!(said.matches(NOVEL).count(), times, "{case}");
+                assert!(!said.contains("io.countersign"), "{case}");
+                assert_eq!(
+                    said.contains("\"resultType\":\"complete\""),
+                    revision == NEW && times > 0,
+                    "{case}"
+                );
+                let is_kept = !["prompts/get", "completion/complete", "shop/open"].contains(&method);
+                // Where its server says it, and no list is made of several, it comes to clients that do not know it, too.
+                let is_said = revisions == [STATELESS] && (path != "/mcp" || method == "resources/read");
+                let is_told = is_kept && (revision == NEW || is_said);
+                assert_eq!(said.matches("\"ttlMs\":").count(), usize::from(is_told), "{case}");
+                let listed = if path == "/mcp" { "\"name\":\"shop__greet\"" } else { "\"name\":\"greet\"" };
+                assert_eq!(said.contains(listed), method == "prompts/list", "{case}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_tool_is_listed_as_its_server_says_it_by_the_name_that_it_has_here() {
+    for revisions in [[SESSIONS], [STATELESS]] {
+        let tools = Tools::start(&revisions).await.unwrap();
+        let plain = serde_json::to_string(&tools.listed()[1]).unwrap();
+        let schema = r#""inputSchema":{"maxProperties":18446744073709551617,"minProperties":0.0,"#;
+        let novel = plain.replace(
+            r#""inputSchema":{"#,
+            &format!(r#"{NOVEL},"execution":{{"taskSupport":"required"}},{schema}"#),
+        );
+        assert_ne!(novel, plain);
+        tools.say_instead(&plain, &novel);
+        let listed = novel.replace(r#""execution":{"taskSupport":"required"},"#, "");
+        let world = World::with(tools, PERMIT, |_| {}).await;
+        for (revision, path) in [(OLD, "/mcp/shop"), (NEW, "/mcp/shop"), (OLD, "/mcp"), (NEW, "/mcp")] {
+            let client = world.greeted(path, revision).await;
+            let response = client.post(&client.message(1, "tools/list", json!({}))).send().await.unwrap();
+            let said = response.text().await.unwrap();
+            let listed =
+                if path == "/mcp" { listed.replace("\"count\"", "\"shop__count\"") } else { listed.clone() };
+            assert!(said.contains(&listed), "{revisions:?} for {revision} at {path}: {said}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn before_2026_07_28_no_tool_says_that_it_answers_anything_but_an_object() {
+    let tools = Tools::start(&[STATELESS]).await.unwrap();
+    tools.declare("count", json!({"type": "array"}));
+    tools.declare("echo", json!({"type": "object"}));
+    let world = World::with(tools, PERMIT, |_| {}).await;
+    for (revision, forms) in [(OLD, [true, false]), (NEW, [true, true])] {
+        let client = world.greeted("/mcp/shop", revision).await;
+        let list = client.result("tools/list", json!({})).await;
+        let has_form = |name: &str| {
+            let mut tools = list["tools"].as_array().unwrap().iter();
+            tools.find(|tool| tool["name"] == name).unwrap().get("outputSchema").is_some()
+        };
+        assert_eq!(["echo", "count"].map(has_form), forms, "{revision}");
+    }
+}
+
+/// A server in a shell that tells and asks in the midst of a request what nobody has a form for, and keeps what it reads.
+const ODD: &str = r#"
+cd "$(dirname "$0")"
+say() { printf '{"jsonrpc":"2.0",%s}\n' "$1"; }
+while read -r line; do
+    printf '%s\n' "$line" >> lines
+    id=$(printf '%s' "$line" | sed -n 's/.*"id":\([0-9]*\).*/\1/p')
+    case $line in
+    *'"initialize"'*) say "\"id\":$id,"'"result":{"protocolVersion":"2025-11-25","capabilities":{"logging":{},"prompts":{}},"serverInfo":{"name":"odd","version":"1"}}' ;;
+    *'"prompts/get"'*)
+        asked=$id
+        token=$(printf '%s' "$line" | sed -n 's/.*"progressToken":\([0-9]*\).*/\1/p')
+        say '"method":"notifications/message","params":{"level":"info","data":[1e400],NOVEL}'
+        say '"method":"notifications/progress","params":{"progressToken":'"$token"',"progress":1.0,NOVEL}'
+        say '"id":7000,"method":"elicitation/create","params":{"mode":"form","message":"Who?","requestedSchema":{"type":"object","properties":{}},NOVEL}' ;;
+    *'"id":7000'*) say '"id":7001,"method":"sampling/createMessage","params":{"messages":[],"maxTokens":1,NOVEL}' ;;
+    *'"id":7001'*) say '"id":7002,"method":"roots/list","params":{NOVEL}' ;;
+    *'"id":7002'*) say "\"id\":$asked,"'"result":{"messages":[],NOVEL}' ;;
+    esac
+done
+"#;
+
+#[tokio::test]
+async fn what_a_server_asks_and_tells_comes_as_it_says_it_and_so_does_what_its_client_answers() {
+    let folder = tempfile::tempdir().unwrap();
+    let script = folder.path().join("odd.sh");
+    std::fs::write(&script, ODD.replace("NOVEL", NOVEL)).unwrap();
+    let command = ["/bin/sh", script.to_str().unwrap()].map(str::to_owned).to_vec();
+    let odd = McpServer { command, ..McpServer::default() };
+    let world = World::judged(PERMIT, |mcp| drop(mcp.servers.insert("odd".to_owned(), odd))).await;
+    let answers = [
+        ("elicitation/create", r#"{"action":"accept","content":{"name":"ann"},NOVEL}"#),
+        ("sampling/createMessage", r#"{"role":"assistant","model":"m","content":{"type":"novel"},NOVEL}"#),
+        ("roots/list", r#"{"roots":[{"uri":"file:///a",NOVEL}],NOVEL}"#),
+    ];
+    let answers = answers.map(|(method, answer)| (method, answer.replace("NOVEL", NOVEL_OF_CLIENTS)));
+    let able = json!({"elicitation": {}, "sampling": {}, "roots": {}});
+    let asked =
+        json!({"name": "any", "_meta": {"progressToken": 5, "io.modelcontextprotocol/logLevel": "debug"}});
+
+    let mut old = world.client("/mcp/odd", OLD).able(able.clone());
+    old.greet().await;
+    let mut stream = old.post(&old.message(1, "prompts/get", asked.clone())).send().await.unwrap();
+    let mut heard = String::new();
+    for (method, answer) in &answers {
+        let id = loop {
+            heard.push_str(&piece(&mut stream, method).await);
+            // Its numbers have no place in a value.
+            let question = heard.lines().rfind(|line| line.contains(method));
+            let id = question.and_then(|line| line.split("\"id\":").nth(1)?.split([',', '}']).next());
+            if let Some(id) = id {
+                break id.to_owned();
+            }
+        };
+        let answer = format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{answer}}}"#);
+        let answer = old.request(Method::POST).header("content-type", "application/json").body(answer);
+        assert_eq!(answer.send().await.unwrap().status(), 202);
+    }
+    heard.push_str(&stream.text().await.unwrap());
+    assert_eq!(heard.matches(NOVEL).count(), 6, "{heard}");
+    assert!(
+        heard.contains(r#""data":[1e400]"#) && heard.contains(r#""progressToken":5,"progress":1.0"#),
+        "{heard}"
+    );
+    assert!(!heard.contains("io.countersign"), "{heard}");
+
+    let new = world.client("/mcp/odd", NEW).able(able);
+    let (mut params, mut heard) = (asked.to_string(), String::new());
+    for at in 0..=answers.len() {
+        let message = new.message(1, "prompts/get", serde_json::from_str(&params).unwrap());
+        let said = new.post(&message).send().await.unwrap().text().await.unwrap();
+        heard.push_str(&said);
+        if let Some((_, answer)) = answers.get(at) {
+            let state = said.split("\"requestState\":\"").nth(1).unwrap_or_else(|| panic!("{at}: {said}"));
+            let state = state.split('"').next().unwrap();
+            let again = json!({"requestState": state, "inputResponses": {"ask": serde_json::from_str::<Value>(answer).unwrap()}});
+            let (Value::Object(again), mut asked) = (again, asked.clone()) else { unreachable!() };
+            asked.as_object_mut().unwrap().extend(again);
+            params = asked.to_string();
+        }
+    }
+    assert_eq!(heard.matches(NOVEL).count(), 6, "{heard}");
+    assert!(!heard.contains("io.countersign"), "{heard}");
+    let lines = std::fs::read_to_string(folder.path().join("lines")).unwrap();
+    for (method, answer) in answers {
+        assert_eq!(lines.matches(&format!("\"result\":{answer}")).count(), 2, "{method}: {lines}");
+    }
 }
 
 /// Waits until its clients have so many sessions at this server.
@@ -1929,7 +2144,7 @@ async fn a_client_may_speak_over_pipes() {
         let line = client.message(1, method, params).to_string() + "\n";
         output.write_all(line.as_bytes()).await.unwrap();
         loop {
-            let message: Value = serde_json::from_str(&lines.next_line().await.unwrap().unwrap()).unwrap();
+            let message = next_message(&mut lines).await;
             must_be_valid(OLD, method, &message);
             if message.get("id").is_some() {
                 return message;
@@ -2087,7 +2302,7 @@ async fn over_pipes_a_stream_too_many_is_an_error() {
     let reading = async {
         let mut acknowledged = 0;
         loop {
-            let message: Value = serde_json::from_str(&lines.next_line().await.unwrap().unwrap()).unwrap();
+            let message = next_message(&mut lines).await;
             acknowledged += usize::from(message["method"] == "notifications/subscriptions/acknowledged");
             if message.get("error").is_some() || acknowledged > 32 {
                 return message;

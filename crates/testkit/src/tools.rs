@@ -84,6 +84,8 @@ struct Books {
     calls: Vec<(String, Value)>,
     metas: Vec<Value>,
     descriptions: BTreeMap<String, String>,
+    /// What is written instead of what.
+    instead: Vec<(String, String)>,
     /// Tools beside its own.
     more: Vec<String>,
     /// In how many lists from now, and of which tool, something else is said.
@@ -148,6 +150,8 @@ impl Tools {
             StreamableHttpService::new(move || Ok(Counter(Arc::clone(&open))), Arc::clone(&sessions), config);
         let app = axum::Router::new().nest_service("/mcp", service);
         // Who keeps nothing is there to be measured.
+        let books = Arc::clone(&shop);
+        let strangely = move |answer| strangely(Arc::clone(&books), answer);
         let app = if remembers { app.layer(map_response(strangely)) } else { app };
         // What an answer consists of is sent as it comes: nobody is to wait for an acknowledgement.
         let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
@@ -183,6 +187,17 @@ impl Tools {
     /// What stood in `_meta` of each.
     pub fn metas(&self) -> Vec<Value> {
         self.shop.books().metas.clone()
+    }
+
+    /// How it writes this.
+    pub fn written(&self, this: &impl serde::Serialize) -> String {
+        let plain = serde_json::to_string(this).unwrap_or_default();
+        String::from_utf8_lossy(&self.shop.otherwise(&plain.into())).into_owned()
+    }
+
+    /// Writes this instead of that in whatever it says from now on, as no SDK would.
+    pub fn say_instead(&self, of: &str, this: &str) {
+        self.shop.books().instead.push((of.to_owned(), this.to_owned()));
     }
 
     /// Says something else of a tool from now on, and tells whoever listens.
@@ -527,16 +542,30 @@ async fn tell(context: &RequestContext<RoleServer>, step: u64, message: Option<&
     let _ = peer.send_notification(progress.into()).await;
 }
 
-/// Whoever has [`STRANGE`] echoed is answered what no SDK has a form for.
-async fn strangely(answer: Response) -> Response {
+/// Whoever has [`STRANGE`] echoed is answered what no SDK has a form for, and so is whoever is to be, see [`Tools::say_instead`].
+async fn strangely(shop: Arc<Shop>, answer: Response) -> Response {
+    let strange = move |said: &Bytes| shop.otherwise(&strange(said));
     let (mut head, body) = answer.into_parts();
     if head.headers.get(CONTENT_TYPE).is_none_or(|form| form != "application/json") {
-        let pieces = body.into_data_stream().map_ok(|piece| strange(&piece));
+        let pieces = body.into_data_stream().map_ok(move |piece| strange(&piece));
         return Response::from_parts(head, Body::from_stream(pieces));
     }
     head.headers.remove(CONTENT_LENGTH);
     let whole = to_bytes(body, usize::MAX).await.unwrap_or_default();
     Response::from_parts(head, Body::from(strange(&whole)))
+}
+
+impl Shop {
+    fn otherwise(&self, said: &Bytes) -> Bytes {
+        let books = self.books();
+        match std::str::from_utf8(said) {
+            Ok(text) if books.instead.iter().any(|(of, _)| text.contains(of)) => {
+                let instead = |text: String, (of, this): &(String, String)| text.replace(of, this);
+                books.instead.iter().fold(text.to_owned(), instead).into()
+            }
+            _ => said.clone(),
+        }
+    }
 }
 
 fn strange(said: &Bytes) -> Bytes {

@@ -31,6 +31,7 @@ pub(super) struct Accepted {
     pub(super) annotations: Value,
     pub(super) icons: Value,
     pub(super) meta: Value,
+    pub(super) more: Value,
     pub(super) output_schema: Value,
     pub(super) input_schema: Value,
 }
@@ -44,19 +45,21 @@ impl Accepted {
             annotations: told.annotations.clone().unwrap_or_default(),
             icons: told.icons.clone().unwrap_or_default(),
             meta: told.meta.clone().unwrap_or_default(),
+            more: told.more.clone().unwrap_or_default(),
             output_schema: told.output_schema.clone().unwrap_or_default(),
             input_schema: told.input_schema.clone(),
         }
     }
 
     /// Member by member, beside another one.
-    pub(super) fn beside<'a>(&'a self, other: &'a Accepted) -> [(&'static str, &'a Value, &'a Value); 7] {
+    pub(super) fn beside<'a>(&'a self, other: &'a Accepted) -> [(&'static str, &'a Value, &'a Value); 8] {
         [
             ("title", &self.title, &other.title),
             ("description", &self.description, &other.description),
             ("annotations", &self.annotations, &other.annotations),
             ("icons", &self.icons, &other.icons),
             ("_meta", &self.meta, &other.meta),
+            ("other members", &self.more, &other.more),
             ("inputSchema", &self.input_schema, &other.input_schema),
             ("outputSchema", &self.output_schema, &other.output_schema),
         ]
@@ -74,6 +77,8 @@ pub(super) struct Undo {
 
 /// Every line of the server's own words begins so.
 const SAID: &str = "#| ";
+/// Whatever the protocol has no member for.
+const MORE: &str = "more";
 const CLASS: &str = "# class: ";
 const DAY_SECONDS: i64 = 86_400;
 /// The longest that a server's or tool's name is as part of a file's.
@@ -222,6 +227,7 @@ impl Sheet {
             annotations: said("annotations"),
             icons: said("icons"),
             meta: said("_meta"),
+            more: said(MORE),
             output_schema: said("outputSchema"),
             input_schema: schema.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default(),
         }
@@ -394,6 +400,7 @@ fn said(told: &Told) -> String {
         ("annotations", said.annotations),
         ("icons", said.icons),
         ("_meta", said.meta),
+        (MORE, said.more),
         ("outputSchema", said.output_schema),
     ];
     let line = |(name, value): (&str, Value)| {
@@ -475,6 +482,7 @@ mod tests {
             annotations: Some(json!({"destructiveHint": false})),
             icons: None,
             meta: None,
+            more: None,
             digest: "ab".repeat(32),
         }
     }
@@ -599,6 +607,7 @@ mod tests {
         now.description = Some("Pushes.".to_owned());
         now.icons = Some(json!([{"src": "https://example.com/a.png"}]));
         now.meta = Some(json!({"ui": {"resourceUri": "ui://git"}}));
+        now.more = Some(json!({"novel": ["a"]}));
         now.digest = "cd".repeat(32);
         now.input_schema = json!({"type": "object", "properties": {"repo": {"type": "string"}}});
         it.accept(&now).unwrap();
@@ -607,6 +616,7 @@ mod tests {
         let accepted = it.accepted();
         assert_eq!((accepted.description, accepted.input_schema), (json!("Pushes."), now.input_schema));
         assert_eq!((Some(accepted.icons), Some(accepted.meta)), (now.icons, now.meta));
+        assert_eq!(Some(accepted.more), now.more);
         assert!(it.document.to_string().contains("mapped = [\"repo\"]"), "{}", it.document);
         assert_eq!(it.document.to_string().matches("#| description").count(), 1);
     }

@@ -2,7 +2,7 @@
 
 use action::is_hidden;
 use provider::mcp::SeenTool;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 /// What a server says of a tool; every word of it is foreign.
 #[derive(Clone, Debug, PartialEq)]
@@ -15,6 +15,8 @@ pub(super) struct Told {
     pub(super) annotations: Option<Value>,
     pub(super) icons: Option<Value>,
     pub(super) meta: Option<Value>,
+    /// Whatever else is said of it, by name.
+    pub(super) more: Option<Value>,
     pub(super) digest: String,
 }
 
@@ -23,9 +25,7 @@ const MOST_BYTES: usize = 64 * 1024;
 
 impl Told {
     pub(super) fn of(seen: &SeenTool) -> Result<Told, String> {
-        let said = serde_json::to_value(&seen.tool)
-            .map_err(|_| "what is said of it cannot be written".to_owned())?;
-        Told::read(&said, &seen.digest)
+        Told::read(&seen.said(), &seen.digest)
     }
 
     /// The same from the protocol's own form.
@@ -44,9 +44,23 @@ impl Told {
             annotations: part("annotations"),
             icons: part("icons"),
             meta: part("_meta"),
+            more: more(said),
             digest: digest.to_owned(),
         })
     }
+}
+
+/// What of it has no place of its own here: members that the protocol does not know, and words that are no text.
+fn more(said: &Value) -> Option<Value> {
+    let has_place = |(name, value): &(&String, &Value)| match name.as_str() {
+        "title" | "description" => value.is_string(),
+        "name" | "inputSchema" | "outputSchema" | "annotations" | "icons" | "_meta" => true,
+        _ => false,
+    };
+    let all = said.as_object().into_iter().flatten().filter(|(_, value)| !value.is_null());
+    let more: Map<String, Value> =
+        all.filter(|it| !has_place(it)).map(|(name, value)| (name.clone(), value.clone())).collect();
+    (!more.is_empty()).then(|| more.into())
 }
 
 /// JSON in lines, with everything spelled out that does not show what it is, and fit for a TOML literal string.
@@ -78,6 +92,17 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn nothing_that_is_said_of_a_tool_is_left_out_of_what_people_are_shown() {
+        let said = json!({"name": "a", "inputSchema": {}, "title": 7, "novel": {"do": "send"}, "gone": null});
+        let told = Told::read(&said, "").unwrap();
+        assert_eq!(told.more, Some(json!({"title": 7, "novel": {"do": "send"}})));
+        assert_eq!(
+            Told::read(&json!({"name": "a", "inputSchema": {}, "title": "A"}), "").unwrap().more,
+            None
+        );
+    }
 
     #[test]
     fn hidden_text_is_spelled_out_and_means_the_same() {

@@ -25,6 +25,7 @@ use serde::ser::{Serialize, SerializeMap, Serializer};
 use super::link::{Asked, BROKEN, Fault, UNREADABLE, is_carried};
 use super::post::{Envelope, OVERSIZE, Posted, headers_of, post};
 use super::said::Said;
+use super::verbatim::carrying;
 
 /// The way of calls to one server for one party.
 pub(super) struct Direct {
@@ -206,6 +207,8 @@ fn answer(said: &[u8], id: &RequestId, hear: &Hear<'_>) -> Result<Option<Result<
         (None, ..) => return Ok(None),
         (Some(_), ..) => {}
     }
+    let carrying = carrying(said);
+    let said = carrying.as_deref().unwrap_or(said);
     let message: ServerJsonRpcMessage = serde_json::from_slice(said).map_err(|_| unreadable())?;
     match message {
         JsonRpcMessage::Notification(told) if gives_up(&told.notification, id) => {

@@ -11,9 +11,9 @@ use reqwest::header::HeaderValue;
 use rmcp::RoleClient;
 use rmcp::model::{
     CallToolRequest, CallToolRequestParams, CancelledNotificationMethod, CancelledNotificationParam,
-    ClientNotification, ClientRequest, ConstString, CustomNotification, ErrorData, GetMeta, InputResponses,
-    JsonObject, LoggingLevel, PingRequest, ProtocolVersion, RequestId, RequestMetaObject, ServerPeerInfo,
-    ServerResult, SetLevelRequest, SetLevelRequestParams,
+    ClientNotification, ClientRequest, ConstString, CustomNotification, ErrorData, GetExtensions, GetMeta,
+    InputResponses, JsonObject, LoggingLevel, PingRequest, ProtocolVersion, RequestId, RequestMetaObject,
+    ServerPeerInfo, ServerResult, SetLevelRequest, SetLevelRequestParams,
 };
 use rmcp::service::{
     ClientInitializeError, ClientLifecycleMode, Peer, PeerRequestOptions, RunningService, ServiceError,
@@ -293,6 +293,20 @@ impl Link {
     ) -> Result<ServerResult, Fault> {
         let answer = self.hand_on(request, meta, tie, silence).await;
         self.heard(answer, |result| self.without_secrets(result))
+    }
+
+    /// The same of what passes, with its answer as it came.
+    pub(super) async fn pass(
+        &self,
+        mut request: ClientRequest,
+        meta: RequestMetaObject,
+        tie: &Tie,
+        silence: Duration,
+    ) -> Result<Said, Fault> {
+        request.extensions_mut().insert(AsItCame);
+        let answer = self.hand_on(request, meta, tie, silence).await;
+        let answer = answer.and_then(|result| Said::of_result(result).ok_or_else(unreadable));
+        self.heard(answer, |said| said.without(&self.secrets))
     }
 
     /// A `tools/call` and its answer as it came, without rmcp's tasks where that can be.

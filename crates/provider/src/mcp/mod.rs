@@ -27,6 +27,7 @@ mod keeper;
 mod launch;
 mod link;
 mod listed;
+mod numerals;
 mod ours;
 mod paced;
 mod party;
@@ -36,6 +37,7 @@ mod relay;
 mod said;
 mod server;
 mod tool;
+mod verbatim;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -45,11 +47,13 @@ use futures_util::future::join_all;
 
 pub use keeper::{Keeper, end_what_is_left};
 pub use launch::{Declared, How, PATH};
-pub use listed::{Output, SeenTool, digest_of};
+pub use listed::{Output, SeenTool, digest_of, is_passed_on};
 pub use ours::{is_ours, strike_ours};
 pub use party::{Client, Party, PartyId, Seat, Seats, Taken, Tie};
+pub use said::Said;
 pub use server::{Listening, Server, Unreachable};
 pub use tool::{Quarantine, Tool, provider_of};
+pub use verbatim::VERBATIM;
 
 use crate::Outside;
 

@@ -10,6 +10,7 @@ use rmcp::transport::async_rw::AsyncRwTransport;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, BufReader, Empty};
 
 use super::post::Marked;
+use super::verbatim::carrying;
 
 pub(super) struct Pipes<R, W: AsyncWrite> {
     output: BufReader<R>,
@@ -65,7 +66,8 @@ impl<R: AsyncRead + Send + Unpin, W: AsyncWrite + Send + Unpin + 'static> Pipes<
         if let Some(answer) = self.marked.unread(&self.line) {
             return Some(answer);
         }
-        let read = serde_json::from_slice(&self.line);
+        let carrying = carrying(&self.line);
+        let read = serde_json::from_slice(carrying.as_deref().unwrap_or(&self.line));
         read.inspect_err(|error| tracing::debug!(%error, "an MCP server wrote a line that is no message"))
             .ok()
     }

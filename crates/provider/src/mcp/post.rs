@@ -23,6 +23,7 @@ use sse_stream::{Sse, SseStream};
 
 use super::lock;
 use super::said::unread;
+use super::verbatim::carrying;
 
 /// What came back.
 pub(super) enum Posted {
@@ -231,15 +232,18 @@ impl Marked {
         open.remove(at).map(|id| ServerJsonRpcMessage::response(result, id))
     }
 
-    fn unread_events(&self, events: Events) -> Events {
+    fn prepared_events(&self, events: Events) -> Events {
         let marked = self.clone();
-        events.map(move |event| event.map(|event| marked.unread_event(event))).boxed()
+        events.map(move |event| event.map(|event| marked.prepared_event(event))).boxed()
     }
 
-    /// The same event, unread if it is such an answer.
-    fn unread_event(&self, event: Sse) -> Sse {
-        let answer = event.data.as_ref().and_then(|said| self.unread(said.as_bytes()));
-        match answer.and_then(|answer| serde_json::to_string(&answer).ok()) {
+    /// The event as rmcp is to read it: the answer to one of them unread, what is asked or told with its text.
+    fn prepared_event(&self, event: Sse) -> Sse {
+        let prepared = event.data.as_ref().and_then(|said| match self.unread(said.as_bytes()) {
+            Some(answer) => serde_json::to_vec(&answer).ok(),
+            None => carrying(said.as_bytes()),
+        });
+        match prepared.and_then(|said| String::from_utf8(said).ok()) {
             Some(data) => Sse { data: Some(data), ..event },
             None => event,
         }
@@ -291,7 +295,12 @@ impl StreamableHttpClient for Unread {
         if !self.marked.note(&message) {
             let sent =
                 self.client.post_message_with_response_limits(uri, message, session, token, headers, limits);
-            return sent.await;
+            return Ok(match sent.await? {
+                StreamableHttpPostResponse::Sse(events, session) => {
+                    StreamableHttpPostResponse::Sse(self.marked.prepared_events(events), session)
+                }
+                other => other,
+            });
         }
         let mut all = headers_of(headers, token.as_deref());
         if let Some(session) = session.as_deref().and_then(|it| HeaderValue::from_str(it).ok()) {
@@ -303,7 +312,7 @@ impl StreamableHttpClient for Unread {
         Ok(match posted {
             Posted::Nothing => StreamableHttpPostResponse::Accepted,
             Posted::Events(events) => {
-                StreamableHttpPostResponse::Sse(self.marked.unread_events(events), session)
+                StreamableHttpPostResponse::Sse(self.marked.prepared_events(events), session)
             }
             Posted::Whole(said) => {
                 let message = match self.marked.unread(&said) {
@@ -333,7 +342,10 @@ impl StreamableHttpClient for Unread {
         token: Option<String>,
         headers: Headers,
     ) -> Result<Events, Failure> {
-        self.client.get_stream(uri, session, last, token, headers).await
+        self.client
+            .get_stream(uri, session, last, token, headers)
+            .await
+            .map(|events| self.marked.prepared_events(events))
     }
 
     async fn get_stream_with_max_sse_event_size(
@@ -348,7 +360,7 @@ impl StreamableHttpClient for Unread {
         let stream =
             self.client.get_stream_with_max_sse_event_size(uri, session, last, token, headers, most_bytes);
         // What is left of a stream that broke off may be the answer.
-        stream.await.map(|events| self.marked.unread_events(events))
+        stream.await.map(|events| self.marked.prepared_events(events))
     }
 }
 
@@ -423,7 +435,7 @@ mod tests {
         let text = r#"{"content":[{"type":"text","text":"a","new":{"n":1180591620717411303425}}],"x":null}"#;
         let said = |id: u8| format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{text}}}"#);
         assert!(marked.unread(said(8).as_bytes()).is_none());
-        let event = marked.unread_event(Sse::default().data(said(7)));
+        let event = marked.prepared_event(Sse::default().data(said(7)));
         // rmcp reads the event.
         let read: ServerJsonRpcMessage = serde_json::from_str(&event.data.unwrap()).unwrap();
         let JsonRpcMessage::Response(answer) = read else { unreachable!("it is an answer") };

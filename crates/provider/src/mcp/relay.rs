@@ -7,9 +7,9 @@ use std::time::Instant;
 
 use futures_util::future::join_all;
 use rmcp::model::{
-    ClientConfig, ClientResult, CreateMessageResult, ElicitResult, ElicitationAction, ErrorCode, ErrorData,
-    GetMeta, Implementation, InputRequest, ListRootsResult, NotificationMetaObject, ProgressToken,
-    ProtocolVersion, RequestId, ServerNotification, ServerRequest, TASKS_EXTENSION_ID,
+    ClientConfig, ClientResult, CustomResult, ElicitResult, ElicitationAction, ErrorCode, ErrorData,
+    GetExtensions, GetMeta, Implementation, InputRequest, ListRootsResult, NotificationMetaObject,
+    ProgressToken, ProtocolVersion, RequestId, ServerNotification, ServerRequest, TASKS_EXTENSION_ID,
 };
 use rmcp::service::{InboundStreamOrigin, NotificationContext, RequestContext, Service};
 use rmcp::{RoleClient, model::ClientCapabilities};
@@ -24,7 +24,9 @@ use super::link::GRACE;
 use super::lock;
 use super::ours::without_ours;
 use super::party::{Party, Tie};
+use super::said::Said;
 use super::server::Server;
+use super::verbatim;
 use crate::secrets::Secret;
 
 /// The side of a link that listens to the server.
@@ -153,7 +155,7 @@ impl Relay {
     /// `withdrawn` says that the server does not want to know any more.
     async fn ask(
         &self,
-        request: InputRequest,
+        (request, text): (InputRequest, Option<Said>),
         exchange: Option<Arc<Exchange>>,
         withdrawn: &CancellationToken,
     ) -> Result<Value, ErrorData> {
@@ -162,7 +164,11 @@ impl Relay {
             let why = "a client without a session is asked only in the midst of its request";
             return Err(ErrorData::invalid_request(why, None));
         }
-        let request = bearable(request)?;
+        let mut request = bearable(request)?;
+        if let Some(said) = text {
+            must_be_bearable(said.text.get().len())?;
+            verbatim::put_into(&mut request, &said.text);
+        }
         let _place = self.questions.try_acquire().map_err(|_| {
             ErrorData::invalid_request("as many questions as can wait at once are waiting", None)
         })?;
@@ -236,7 +242,20 @@ pub(super) fn fit_to_tell(
     secrets: &[Arc<Secret>],
     notification: ServerNotification,
 ) -> Option<ServerNotification> {
-    without(secrets, notification).and_then(without_ours).and_then(|said| bearable(said).ok())
+    let mut notification = notification;
+    let text = verbatim::taken_from(notification.extensions_mut());
+    let mut fit =
+        without(secrets, notification).and_then(without_ours).and_then(|said| bearable(said).ok())?;
+    if let Some(said) = text {
+        let Said { text, .. } = said.without(secrets)?.without_ours()?;
+        must_be_bearable(text.get().len()).ok()?;
+        // It would only lie there twice.
+        if let ServerNotification::LoggingMessageNotification(log) = &mut fit {
+            log.params.data = Value::Null;
+        }
+        verbatim::put(fit.extensions_mut(), &text);
+    }
+    Some(fit)
 }
 
 /// What a server asks or tells, unless it is more than is kept for a client that takes its time.
@@ -244,8 +263,16 @@ pub(super) fn fit_to_tell(
 /// # Errors
 /// It is.
 pub(super) fn bearable<T: Serialize>(asked: T) -> Result<T, ErrorData> {
-    match serde_json::to_vec(&asked).is_ok_and(|text| text.len() <= LONGEST_QUESTION) {
-        true => Ok(asked),
+    must_be_bearable(serde_json::to_vec(&asked).map_or(usize::MAX, |text| text.len())).map(|()| asked)
+}
+
+/// The same of what is so long.
+///
+/// # Errors
+/// It is.
+pub(super) fn must_be_bearable(length: usize) -> Result<(), ErrorData> {
+    match length <= LONGEST_QUESTION {
+        true => Ok(()),
         false => {
             Err(ErrorData::invalid_request("it is longer than questions and notifications may be", None))
         }
@@ -291,26 +318,36 @@ impl Service<RoleClient> for Relay {
     async fn handle_request(
         &self,
         request: ServerRequest,
-        context: RequestContext<RoleClient>,
+        mut context: RequestContext<RoleClient>,
     ) -> Result<ClientResult, ErrorData> {
         self.under_way.begun().await;
         let exchange = self.under_way.of_origin(context.extensions.get::<InboundStreamOrigin>());
         let unreadable = || ErrorData::invalid_request("the question has not the form of one", None);
-        match without(&self.secrets, request).and_then(without_ours).ok_or_else(unreadable)? {
-            ServerRequest::PingRequest(_) => Ok(ClientResult::empty(())),
+        let text = verbatim::taken_from_question(&mut context.meta);
+        let fit =
+            |said: Said| said.without(&self.secrets).and_then(Said::without_ours).ok_or_else(unreadable);
+        let text = text.map(fit).transpose()?;
+        let (question, is_answer): (_, fn(&Value) -> bool) = match without(&self.secrets, request)
+            .and_then(without_ours)
+            .ok_or_else(unreadable)?
+        {
+            ServerRequest::PingRequest(_) => return Ok(ClientResult::empty(())),
             ServerRequest::CreateMessageRequest(request) => {
-                let said = self.ask(InputRequest::CreateMessage(request), exchange, &context.ct).await?;
-                read::<CreateMessageResult>(said).map(|it| ClientResult::CreateMessageResult(Box::new(it)))
+                (InputRequest::CreateMessage(request), is_sampled)
             }
             ServerRequest::ListRootsRequest(request) => {
-                let said = self.ask(InputRequest::ListRoots(request), exchange, &context.ct).await?;
-                read::<ListRootsResult>(said).map(ClientResult::ListRootsResult)
+                (InputRequest::ListRoots(request), is::<ListRootsResult>)
             }
-            ServerRequest::ElicitRequest(request) => {
-                let said = self.ask(InputRequest::Elicitation(request), exchange, &context.ct).await?;
-                read::<ElicitResult>(said).map(ClientResult::ElicitResult)
+            ServerRequest::ElicitRequest(request) => (InputRequest::Elicitation(request), is::<ElicitResult>),
+            _ => {
+                let nobody = "nobody here can be asked that";
+                return Err(ErrorData::new(ErrorCode::METHOD_NOT_FOUND, nobody, None));
             }
-            _ => Err(ErrorData::new(ErrorCode::METHOD_NOT_FOUND, "nobody here can be asked that", None)),
+        };
+        let said = self.ask((question, text), exchange, &context.ct).await?;
+        match is_answer(&said) {
+            true => Ok(ClientResult::CustomResult(CustomResult(said))),
+            false => Err(ErrorData::internal_error("the client's answer has not the form of one", None)),
         }
     }
 
@@ -357,9 +394,15 @@ pub(super) fn without<T: Serialize + DeserializeOwned>(secrets: &[Arc<Secret>], 
     if struck > 0 { serde_json::from_value(value).ok() } else { Some(said) }
 }
 
-fn read<T: serde::de::DeserializeOwned>(said: Value) -> Result<T, ErrorData> {
-    serde_json::from_value(said)
-        .map_err(|_| ErrorData::internal_error("the client's answer has not the form of one", None))
+fn is<T: DeserializeOwned>(said: &Value) -> bool {
+    T::deserialize(said).is_ok()
+}
+
+/// Whether this is what a model said; of content there may be other kinds than are known.
+fn is_sampled(said: &Value) -> bool {
+    said["role"].is_string()
+        && said["model"].is_string()
+        && (said["content"].is_object() || said["content"].is_array())
 }
 
 #[cfg(test)]
@@ -452,10 +495,13 @@ mod tests {
         relay.under_way.begin(Arc::clone(&exchange));
         let wanted = CancellationToken::new();
         let mut waiting: Vec<_> = (0..MOST_QUESTIONS)
-            .map(|_| Box::pin(relay.ask(question(), Some(Arc::clone(&exchange)), &wanted)))
+            .map(|_| Box::pin(relay.ask((question(), None), Some(Arc::clone(&exchange)), &wanted)))
             .collect();
         assert!(waiting.iter_mut().all(|asked| asked.now_or_never().is_none()));
-        assert!(relay.ask(question(), Some(Arc::clone(&exchange)), &wanted).await.is_err(), "one too many");
+        assert!(
+            relay.ask((question(), None), Some(Arc::clone(&exchange)), &wanted).await.is_err(),
+            "one too many"
+        );
         relay.under_way.end(&exchange);
         for asked in waiting {
             assert_eq!(asked.await.unwrap(), declined(), "nobody wants to know any more");
@@ -465,10 +511,10 @@ mod tests {
             Tie::default(),
         ));
         assert!(
-            relay.ask(question(), Some(Arc::clone(&next)), &wanted).now_or_never().is_none(),
+            relay.ask((question(), None), Some(Arc::clone(&next)), &wanted).now_or_never().is_none(),
             "there is room again"
         );
-        let mut withdrawn = Box::pin(relay.ask(question(), Some(Arc::clone(&next)), &wanted));
+        let mut withdrawn = Box::pin(relay.ask((question(), None), Some(Arc::clone(&next)), &wanted));
         assert!((&mut withdrawn).now_or_never().is_none() && next.silent_since().is_none());
         wanted.cancel();
         assert!(withdrawn.await.is_err());

@@ -7,27 +7,44 @@ use std::cell::Cell;
 use std::fmt;
 use std::sync::Arc;
 
-use rmcp::model::{CustomResult, InputRequiredResult, ServerResult};
+use rmcp::model::{CustomResult, InputRequests, InputRequiredResult, ServerResult};
 use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Map, Value};
 
+use super::numerals;
+use super::ours::strike_ours;
+use super::verbatim;
 use crate::secrets::Secret;
 
-/// A result of a server's.
+/// Something that a server says: a result, or the parameters of what it asks or tells.
 #[derive(Debug)]
-pub(super) struct Said {
-    /// On one line.
-    pub(super) text: Box<RawValue>,
+pub struct Said {
+    /// As it came, on one line.
+    pub text: Box<RawValue>,
     /// The same as far as numbers have a place in it.
-    pub(super) value: Value,
+    pub value: Value,
+}
+
+/// What a server wants to know before it goes on.
+pub(super) struct Input {
+    pub(super) requests: InputRequests,
+    /// What it wants to see again.
+    pub(super) state: Option<String>,
+    /// How long all of it is.
+    pub(super) length: usize,
 }
 
 impl Said {
     /// That of a text. Nothing, if it cannot be held.
     pub(super) fn of(text: &RawValue) -> Option<Said> {
         let twice = Cell::new(false);
-        let value = Whole { twice: &twice }.deserialize(text).ok()?;
+        let read = |text: &str| {
+            let mut reader = serde_json::Deserializer::from_str(text);
+            Whole { twice: &twice }.deserialize(&mut reader).ok()
+        };
+        let within_reach = || read(&numerals::replaced(text.get(), numerals::within_reach));
+        let value = read(text.get()).or_else(within_reach)?;
         // Of a member that is there twice nobody knows which one counts, so what was looked at is what is passed on.
         let text = if twice.get() { to_raw_value(&value).ok()? } else { on_one_line(text)? };
         Some(Said { text, value })
@@ -55,6 +72,16 @@ impl Said {
         Some(self)
     }
 
+    /// The same without what only we say in `_meta`. Nothing, if it cannot be held then.
+    pub fn without_ours(mut self) -> Option<Said> {
+        // A name may be written with escapes.
+        let may_be_there = ["io.countersign", "\\u", "\\/"].iter().any(|it| self.text.get().contains(it));
+        if may_be_there && strike_ours(&mut self.value) {
+            self.text = to_raw_value(&self.value).ok()?;
+        }
+        Some(self)
+    }
+
     /// In a form. Nothing, if it has another one.
     pub(super) fn read<T: DeserializeOwned>(self) -> Option<T> {
         serde_json::from_value(self.value).ok()
@@ -66,8 +93,13 @@ impl Said {
     }
 
     /// What it asks; nothing, if that has no form.
-    pub(super) fn input(self) -> Option<InputRequiredResult> {
-        self.read()
+    pub(super) fn input(self) -> Option<Input> {
+        let said = self.without_ours()?;
+        let (length, text) = (said.text.get().len(), said.text.clone());
+        let InputRequiredResult { input_requests, request_state, .. } = said.read()?;
+        let mut requests = input_requests.unwrap_or_default();
+        verbatim::put_beside(&mut requests, &text);
+        Some(Input { requests, state: request_state, length })
     }
 
     /// Whether it can be the result of a tool, whatever it says beside that: clients throw away what has not this form.
@@ -197,6 +229,27 @@ mod tests {
         let said = said(text).unwrap();
         assert_eq!(said.text.get(), text.replace('\n', " "));
         assert_eq!(said.value["x"][3], "a\nb");
+    }
+
+    #[test]
+    fn a_number_beyond_all_that_we_count_with_is_kept_as_it_came() {
+        let said = said(r#"{"n":[1e400,-1e999,2]}"#).unwrap();
+        assert_eq!(said.text.get(), r#"{"n":[1e400,-1e999,2]}"#);
+        assert_eq!(said.value["n"], serde_json::json!([f64::MAX, f64::MIN, 2]));
+    }
+
+    #[test]
+    fn what_only_we_say_is_struck_also_where_it_is_written_with_escapes() {
+        let struck = |text: &str| said(text).unwrap().without_ours().unwrap().text.get().to_owned();
+        for ours in [
+            r#""io.countersign/receipt":1,"#,
+            r#""io\u002ecountersign/receipt":1,"#,
+            r#""io.countersign\/receipt":1,"#,
+        ] {
+            assert_eq!(struck(&format!(r#"{{"_meta":{{{ours}"shop":1.10}}}}"#)), r#"{"_meta":{"shop":1.1}}"#);
+        }
+        let plain = r#"{"_meta":{"shop":1.10,"n":1180591620717411303425}}"#;
+        assert_eq!(struck(plain), plain);
     }
 
     #[test]

@@ -9,10 +9,9 @@ use std::time::{Duration, Instant};
 use action::Tenant;
 use futures_util::{StreamExt, stream};
 use rmcp::model::{
-    ClientNotification, ClientRequest, ErrorCode, ErrorData, GetMeta, GetPromptRequestParams,
-    InputRequiredResult, InputResponses, ListToolsRequest, PaginatedRequestParams, ReadResourceRequestParams,
-    RequestMetaObject, ServerPeerInfo, ServerResult, SubscribeRequest, SubscribeRequestParams,
-    SubscriptionFilter,
+    ClientNotification, ClientRequest, ErrorCode, ErrorData, GetMeta, GetPromptRequestParams, InputResponses,
+    ListToolsRequest, PaginatedRequestParams, ReadResourceRequestParams, RequestMetaObject, ServerPeerInfo,
+    SubscribeRequest, SubscribeRequestParams, SubscriptionFilter,
 };
 use tokio::sync::{Mutex as Turn, OwnedSemaphorePermit, RwLock, Semaphore, SemaphorePermit, oneshot};
 use tokio::task::JoinHandle;
@@ -23,7 +22,8 @@ use super::launch::{Declared, Launch};
 use super::link::{Fault, GRACE, Greeting, Heard, Link, Unopened, Use};
 use super::listed::SeenTool;
 use super::party::{Nobody, Party, PartyId, Tie};
-use super::relay::{MOST_QUESTIONS, Relay, bearable, declined, fit_to_tell};
+use super::relay::{MOST_QUESTIONS, Relay, declined, fit_to_tell, must_be_bearable};
+use super::said::{Input, Said};
 use super::{LONGEST_SERVER_NAME, is_server_name, lock, tool};
 use crate::Outside;
 
@@ -347,24 +347,24 @@ impl Server {
             let params = cursor.map(|cursor| PaginatedRequestParams::default().with_cursor(Some(cursor)));
             let request = ListToolsRequest { params, ..ListToolsRequest::default() };
             let tie = Tie::default();
-            let answer = link.exchange(request.into(), RequestMetaObject::new(), &tie, self.silence());
+            let answer = link.pass(request.into(), RequestMetaObject::new(), &tie, self.silence());
             let page = match answer.await {
-                Ok(ServerResult::ListToolsResult(page)) => page,
+                Ok(page) => page,
                 // A server without tools.
                 Err(Fault::Refused(error))
                     if tools.is_empty() && error.code == ErrorCode::METHOD_NOT_FOUND =>
                 {
                     return Ok(tools);
                 }
-                Ok(_) | Err(Fault::Refused(_)) => return Err(self.unreachable(UNLISTED)),
+                Err(Fault::Refused(_)) => return Err(self.unreachable(UNLISTED)),
                 Err(fault) => return Err(self.unreachable(&why(fault))),
             };
-            bytes += serde_json::to_string(&page.tools).map_or(0, |page| page.len());
+            bytes += page.text.get().len();
             if bytes > self.declared.most_bytes {
                 return Err(self.unreachable("it lists more of its tools than is taken"));
             }
-            tools.extend(page.tools.into_iter().map(SeenTool::of));
-            cursor = page.next_cursor;
+            tools.extend(SeenTool::all_of(&page).ok_or_else(|| self.unreachable(UNLISTED))?);
+            cursor = page.value["nextCursor"].as_str().map(str::to_owned);
             if tools.len() > MOST_TOOLS {
                 return Err(self.unreachable("it lists more tools than are taken"));
             }
@@ -390,7 +390,8 @@ impl Server {
         let _ = timeout(GRACE, told).await;
     }
 
-    /// Passes a request on that is none to act, and its answer back. What the server asks in its midst the party answers.
+    /// Passes a request on that is none to act, and its answer back as it came. What the server asks in its midst the party
+    /// answers.
     ///
     /// # Errors
     /// The server's own, or ours where it cannot be reached.
@@ -399,7 +400,7 @@ impl Server {
         party: &Arc<dyn Party>,
         mut request: ClientRequest,
         tie: Tie,
-    ) -> Result<ServerResult, ErrorData> {
+    ) -> Result<Said, ErrorData> {
         let given_up = tie.cancelled.child_token();
         let tie = Tie { cancelled: given_up.clone(), ..tie };
         let mut passing = std::pin::pin!(self.pass_in_rounds(party, &mut request, &tie));
@@ -420,15 +421,17 @@ impl Server {
         party: &Arc<dyn Party>,
         request: &mut ClientRequest,
         tie: &Tie,
-    ) -> Result<ServerResult, ErrorData> {
+    ) -> Result<Said, ErrorData> {
         let unreachable = |error: Unreachable| ErrorData::internal_error(error.to_string(), None);
         let link = self.known_link(party).await.map_err(unreachable)?;
         let meta = std::mem::take(request.get_meta_mut());
         for _ in 0..MOST_ROUNDS {
-            match link.0.exchange(request.clone(), meta.clone(), tie, self.silence()).await {
-                Ok(ServerResult::InputRequiredResult(asked)) => {
-                    let state = asked.request_state.clone();
-                    let answers = answered(party, asked, tie).await?;
+            match link.0.pass(request.clone(), meta.clone(), tie, self.silence()).await {
+                Ok(said) if said.asks() => {
+                    let formless = || unreachable(self.unreachable("what it asks has no form"));
+                    let input = said.input().ok_or_else(formless)?;
+                    let state = input.state.clone();
+                    let answers = answered(party, input, tie).await?;
                     if !tie.may_go_on().await {
                         return Err(ErrorData::internal_error("an operator has stopped this", None));
                     }
@@ -934,11 +937,10 @@ pub(super) fn nobody() -> Arc<dyn Party> {
 /// What the party answers to an `input_required`. What can be declined is, if it answers nothing.
 pub(super) async fn answered(
     party: &Arc<dyn Party>,
-    asked: InputRequiredResult,
+    Input { requests, length, .. }: Input,
     tie: &Tie,
 ) -> Result<InputResponses, ErrorData> {
-    let asked = bearable(asked)?;
-    let requests = asked.input_requests.unwrap_or_default();
+    must_be_bearable(length)?;
     let can_decline = !requests.is_empty()
         && requests.values().all(|it| matches!(it, rmcp::model::InputRequest::Elicitation(_)));
     let names: Vec<String> = requests.keys().cloned().collect();

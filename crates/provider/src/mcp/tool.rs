@@ -294,7 +294,7 @@ impl Tool {
                     let Some(input) = said.input() else {
                         return lost(Doubt::NotUnderstood, "what the server asks has no form");
                     };
-                    let state = input.request_state.clone();
+                    let state = input.state.clone();
                     match answered(&party, input, tie).await {
                         // What was admitted was admitted for then; who answers takes their time.
                         Ok(_) if !tie.may_go_on().await => return stopped(),

@@ -511,7 +511,7 @@ async fn what_a_process_was_given_in_confidence_reaches_no_client() {
     let call = rmcp::model::CallToolRequestParams::new("count");
     let request = rmcp::model::CallToolRequest::new(call).into();
     let said = server.pass(&party, request, Tie::default()).await.unwrap();
-    assert_eq!(serde_json::to_value(said).unwrap()["content"][0]["text"], "[secret]");
+    assert_eq!(said.value["content"][0]["text"], "[secret]");
 }
 
 #[tokio::test]

@@ -10,14 +10,14 @@ use std::time::Duration;
 use action::Tenant;
 use futures_util::future::{BoxFuture, join_all};
 use provider::egress::{Egress, Rules};
-use provider::mcp::{Client, Declared, How, Party, PartyId, Server, Servers, Tie};
+use provider::mcp::{Client, Declared, How, Party, PartyId, Said, Server, Servers, Tie, VERBATIM};
 use provider::secrets::{self, Kind, Source};
 use provider::{Outside, Secrets};
 use rmcp::ErrorData;
 use rmcp::model::{
     CallToolRequest, CallToolRequestParams, ClientCapabilities, ClientRequest, ElicitationCapability,
     Implementation, InputRequests, InputResponses, ListPromptsRequest, LoggingLevel, ProgressToken,
-    ProtocolVersion, RequestId, RequestMetaObject, ServerNotification, ServerResult, SubscriptionFilter,
+    ProtocolVersion, RequestId, RequestMetaObject, ServerNotification, SubscriptionFilter,
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -168,7 +168,8 @@ impl Party for Agent {
         requests: InputRequests,
         _: Option<&'a RequestId>,
     ) -> BoxFuture<'a, Result<InputResponses, ErrorData>> {
-        self.heard.lock().unwrap().push(serde_json::to_value(&requests).unwrap());
+        let asked = requests.values().map(|request| as_it_came(serde_json::to_value(request).unwrap()));
+        self.heard.lock().unwrap().extend(asked);
         let answer = json!({ "action": "accept", "content": {} });
         let answers = requests.into_keys().map(|key| (key, answer.clone())).collect();
         Box::pin(async move {
@@ -178,12 +179,20 @@ impl Party for Agent {
     }
 
     fn tell(&self, notification: ServerNotification, _: Option<&RequestId>) {
-        self.heard.lock().unwrap().push(serde_json::to_value(&notification).unwrap());
+        self.heard.lock().unwrap().push(as_it_came(serde_json::to_value(&notification).unwrap()));
     }
 
     fn is_gone(&self) -> bool {
         self.has_left.load(Ordering::Relaxed)
     }
+}
+
+/// What is asked or told, with its text in the place of what carries it.
+fn as_it_came(mut message: Value) -> Value {
+    if let Some(text) = message["params"]["_meta"][VERBATIM].as_str() {
+        message["params"] = serde_json::from_str(text).unwrap();
+    }
+    message
 }
 
 fn call() -> ClientRequest {
@@ -226,7 +235,7 @@ async fn counting_for(revision: ProtocolVersion, most_links: usize, timeout: Dur
 async fn hangs(
     (tools, servers): &(Tools, Servers),
     who: &str,
-) -> tokio::task::JoinHandle<Result<ServerResult, ErrorData>> {
+) -> tokio::task::JoinHandle<Result<Said, ErrorData>> {
     let (before, server) = (tools.calls().len(), servers.get(&Tenant::default(), "shop").unwrap());
     let party: Arc<dyn Party> = Agent::named(who, false, Duration::ZERO);
     let call = tokio::spawn(async move { server.pass(&party, call_of("hang"), Tie::default()).await });
@@ -234,9 +243,8 @@ async fn hangs(
     call
 }
 
-fn text(result: Result<ServerResult, ErrorData>) -> String {
-    let result = serde_json::to_value(result.unwrap()).unwrap();
-    result["content"][0]["text"].as_str().unwrap().to_owned()
+fn text(result: Result<Said, ErrorData>) -> String {
+    result.unwrap().value["content"][0]["text"].as_str().unwrap().to_owned()
 }
 
 /// With whatever is written otherwise in JSON, or may be.
@@ -270,11 +278,11 @@ async fn a_server_that_repeats_its_secret_in_whatever_way_tells_no_client() {
     let result = server.pass(&party, call(), Tie::new(None, progress, Default::default())).await.unwrap();
     let error = server.pass(&party, ListPromptsRequest::default().into(), Tie::default()).await.unwrap_err();
     let ways = [
-        ("result", serde_json::to_string(&result).unwrap(), 3),
+        ("result", result.text.to_string(), 3),
         ("error", serde_json::to_string(&error).unwrap(), 2),
         ("what it asks and tells", agent.heard(), 4),
         ("greeting", serde_json::to_string(&*server.about().await.unwrap()).unwrap(), 3),
-        ("tools", serde_json::to_string(&server.tools().await.unwrap()[0].tool).unwrap(), 2),
+        ("tools", server.tools().await.unwrap()[0].text.to_string(), 2),
     ];
     for (way, text, times) in ways {
         let struck = "[secret] [secret] \\\"[secret]\\\" [secret]";
@@ -319,8 +327,7 @@ async fn what_is_given_up_and_answered_all_the_same_is_known() {
         testkit::until("it is called", || raw.times("tools/call") == 1).await;
         cancelled.cancel();
     });
-    let answer = serde_json::to_string(&answer.unwrap()).unwrap();
-    assert!(answer.contains("done after all"), "{answer}");
+    assert_eq!(text(answer), "done after all");
     assert_eq!(raw.times("notifications/cancelled"), 1, "and it was told");
 }
 

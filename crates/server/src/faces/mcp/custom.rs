@@ -5,10 +5,12 @@ use std::sync::Arc;
 use gateway::upstream::Server;
 use rmcp::model::{CustomRequest, CustomResult, ErrorCode, ErrorData};
 use rmcp::service::{RequestContext, RoleServer};
+use serde_json::json;
 
 use super::face::Face;
 use super::inquiry::is_stateless;
-use super::told::foreign;
+use super::passed::OWN;
+use super::verbatim::carrying;
 
 impl Face {
     pub(super) async fn custom(
@@ -29,11 +31,11 @@ impl Face {
             return Err(ErrorData::new(ErrorCode::METHOD_NOT_FOUND, method, None));
         }
         request.extensions = Default::default();
-        let result = self.pass_to_only(context, request.into(), &method).await?;
-        let mut result = foreign(serde_json::to_value(result).unwrap_or_default());
-        if let (true, Some(members)) = (is_stateless(context), result.as_object_mut()) {
-            members.entry("resultType").or_insert_with(|| "complete".into());
-        }
+        let said = self.pass_to_only(context, request.into(), &method).await?;
+        let result = match OWN.told(&said, !is_stateless(context)) {
+            Ok(text) => json!({ "_meta": carrying(text) }),
+            Err(_) => said.value,
+        };
         Ok(CustomResult(result))
     }
 }

@@ -26,6 +26,7 @@ use super::inquiry::unknown;
 use super::listen::{Opened, must_be_bearable};
 use super::scope::Scope;
 use super::sessions::{Bounds, Own, Owner};
+use super::verbatim::unread;
 use super::visit::Visit;
 use super::{Mcp, own};
 use crate::faces::protected_resource::server_of;
@@ -213,6 +214,7 @@ async fn message_of(request: &mut Request) -> Result<Result<(Bytes, Message), Re
         Err(error) => return Err(error),
     };
     let message = Message::read(&body).map_err(|error| unreadable(StatusCode::BAD_REQUEST, error));
+    let body = unread(&body).map_or(body, Bytes::from);
     Ok(message.map(|message| (body, message)))
 }
 

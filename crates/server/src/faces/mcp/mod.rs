@@ -38,6 +38,7 @@ mod midst;
 mod own;
 mod party;
 mod pass;
+mod passed;
 mod scope;
 mod sessions;
 mod shown;

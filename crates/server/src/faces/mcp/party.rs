@@ -9,9 +9,9 @@ use futures_util::future::{BoxFuture, try_join_all};
 use gateway::upstream::{Client, Party, PartyId};
 use gateway::{Caller, Gateway};
 use rmcp::model::{
-    CancelledNotification, CancelledNotificationParam, ClientCapabilities, ErrorData, GetExtensions,
-    Implementation, InputRequest, InputRequests, InputResponses, LoggingLevel, RequestId, ServerNotification,
-    ServerRequest,
+    CancelledNotification, CancelledNotificationParam, ClientCapabilities, ClientResult, CustomResult,
+    ErrorData, GetExtensions, Implementation, InputRequest, InputRequests, InputResponses, LoggingLevel,
+    RequestId, ServerNotification, ServerRequest,
 };
 use rmcp::service::{OriginatingRequestId, Peer, PeerRequestOptions, RoleServer, ServiceError};
 use serde_json::{Value, json};
@@ -124,8 +124,12 @@ impl Session {
         let mut question = Question { session: self, id: Some(sent.id.clone()) };
         let answer = sent.await_response().await;
         question.id = None;
-        let answer = serde_json::to_value(answer.map_err(refused)?).map_err(|_| unanswered())?;
-        Ok((key, answer))
+        let answer = match answer.map_err(refused)? {
+            // As it came: it was not read on its way.
+            ClientResult::CustomResult(CustomResult(Value::String(text))) => serde_json::from_str(&text),
+            read => serde_json::to_value(read),
+        };
+        Ok((key, answer.map_err(|_| unanswered())?))
     }
 }
 

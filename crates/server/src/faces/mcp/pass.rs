@@ -6,12 +6,12 @@ use std::time::Duration;
 use action::json::{Item, canonical, canonical_array};
 use futures_util::future::join_all;
 use gateway::Caller;
-use gateway::upstream::{Party, Server, Tie, is_ours};
+use gateway::upstream::{Party, Said, Server, Tie, is_ours};
 use rmcp::model::{
     ClientRequest, CompleteRequest, CompleteRequestParams, CompleteResult, ErrorCode, ErrorData, GetMeta,
     GetPromptRequest, GetPromptRequestParams, GetPromptResponse, GetPromptResult, GetSkillRequest,
     GetSkillRequestParams, GetSkillResult, InputResponses, ListResourcesResult, ListSkillsRequest,
-    ListSkillsResult, PaginatedRequestParams, ReadResourceDirectoryRequest,
+    ListSkillsResult, MetaObject, PaginatedRequestParams, ReadResourceDirectoryRequest,
     ReadResourceDirectoryRequestParams, ReadResourceRequest, ReadResourceRequestParams, ReadResourceResponse,
     ReadResourceResult, Reference, RequestMetaObject, ServerResult, SetLevelRequest, SetLevelRequestParams,
 };
@@ -25,8 +25,9 @@ use super::desk::{Answered, Errand};
 use super::face::Face;
 use super::inquiry::{Inquiry, is_stateless};
 use super::lock;
+use super::passed::{COMPLETION, Kind, PROMPT, RESOURCE, RESOURCES, SKILL, SKILLS, formless};
 use super::scope::{no_resource, page};
-use super::told::foreign;
+use super::verbatim::carrying;
 
 type Context = RequestContext<RoleServer>;
 
@@ -37,7 +38,7 @@ impl Face {
         context: &Context,
         server: &Arc<Server>,
         mut request: ClientRequest,
-    ) -> Result<ServerResult, ErrorData> {
+    ) -> Result<Said, ErrorData> {
         let inquiry = Inquiry::of(context)?;
         self.may_speak_with(&inquiry.visit.caller, server).await?;
         *request.get_meta_mut() = self.meta(&inquiry);
@@ -49,11 +50,11 @@ impl Face {
             let (gateway, caller, name) = (Arc::clone(&gateway), Arc::clone(&caller), Arc::clone(&name));
             Box::pin(async move { gateway.may_speak_with(&caller, &name).await.is_ok() })
         });
-        let result = server.pass(&self.party(&inquiry), request, tie).await;
+        let said = server.pass(&self.party(&inquiry), request, tie).await;
         if let Some(session) = self.session() {
             session.mail.sent().await;
         }
-        result
+        said?.without_ours().ok_or_else(formless)
     }
 
     pub(super) async fn may_speak_with(&self, caller: &Caller, server: &Server) -> Result<(), ErrorData> {
@@ -73,6 +74,7 @@ impl Face {
         context: &Context,
         server: Arc<Server>,
         mut request: ClientRequest,
+        (kind, carry): (Kind, fn(MetaObject) -> ServerResult),
         again: (Option<InputResponses>, Option<String>),
     ) -> Result<ServerResult, ErrorData> {
         let inquiry = Inquiry::of(context)?;
@@ -81,11 +83,13 @@ impl Face {
         let errand = self.errand(&inquiry, &canonical(&json!([server.name(), said])), again.clone())?;
         bring_along(&mut request, again.0);
         *request.get_meta_mut() = self.meta(&inquiry);
+        let has_session = !inquiry.is_stateless;
         let answered = self
             .have_done(&inquiry, errand, move |party: Arc<dyn Party>, tie| {
                 Box::pin(async move {
-                    let result = server.pass(&party, request, tie).await?;
-                    Ok(Answered::of(result))
+                    let said = server.pass(&party, request, tie).await?;
+                    let text = kind.told(&said.without_ours().ok_or_else(formless)?, has_session)?;
+                    Ok(Answered::of(carry(carrying(text))))
                 })
             })
             .await?;
@@ -116,9 +120,15 @@ impl Face {
         let name = name.to_owned();
         (asked.name, asked.meta) = (name, None);
         let again = (asked.input_responses.take(), asked.request_state.take());
-        match self.pass_on(context, server, GetPromptRequest::new(asked).into(), again).await? {
+        let carry = |meta| {
+            let mut result = GetPromptResult::new(Vec::new());
+            result.meta = Some(meta);
+            ServerResult::GetPromptResult(result)
+        };
+        let request = GetPromptRequest::new(asked).into();
+        match self.pass_on(context, server, request, (PROMPT, carry), again).await? {
             ServerResult::InputRequiredResult(asks) => Ok(asks.into()),
-            other => read::<GetPromptResult>(other).map(Into::into),
+            other => read_ours::<GetPromptResult>(other).map(Into::into),
         }
     }
 
@@ -129,12 +139,17 @@ impl Face {
     ) -> Result<ReadResourceResponse, ErrorData> {
         let again = (asked.input_responses.take(), asked.request_state.take());
         asked.meta = None;
+        let carry = |meta| {
+            let mut result = ReadResourceResult::new(Vec::new());
+            result.meta = Some(meta);
+            ServerResult::ReadResourceResult(result)
+        };
         let mut refusal = no_resource(&asked.uri);
         for server in self.holders(&asked.uri, &Inquiry::of(context)?).await {
             let request = ReadResourceRequest::new(asked.clone()).into();
-            match self.pass_on(context, server, request, again.clone()).await {
+            match self.pass_on(context, server, request, (RESOURCE, carry), again.clone()).await {
                 Ok(ServerResult::InputRequiredResult(asks)) => return Ok(asks.into()),
-                Ok(other) => return read::<ReadResourceResult>(other).map(Into::into),
+                Ok(other) => return read_ours::<ReadResourceResult>(other).map(Into::into),
                 Err(error) => refusal = error,
             }
         }
@@ -160,7 +175,10 @@ impl Face {
         };
         let server =
             server.ok_or_else(|| ErrorData::invalid_params("there is nothing to be completed", None))?;
-        read(self.pass(context, &server, CompleteRequest::new(asked).into()).await?)
+        let said = self.pass(context, &server, CompleteRequest::new(asked).into()).await?;
+        let mut result = CompleteResult::default();
+        result.meta = Some(carrying(COMPLETION.told(&said, !is_stateless(context))?));
+        Ok(result)
     }
 
     /// What a session wants to be told of what servers log. In 2026-07-28 each request says so itself.
@@ -209,7 +227,10 @@ impl Face {
     ) -> Result<ListSkillsResult, ErrorData> {
         let params = asked.and_then(|asked| page(asked.cursor));
         let request = ListSkillsRequest { params, ..Default::default() };
-        read(self.pass_to_only(context, request.into(), "skills/list").await?)
+        let said = self.pass_to_only(context, request.into(), "skills/list").await?;
+        let mut result = ListSkillsResult::with_all_items(Vec::new());
+        result.meta = Some(carrying(SKILLS.told(&said, !is_stateless(context))?));
+        Ok(result)
     }
 
     pub(super) async fn skill(
@@ -218,7 +239,11 @@ impl Face {
         context: &Context,
     ) -> Result<GetSkillResult, ErrorData> {
         asked.meta = None;
-        read(self.pass_to_only(context, GetSkillRequest::new(asked).into(), "skills/get").await?)
+        let said = self.pass_to_only(context, GetSkillRequest::new(asked).into(), "skills/get").await?;
+        // In its form as well, which rmcp looks at.
+        let mut result: GetSkillResult = complete(said.value.clone())?;
+        result.meta = Some(carrying(SKILL.told(&said, !is_stateless(context))?));
+        Ok(result)
     }
 
     pub(super) async fn directory(
@@ -228,7 +253,10 @@ impl Face {
     ) -> Result<ListResourcesResult, ErrorData> {
         asked.meta = None;
         let request = ReadResourceDirectoryRequest::new(asked).into();
-        read(self.pass_to_only(context, request, "resources/directory/read").await?)
+        let said = self.pass_to_only(context, request, "resources/directory/read").await?;
+        let mut result = ListResourcesResult::with_all_items(Vec::new());
+        result.meta = Some(carrying(RESOURCES.told(&said, !is_stateless(context))?));
+        Ok(result)
     }
 
     /// Passes on what only an address of one server has.
@@ -237,7 +265,7 @@ impl Face {
         context: &Context,
         request: ClientRequest,
         method: &str,
-    ) -> Result<ServerResult, ErrorData> {
+    ) -> Result<Said, ErrorData> {
         match (self.scope.only(), self.scope.servers().first()) {
             (Some(_), Some(server)) => self.pass(context, server, request).await,
             _ => Err(ErrorData::new(ErrorCode::METHOD_NOT_FOUND, method.to_owned(), None)),
@@ -282,23 +310,17 @@ fn bring_along(request: &mut ClientRequest, responses: Option<InputResponses>) {
     }
 }
 
-/// The answer in the form of what was asked for, without what only we say. Servers before 2026-07-28 do not say that it is
-/// complete; rmcp leaves that out again for clients that do not know it.
-pub(super) fn read<R: DeserializeOwned>(result: ServerResult) -> Result<R, ErrorData> {
-    complete(foreign(serde_json::to_value(result).unwrap_or_default()))
-}
-
-/// The same of what another gateway says, which is told as our own.
+/// What another gateway says, in the form of what was asked for.
 pub(super) fn read_ours<R: DeserializeOwned>(result: ServerResult) -> Result<R, ErrorData> {
     complete(serde_json::to_value(result).unwrap_or_default())
 }
 
+/// Servers before 2026-07-28 do not say that it is complete; rmcp leaves that out again for clients that do not know it.
 fn complete<R: DeserializeOwned>(mut value: Value) -> Result<R, ErrorData> {
     if let Some(members) = value.as_object_mut() {
         members.entry("resultType").or_insert_with(|| "complete".into());
     }
-    serde_json::from_value(value)
-        .map_err(|_| ErrorData::internal_error("the server's answer has not the form of one", None))
+    serde_json::from_value(value).map_err(|_| formless())
 }
 
 fn no_prompt() -> ErrorData {
@@ -307,22 +329,3 @@ fn no_prompt() -> ErrorData {
 
 /// How long a client waits for servers to say that they took a level.
 const LEVEL_TAKEN_IN: Duration = Duration::from_secs(10);
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-
-    #[test]
-    fn no_server_speaks_in_our_name_in_what_passes() {
-        let meta = json!({"io.countersign/receipt": {"id": "r", "url": "u"}, "shop/till": 3});
-        let content = json!({"type": "text", "text": "Greet ann", "_meta": meta});
-        let said = json!({"messages": [{"role": "user", "content": content}], "_meta": meta});
-        let said: GetPromptResult = serde_json::from_value(said).unwrap();
-        let told = read::<GetPromptResult>(ServerResult::GetPromptResult(said)).unwrap();
-        let told = serde_json::to_value(told).unwrap();
-        for meta in [&told["_meta"], &told["messages"][0]["content"]["_meta"]] {
-            assert_eq!(*meta, json!({"shop/till": 3}), "{told}");
-        }
-    }
-}

@@ -9,7 +9,6 @@ use gateway::upstream::{Party, Server, Tie};
 use gateway::{Caller, Code, Error, Gateway};
 use rmcp::model::{
     ErrorData, ListResourceTemplatesRequest, ListResourcesRequest, PaginatedRequestParams, ServerPeerInfo,
-    ServerResult,
 };
 use tokio::sync::oneshot;
 use tokio::time::timeout;
@@ -245,20 +244,18 @@ impl Whereabouts {
         for _ in 0..MOST_PAGES {
             let is_first = cursor.is_none();
             let request = ListResourcesRequest { params: page(cursor), ..Default::default() };
-            let Ok(ServerResult::ListResourcesResult(list)) =
-                server.pass(party, request.into(), Tie::default()).await
-            else {
-                break;
-            };
+            let Ok(said) = server.pass(party, request.into(), Tie::default()).await else { break };
+            let Some(resources) = said.value["resources"].as_array() else { break };
             if is_first {
                 self.forget(&scope.tenant, server.name());
             }
-            let listed: HashSet<&str> = list.resources.iter().map(|resource| &*resource.uri).collect();
+            let listed: HashSet<&str> =
+                resources.iter().filter_map(|resource| resource["uri"].as_str()).collect();
             listed.iter().for_each(|uri| self.learn(&scope.tenant, server.name(), uri));
             for (fits, _) in fits.iter_mut().zip(uris).filter(|(_, uri)| listed.contains(*uri)) {
                 *fits = Fits::Listed;
             }
-            cursor = list.next_cursor;
+            cursor = said.value["nextCursor"].as_str().map(str::to_owned);
             if cursor.is_none() || fits.iter().all(|fits| *fits == Fits::Listed) {
                 break;
             }
@@ -267,14 +264,11 @@ impl Whereabouts {
             return Some(());
         }
         let request = ListResourceTemplatesRequest::default();
-        let Ok(ServerResult::ListResourceTemplatesResult(list)) =
-            server.pass(party, request.into(), Tie::default()).await
-        else {
-            return Some(());
-        };
-        let has = |uri: &str| {
-            list.resource_templates.iter().any(|template| fits_template(&template.uri_template, uri))
-        };
+        let Ok(said) = server.pass(party, request.into(), Tie::default()).await else { return Some(()) };
+        let templates = said.value["resourceTemplates"].as_array().into_iter().flatten();
+        let templates: Vec<&str> =
+            templates.filter_map(|template| template["uriTemplate"].as_str()).collect();
+        let has = |uri: &str| templates.iter().any(|template| fits_template(template, uri));
         for (fits, _) in fits.iter_mut().zip(uris).filter(|(fits, uri)| **fits == Fits::Perhaps && has(uri)) {
             *fits = Fits::Template;
         }

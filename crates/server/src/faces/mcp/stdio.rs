@@ -23,7 +23,7 @@ use super::door::{CALL, LISTEN, MOST_BYTES, Message, asked_already};
 use super::face::Face;
 use super::listen::{Opened, must_be_bearable};
 use super::scope::Scope;
-use super::verbatim::unpacked;
+use super::verbatim::{unpacked, unread};
 use super::visit::Visit;
 use super::{Mcp, lock};
 
@@ -190,7 +190,9 @@ impl<R, W: AsyncWrite + Send + Unpin + 'static> Lines<R, W> {
         let seen = Message::read(line).map_err(no_message)?;
         let caller = Arc::clone(&lock(&self.caller));
         let unknown = |_| no_message(ErrorData::invalid_request("this is no message of JSON-RPC", None));
-        let mut message: ClientJsonRpcMessage = serde_json::from_slice(line).map_err(unknown)?;
+        let unread = unread(line);
+        let said = unread.as_deref().map_or(line, str::as_bytes);
+        let mut message: ClientJsonRpcMessage = serde_json::from_slice(said).map_err(unknown)?;
         if seen.is_request() && seen.method() != CALL {
             let counted = self.scope.gateway.count(&caller);
             let refused = |error: Error| ErrorData::invalid_request(error.message, None);

@@ -15,7 +15,6 @@ use super::call::output_of;
 use super::delivery::Owed;
 use super::face::Face;
 use super::told;
-use super::verbatim::text_in;
 use super::visit::Visit;
 
 type Context = RequestContext<RoleServer>;
@@ -36,11 +35,8 @@ impl Face {
             _ => {
                 let output = self.output_of_task(caller, id).await?;
                 let result = told::outcome(&mut called, output.as_deref(), false);
-                let result = match text_in(&result) {
-                    Some(text) => serde_json::from_str(text),
-                    None => serde_json::to_value(&result),
-                };
-                let Ok(Value::Object(result)) = result else {
+                // As it came, where it did: it takes the place of what carries it.
+                let Ok(Value::Object(result)) = serde_json::to_value(&result) else {
                     return Err(ErrorData::internal_error("the result has no form", None));
                 };
                 TaskPayload::Completed { result }

@@ -47,7 +47,7 @@ pub(super) fn foreign(mut answer: Value) -> Value {
 }
 
 /// The same of a text, which stays as it is where there is nothing to be struck.
-fn clean(answer: Box<RawValue>) -> Option<Box<RawValue>> {
+pub(super) fn clean(answer: Box<RawValue>) -> Option<Box<RawValue>> {
     // A name may be written with escapes.
     if !["io.countersign", "\\u", "\\/"].iter().any(|it| answer.get().contains(it)) {
         return Some(answer);

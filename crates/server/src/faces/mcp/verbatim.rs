@@ -1,12 +1,14 @@
-//! Results as they came, with what is ours in their `_meta`.
+//! What goes through rmcp as it came.
 //!
-//! rmcp has a form for a result of a tool, and drops what has no place in it. So a result that came from a server goes through
-//! rmcp as a text, in a member that only we say, and takes the place of what carries it where the answer leaves us.
+//! rmcp has a form for whatever is said, and drops what has no place in it. So what came from a server goes through rmcp as a text,
+//! in a member of `_meta` that only we say, and takes the place of what carries it where it leaves us: a result, or the parameters
+//! of what a server asks or tells. What a client answers to a question is a text in the place of its result.
 
 use std::borrow::Cow;
 use std::fmt;
 
 use bytes::Bytes;
+use gateway::upstream::VERBATIM;
 use rmcp::model::{CallToolResult, ContentBlock, MetaObject};
 use serde::de::{Deserialize, DeserializeOwned, Deserializer, MapAccess, Visitor};
 use serde::ser::{Serialize, SerializeMap, Serializer};
@@ -20,6 +22,20 @@ pub(super) struct Members<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
 pub(super) type Marks = [(&'static str, Value)];
 
 impl<'a> Members<'a> {
+    /// Those of a text; nothing, if that is no object.
+    pub(super) fn of(text: &'a str) -> Option<Members<'a>> {
+        serde_json::from_str(text).ok()
+    }
+
+    pub(super) fn all(&self) -> impl Iterator<Item = (&str, &'a str)> {
+        self.0.iter().map(|(name, value)| (&**name, value.get()))
+    }
+
+    /// The object with another value in the place of one.
+    pub(super) fn with_another(&self, name: &str, value: &str) -> String {
+        object(self.all().map(|(it, before)| (it, if it == name { value } else { before })))
+    }
+
     pub(super) fn get(&self, name: &str) -> Option<&'a str> {
         self.0.iter().find(|(it, _)| it == name).map(|(_, value)| value.get())
     }
@@ -125,13 +141,38 @@ impl Serialize for Joined<'_> {
     }
 }
 
+/// An object of these members.
+pub(super) fn object<'a>(members: impl IntoIterator<Item = (&'a str, &'a str)>) -> String {
+    let mut text = "{".to_owned();
+    for (name, value) in members {
+        if text.len() > 1 {
+            text.push(',');
+        }
+        text.push_str(&quoted(name));
+        text.push(':');
+        text.push_str(value);
+    }
+    text.push('}');
+    text
+}
+
+/// A text as JSON has it.
+pub(super) fn quoted(text: &str) -> String {
+    Value::from(text).to_string()
+}
+
 /// What carries a result that is this text.
 pub(super) fn as_it_came(text: String) -> CallToolResult {
     let mut result = CallToolResult::success(Vec::new());
+    result.meta = Some(carrying(text));
+    result
+}
+
+/// The `_meta` of what carries a text.
+pub(super) fn carrying(text: String) -> MetaObject {
     let mut meta = MetaObject::new();
     meta.0.insert(VERBATIM.to_owned(), text.into());
-    result.meta = Some(meta);
-    result
+    meta
 }
 
 /// The text that a result carries, if it does.
@@ -145,6 +186,13 @@ pub(super) fn message(id: &(impl Serialize + ?Sized), text: &str) -> Option<Vec<
     Some([b"{\"jsonrpc\":\"2.0\",\"id\":".as_slice(), &id, b",\"result\":", text.as_bytes(), b"}"].concat())
 }
 
+/// A client's answer as rmcp is to take it: with a text in the place of its result. Nothing, if it is no answer.
+pub(super) fn unread(message: &[u8]) -> Option<String> {
+    let message = Members::of(std::str::from_utf8(message).ok()?)?;
+    let result = message.get("result").filter(|_| message.get("method").is_none())?;
+    Some(message.with_another("result", &quoted(result)))
+}
+
 /// What leaves us, a message or events of a stream, with each text in the place of what carries it.
 pub(super) fn unpacked(bytes: Bytes) -> Bytes {
     if !std::str::from_utf8(&bytes).is_ok_and(|said| said.contains(VERBATIM)) {
@@ -156,34 +204,72 @@ pub(super) fn unpacked(bytes: Bytes) -> Bytes {
 fn unpacked_line(line: &[u8]) -> Vec<u8> {
     let said = line.strip_prefix(b"data:").unwrap_or(line);
     let (head, end) = (&line[..line.len() - said.len()], if line.ends_with(b"\n") { "\n" } else { "" });
-    let answer = serde_json::from_slice::<Answer<'_>>(said).ok();
-    match answer.and_then(|answer| message(answer.id, &answer.result.meta.text)) {
-        Some(message) => [head, &message, end.as_bytes()].concat(),
+    match std::str::from_utf8(said).ok().and_then(unpacked_message) {
+        Some(message) => [head, message.as_bytes(), end.as_bytes()].concat(),
         None => line.to_vec(),
     }
 }
 
-#[derive(serde::Deserialize)]
-struct Answer<'a> {
-    #[serde(borrow)]
-    id: &'a RawValue,
-    result: Carrier,
+fn unpacked_message(said: &str) -> Option<String> {
+    let message = Members::of(said)?;
+    match message.get("method") {
+        Some(_) => Some(message.with_another("params", &unpacked_params(message.get("params")?)?)),
+        None => Some(message.with_another("result", &unpacked_result(message.get("result")?)?)),
+    }
 }
 
-#[derive(serde::Deserialize)]
-struct Carrier {
-    #[serde(rename = "_meta")]
-    meta: Carried,
+/// A result: all of it, that of a task, or of what is asked in it.
+fn unpacked_result(result: &str) -> Option<String> {
+    let members = Members::of(result)?;
+    if let Some(text) = members.carried() {
+        return Some(text);
+    }
+    if let Some(text) = members.get("result").and_then(|result| Members::of(result)?.carried()) {
+        return Some(members.with_another("result", &text));
+    }
+    let asked = Members::of(members.get("inputRequests")?)?;
+    let asked: Vec<(&str, String)> = asked
+        .all()
+        .map(|(name, asked)| (name, unpacked_question(asked).unwrap_or_else(|| asked.to_owned())))
+        .collect();
+    let asked = object(asked.iter().map(|(name, asked)| (*name, &**asked)));
+    Some(members.with_another("inputRequests", &asked))
 }
 
-#[derive(serde::Deserialize)]
-struct Carried {
-    #[serde(rename = "io.countersign/verbatim")]
-    text: String,
+fn unpacked_question(asked: &str) -> Option<String> {
+    let asked = Members::of(asked)?;
+    Some(asked.with_another("params", &unpacked_params(asked.get("params")?)?))
 }
 
-/// No server can say it: what begins so is struck from all that they say.
-const VERBATIM: &str = "io.countersign/verbatim";
+/// The parameters of what is asked or told, with what only the connection to the client says: how progress is known, and whatever is
+/// the protocol's own in `_meta`.
+fn unpacked_params(params: &str) -> Option<String> {
+    let ours = Members::of(params)?;
+    let text = ours.carried()?;
+    let theirs = Members::of(&text)?;
+    let is_of_connection = |name: &str| name == PROGRESS || name.starts_with("io.modelcontextprotocol/");
+    let of = |members: &Members<'_>| members.get("_meta").map(str::to_owned).unwrap_or_default();
+    let (our_meta, their_meta) = (of(&ours), of(&theirs));
+    let (our_meta, their_meta) = (Members::of(&our_meta), Members::of(&their_meta));
+    let from_theirs = their_meta.iter().flat_map(Members::all).filter(|(name, _)| !is_of_connection(name));
+    let from_ours = our_meta.iter().flat_map(Members::all).filter(|(name, _)| is_of_connection(name));
+    let meta: Vec<_> = from_theirs.chain(from_ours).collect();
+    let has_meta = their_meta.is_some() || !meta.is_empty();
+    let meta = object(meta);
+    let ours = |name: &str| ours.get(name).filter(|_| name == PROGRESS);
+    let rest = theirs.all().filter(|(name, _)| *name != "_meta");
+    let rest = rest.map(|(name, value)| (name, ours(name).unwrap_or(value)));
+    Some(object(rest.chain(has_meta.then_some(("_meta", &*meta)))))
+}
+
+impl Members<'_> {
+    /// The text that they carry, if they do.
+    fn carried(&self) -> Option<String> {
+        Members::of(self.get("_meta")?)?.read_one(VERBATIM)
+    }
+}
+
+const PROGRESS: &str = "progressToken";
 
 #[cfg(test)]
 mod tests {
@@ -228,6 +314,12 @@ mod tests {
         assert_eq!(unpacked(packed.clone().into()), whole);
         let event = |data: &str| format!("id: 3\ndata:{data}\n\n");
         assert_eq!(unpacked(event(&packed).into()), event(&whole));
+        let task = format!(
+            r#"{{"jsonrpc":"2.0","id":7,"result":{{"status":"completed","result":{}}}}}"#,
+            packed_in_meta(TEXT)
+        );
+        let told = format!(r#"{{"jsonrpc":"2.0","id":7,"result":{{"status":"completed","result":{TEXT}}}}}"#);
+        assert_eq!(unpacked(task.into()), told);
         for other in [
             format!(
                 r#"{{"jsonrpc":"2.0","method":"notifications/message","params":{{"data":"{VERBATIM}"}}}}"#
@@ -235,6 +327,47 @@ mod tests {
             format!(r#"{{"jsonrpc":"2.0","id":7,"result":{{"x":{{"_meta":{{"{VERBATIM}":"{{}}"}}}}}}}}"#),
         ] {
             assert_eq!(unpacked(other.clone().into()), other);
+        }
+    }
+
+    fn packed_in_meta(text: &str) -> String {
+        object([("_meta", &*object([(VERBATIM, &*quoted(text))]))])
+    }
+
+    #[test]
+    fn what_is_asked_and_told_is_as_it_came_but_for_what_is_the_connections() {
+        let theirs = r#"{"progressToken":1,"progress":1.0,"new":1e400,"_meta":{"shop":1.10,"progressToken":1,"io.modelcontextprotocol/a":1}}"#;
+        let meta = format!(
+            r#"{{"io.modelcontextprotocol/b":2,"progressToken":3,"shop":1.1,"{VERBATIM}":{}}}"#,
+            quoted(theirs)
+        );
+        let packed = format!(r#"{{"progressToken":"mine","progress":1,"_meta":{meta}}}"#);
+        let whole = r#"{"progressToken":"mine","progress":1.0,"new":1e400,"_meta":{"shop":1.10,"io.modelcontextprotocol/b":2,"progressToken":3}}"#;
+        let told = |params: &str| {
+            format!(r#"{{"jsonrpc":"2.0","method":"notifications/progress","params":{params}}}"#)
+        };
+        assert_eq!(unpacked(told(&packed).into()), told(whole));
+        let asks = |params: &str| {
+            let asked = format!(
+                r#"{{"a":{{"method":"roots/list","params":{params}}},"b":{{"method":"roots/list"}}}}"#
+            );
+            format!(
+                r#"{{"jsonrpc":"2.0","id":7,"result":{{"resultType":"input_required","inputRequests":{asked}}}}}"#
+            )
+        };
+        assert_eq!(unpacked(asks(&packed).into()), asks(whole));
+        let bare = told(&packed_in_meta("{}"));
+        assert_eq!(unpacked(bare.into()), told("{}"));
+    }
+
+    #[test]
+    fn an_answer_of_a_clients_is_not_read_on_its_way() {
+        let answer = r#"{"jsonrpc":"2.0","id":7,"result":{"a":1.0}}"#;
+        assert_eq!(unread(answer.as_bytes()).unwrap(), r#"{"jsonrpc":"2.0","id":7,"result":"{\"a\":1.0}"}"#);
+        for other in
+            [r#"{"jsonrpc":"2.0","id":7,"error":{}}"#, r#"{"id":7,"method":"ping","result":{}}"#, "[]"]
+        {
+            assert_eq!(unread(other.as_bytes()), None, "{other}");
         }
     }
 }
