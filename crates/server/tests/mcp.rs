@@ -1630,6 +1630,44 @@ async fn before_2026_07_28_no_tool_says_that_it_answers_anything_but_an_object()
     }
 }
 
+#[tokio::test]
+async fn a_tool_that_cannot_be_accepted_because_of_its_schema_says_why_and_keeps_no_other_from_being_called()
+{
+    for (more, why) in [
+        (
+            r#""patternProperties":{"(?=x)x":true},"#,
+            Some("not a regular expression that we can run, at `/patternProperties"),
+        ),
+        (r#""$defs":{"a":{"$id":"https://a.example/b"}},"#, Some("`$id` inside of the schema")),
+        (r#""maxProperties":9223372036854775807,"#, None),
+    ] {
+        let world = World::new().await;
+        // Nothing of the farm's is accepted.
+        let schema = r#""inputSchema":{"#;
+        world.farm.say_instead(schema, &format!("{schema}{more}"));
+        for revision in [OLD, NEW] {
+            let refused = world.greeted("/mcp/farm", revision).await.call("count", json!({"key": "k"})).await;
+            let told = &refused["structuredContent"];
+            assert_eq!(
+                (&refused["isError"], &told["code"]),
+                (&json!(true), &json!("EP_UNKNOWN_ARCHETYPE")),
+                "{more} {revision}: {refused}"
+            );
+            assert!(text(&refused).starts_with("The operator has not accepted this tool"), "{refused}");
+            let said = told["untrusted_text"].as_str().unwrap_or_default();
+            assert_eq!(
+                said.contains("it cannot be accepted either"),
+                why.is_some(),
+                "{more} {revision}: {refused}"
+            );
+            assert!(said.contains(why.unwrap_or_default()), "{more} {revision}: {refused}");
+            let done = world.greeted("/mcp", revision).await.call("shop__echo", json!({"text": "a"})).await;
+            assert_eq!(text(&done), "a", "{more} {revision}");
+        }
+        assert_eq!(world.farm.calls().len(), 0, "{more}");
+    }
+}
+
 /// A server in a shell that tells and asks in the midst of a request what nobody has a form for, and keeps what it reads.
 const ODD: &str = r#"
 cd "$(dirname "$0")"

@@ -159,6 +159,40 @@ fn a_hostile_list_of_tools_stays_text_in_the_catalogue() {
 }
 
 #[test]
+fn a_tool_whose_calls_cannot_be_held_against_its_schema_is_left_out_with_the_reason_and_no_other_is() {
+    let tool = |name: &str, schema: Value| json!({"name": name, "description": "x", "inputSchema": schema});
+    let with = |property: Value| json!({"type": "object", "properties": {"a": property}});
+    let listed = json!([
+        tool("ahead", with(json!({"type": "string", "pattern": "^(?!x).*$"}))),
+        tool("back", with(json!({"type": "string", "pattern": "(a*)\\1"}))),
+        tool("within", with(json!({"$id": "https://a.example/b", "type": "string"}))),
+        tool("large", with(json!({"type": "integer", "maximum": 9_223_372_036_854_775_807_i64}))),
+        tool("larger", with(json!({"type": "integer", "maximum": u64::MAX}))),
+        tool("plain", with(json!({"type": "string"}))),
+    ]);
+    let place = Place::new(&listed);
+    let told = place.import(&[]);
+    assert_eq!(told.code, 0, "{}", told.stderr);
+    for why in [
+        "`ahead`: not a regular expression that we can run, at `/properties/a/pattern`",
+        "`back`: not a regular expression that we can run, at `/properties/a/pattern`",
+        "`within`: `$id` inside of the schema",
+    ] {
+        assert!(told.stdout.contains(why), "{why}: {}", told.stdout);
+    }
+    let files = place.files();
+    let sheet = |name: &str| files.get(&format!("catalogue/default/mcp.notes.{name}.toml"));
+    for (name, bound) in
+        [("large", "9223372036854775807"), ("larger", "18446744073709551615"), ("plain", "string")]
+    {
+        assert!(sheet(name).unwrap_or_else(|| panic!("{name}")).contains(bound), "{name}");
+    }
+    assert!(["ahead", "back", "within"].iter().all(|name| sheet(name).is_none()), "{:?}", files.keys());
+    let checked = place.run(&["catalog", "check", "--config", "countersign.toml"]);
+    assert_eq!(checked.code, 0, "{}{}", checked.stdout, checked.stderr);
+}
+
+#[test]
 fn a_client_that_starts_its_servers_starts_us_around_them() {
     let place = Place::new(&tools());
     let told = place.import(&["--as", "stdio"]);

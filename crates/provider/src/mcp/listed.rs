@@ -116,6 +116,11 @@ impl SeenTool {
         said
     }
 
+    /// Why no call can be held against its input schema; foreign words are among those. Nothing, if one can.
+    pub fn unfit(&self) -> Option<String> {
+        Form::unfit(&Value::Object((*self.tool.input_schema).clone()).to_string())
+    }
+
     /// The one of a text, and of the same as far as numbers have a place in it.
     fn of(text: &RawValue, value: &Value) -> Option<SeenTool> {
         let tool = Tool::deserialize(value).or_else(|_| Tool::deserialize(&at_least(value))).ok()?;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use action::IdempotencyKey;
 use action::json::{Item, canonical_array};
 use futures_util::future::BoxFuture;
-use gateway::upstream::{Output, Party, Seat, Server, Tie};
+use gateway::upstream::{Output, Party, Seat, SeenTool, Server, Tie};
 use gateway::{Called, CalledKind, Caller, Code, Error, Gateway, Kind, ToolCall};
 use rmcp::model::{
     CallToolRequestParams, CallToolResponse, CallToolResult, CreateTaskResult, ErrorData, JsonObject,
@@ -142,8 +142,13 @@ impl Face {
                 let output = output_of(&server, &tool);
                 let mut called = match called {
                     Ok(called) => called,
-                    Err(error) if error.code == Code::UnknownArchetype && !is_listed(&server, &tool) => {
-                        return Err(unknown_tool());
+                    Err(error) if error.code == Code::UnknownArchetype => {
+                        let seen = listed(&server, &tool).ok_or_else(unknown_tool)?;
+                        let error = match seen.unfit() {
+                            Some(why) => error.hint(format!("{UNFIT}: {why}")),
+                            None => error,
+                        };
+                        return Ok(plain(told::refusal(&error, output.is_some())));
                     }
                     Err(error) => return Ok(plain(told::refusal(&error, output.is_some()))),
                 };
@@ -279,13 +284,17 @@ pub(super) fn output_of(server: &Server, tool: &str) -> Option<Arc<Output>> {
     tools.iter().find(|seen| seen.tool.name == tool)?.output.clone()
 }
 
-fn is_listed(server: &Server, tool: &str) -> bool {
-    server.known_tools().unwrap_or_default().iter().any(|seen| seen.tool.name == tool)
+fn listed(server: &Server, tool: &str) -> Option<SeenTool> {
+    server.known_tools()?.iter().find(|seen| seen.tool.name == tool).cloned()
 }
 
 fn unknown_tool() -> ErrorData {
     ErrorData::invalid_params("there is no such tool", None)
 }
+
+/// Of a tool that cannot be accepted.
+const UNFIT: &str =
+    "it cannot be accepted either, because no call can be held against the schema of its arguments";
 
 const NO_EFFECT: CalledKind = CalledKind::Outcome(Kind::Failed);
 
