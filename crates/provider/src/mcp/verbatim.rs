@@ -81,7 +81,7 @@ pub(super) fn put_into(question: &mut InputRequest, text: &RawValue) {
     meta.0.0.insert(VERBATIM.to_owned(), text.get().into());
 }
 
-/// The same of all questions of a result that asks.
+/// The same of all questions of a result that asks, without what only we say, whatever they are called.
 pub(super) fn put_beside(questions: &mut InputRequests, result: &RawValue) {
     #[derive(Deserialize)]
     struct Asks<'a> {
@@ -95,8 +95,9 @@ pub(super) fn put_beside(questions: &mut InputRequests, result: &RawValue) {
     }
     let Ok(asks) = serde_json::from_str::<Asks<'_>>(result.get()) else { return };
     for (name, question) in questions {
-        if let Some(params) = asks.questions.get(name).and_then(|it| it.params) {
-            put_into(question, params);
+        let params = asks.questions.get(name).and_then(|it| it.params);
+        if let Some(said) = params.and_then(Said::of).and_then(Said::without_ours) {
+            put_into(question, &said.text);
         }
     }
 }
@@ -119,6 +120,17 @@ mod tests {
         let extensions = told.notification.extensions_mut();
         assert_eq!(taken_from(extensions).unwrap().text.get(), params);
         assert!(extensions.get::<NotificationMetaObject>().is_none(), "nothing is left of it");
+    }
+
+    #[test]
+    fn no_server_speaks_in_our_name_in_what_it_asks_whatever_it_calls_that() {
+        let asked = r#"{"method":"roots/list","params":{"_meta":{"io.countersign/receipt":1,"shop":2}}}"#;
+        for name in ["any", "data", "structuredContent"] {
+            let result = format!(r#"{{"resultType":"input_required","inputRequests":{{"{name}":{asked}}}}}"#);
+            let input = Said::of(serde_json::from_str(&result).unwrap()).unwrap().input().unwrap();
+            let asked = serde_json::to_value(&input.requests[name]).unwrap();
+            assert_eq!(asked["params"]["_meta"][VERBATIM], r#"{"_meta":{"shop":2}}"#, "{name}");
+        }
     }
 
     #[test]
