@@ -15,7 +15,7 @@ use tokio_postgres::Row;
 
 use super::load::account_at;
 use super::read::last_replies;
-use super::sql::{Db, Done, Failure, bytes, get, id, many, state, tenant};
+use super::sql::{Db, Done, Failure, Values, bytes, get, id, many, state, tenant};
 use super::writer::Promise;
 use super::{Shared, rules};
 use crate::identity::{self, Claim};
@@ -213,27 +213,22 @@ async fn keys(db: &Db, hashes: &[[u8; 32]]) -> Done<Keys> {
     Ok(found.into_iter().map(|key| (key.hash, Arc::new(key))).collect())
 }
 
-/// Asked one behind the other, and answered together.
+/// What is needed of whoever asks, in two statements that are answered together; each costs the database more than what it finds.
 async fn facts(db: &Db, questions: &[Question]) -> Done<Vec<Facts>> {
     if questions.is_empty() {
         return Ok(Vec::new());
     }
-    let (existing, accounts, freezes, observed, series, seen, earlier) = join!(
-        existing(db, questions),
-        accounts(db, questions),
-        rules::freezes(db),
-        observed(db),
-        series(db, questions),
-        seen(db, questions),
-        earlier(db, questions)
-    );
-    let (mut existing, accounts, stops) = (existing?, accounts?, rules::stops(freezes?));
-    let (observed, mut series, seen, mut earlier) = (observed?, series?, seen?, earlier?);
+    let (past, accounts) = join!(past(db, questions), accounts(db, questions));
+    let (past, accounts) = (past?, accounts?);
+    // There is hardly ever one of these, and a look whether there is costs less than to look for it.
+    let mut existing = if past.claimed { existing(db, questions).await? } else { HashMap::new() };
+    let mut earlier = if past.touched { earlier(db, questions).await? } else { HashMap::new() };
+    let stops = if past.stopped { rules::stops(rules::freezes(db).await?) } else { Vec::new() };
     let fact = |(at, question): (usize, &Question)| {
         if let Some(existing) = existing.remove(&at) {
             return Facts { existing: Some(existing), ..Facts::default() };
         }
-        let Question { tenant, subject, archetype, provider, .. } = question;
+        let Question { tenant, subject, archetype, provider, series, seen, .. } = question;
         let covers = |freeze: &&Freeze| freeze.scope.covers(tenant, subject, archetype, provider.as_deref());
         let account = |jti: &Arc<str>| {
             let found = accounts.get(&(tenant.clone(), identity::account(tenant, jti))).cloned();
@@ -243,18 +238,106 @@ async fn facts(db: &Db, questions: &[Question]) -> Done<Vec<Facts>> {
             existing: None,
             accounts: question.mandates.iter().map(account).collect(),
             frozen: stops.iter().find(covers).cloned(),
-            series: Arc::new(series.remove(&at).unwrap_or_default()),
-            first_seen: question.seen.is_some() && !seen.contains(&at),
+            series: past.series.get(&(tenant.as_str(), *series)).cloned().unwrap_or_default(),
+            first_seen: seen.is_some_and(|mark| !past.seen.contains(&(tenant.as_str(), mark))),
             earlier: earlier.remove(&at),
-            observed_ms: Some(observed.get(tenant).copied().unwrap_or(0)),
+            observed_ms: Some(past.observed.get(tenant).copied().unwrap_or(0)),
         }
     };
     Ok(questions.iter().enumerate().map(fact).collect())
 }
 
-/// Which of the questions a row is about; they are numbered from one.
+/// What was there before some questions.
+#[derive(Default)]
+struct Past<'a> {
+    /// A key of one of them was claimed.
+    claimed: bool,
+    series: HashMap<(&'a str, i64), Arc<Series>>,
+    seen: HashSet<(&'a str, i64)>,
+    /// Something of late had an effect that is asked about.
+    touched: bool,
+    observed: HashMap<Tenant, i64>,
+    /// Something is frozen.
+    stopped: bool,
+}
+
+const CLAIMED: i16 = 1;
+const SERIES: i16 = 2;
+const SEEN: i16 = 3;
+const TOUCHED: i16 = 4;
+const OBSERVED: i16 = 5;
+const STOPPED: i16 = 6;
+
+/// Rows of every kind, each with the place of what it is about among what was asked for, from one. Each is looked for by itself
+/// (`OFFSET 0`): a plan that is made while there are few rows would join whole tables, and go on doing so when there are many.
+const PAST: &str = "
+    SELECT 1::smallint, w.place, NULL::bytea, NULL::bigint
+    FROM unnest($1::text[], $2::bytea[]) WITH ORDINALITY w (tenant, digest, place)
+    CROSS JOIN LATERAL (SELECT FROM claim c WHERE c.tenant = w.tenant AND c.digest = w.digest OFFSET 0) c
+    UNION ALL
+    SELECT 2::smallint, w.place, s.bytes, NULL FROM unnest($5::text[], $6::bigint[]) WITH ORDINALITY w (tenant, key, place)
+    CROSS JOIN LATERAL (SELECT s.bytes FROM series s WHERE s.tenant = w.tenant AND s.key = w.key OFFSET 0) s
+    UNION ALL
+    SELECT 3::smallint, w.place, NULL, NULL FROM unnest($7::text[], $8::bigint[]) WITH ORDINALITY w (tenant, mark, place)
+    CROSS JOIN LATERAL (SELECT FROM seen s WHERE s.tenant = w.tenant AND s.mark = w.mark OFFSET 0) s
+    UNION ALL
+    SELECT 4::smallint, w.place, NULL, NULL
+    FROM unnest($1::text[], $3::bytea[], $4::bigint[]) WITH ORDINALITY w (tenant, hash, since, place)
+    CROSS JOIN LATERAL (SELECT FROM action a WHERE a.tenant = w.tenant AND a.effect = w.hash AND a.claimed > w.since OFFSET 0) a
+    UNION ALL
+    SELECT 5::smallint, 0, convert_to(tenant, 'UTF8'), until FROM observed
+    UNION ALL
+    SELECT 6::smallint, 0, NULL, NULL WHERE EXISTS (SELECT FROM stop)";
+
+async fn past<'a>(db: &Db, questions: &'a [Question]) -> Done<Past<'a>> {
+    let digests: Vec<Option<&[u8]>> =
+        questions.iter().map(|it| it.claim.as_ref().map(|claim| &claim.bytes()[..])).collect();
+    let (hashes, since) = effects(questions);
+    // Many questions have the same ones.
+    let series = distinct(questions, |it| Some(it.series));
+    let marks = distinct(questions, |it| it.seen);
+    let tenants = tenants(questions);
+    let values: Values<'_> = &[&tenants, &digests, &hashes, &since, &series.0, &series.1, &marks.0, &marks.1];
+    let mut past = Past::default();
+    for row in many(db, PAST, values).await? {
+        let at = place(&row)?;
+        match get::<i16>(&row, 0)? {
+            CLAIMED => past.claimed = true,
+            SERIES => {
+                // An unreadable one begins anew, which can only make the judge more careful.
+                let found = Series::from_bytes(get(&row, 2)?).unwrap_or_default();
+                past.series.extend(key_at(&series, at).map(|key| (key, Arc::new(found))));
+            }
+            SEEN => past.seen.extend(key_at(&marks, at)),
+            TOUCHED => past.touched = true,
+            OBSERVED => {
+                let name = std::str::from_utf8(get(&row, 2)?).ok();
+                let tenant = name.and_then(|name| Tenant::parse(name).ok());
+                let tenant = tenant.ok_or_else(|| Failure::Corrupt(UNKNOWN_TENANT.to_owned()))?;
+                past.observed.insert(tenant, get(&row, 3)?);
+            }
+            STOPPED => past.stopped = true,
+            other => return Err(Failure::Corrupt(format!("a row of kind {other} was not asked for"))),
+        }
+    }
+    Ok(past)
+}
+
+const UNKNOWN_TENANT: &str = "column `tenant` of `observed` holds no value of its kind";
+
+/// Tenants and keys of some questions, each pair once.
+fn distinct(questions: &[Question], key: impl Fn(&Question) -> Option<i64>) -> (Vec<&str>, Vec<i64>) {
+    let keys = questions.iter().filter_map(|it| Some((it.tenant.as_str(), key(it)?)));
+    keys.collect::<BTreeSet<_>>().into_iter().unzip()
+}
+
+fn key_at<'a>(keys: &(Vec<&'a str>, Vec<i64>), at: usize) -> Option<(&'a str, i64)> {
+    Some((*keys.0.get(at)?, *keys.1.get(at)?))
+}
+
+/// What a row is about; places are numbered from one.
 fn place(row: &Row) -> Done<usize> {
-    Ok(usize::try_from(get::<i64>(row, 0)?).unwrap_or_default().wrapping_sub(1))
+    Ok(usize::try_from(get::<i64>(row, 1)?).unwrap_or_default().wrapping_sub(1))
 }
 
 fn tenants(questions: &[Question]) -> Vec<&str> {
@@ -262,18 +345,20 @@ fn tenants(questions: &[Question]) -> Vec<&str> {
 }
 
 async fn existing(db: &Db, questions: &[Question]) -> Done<HashMap<usize, Existing>> {
-    let sql = "SELECT w.place, a.id, a.request_hash, f.state, a.at
+    let sql = "SELECT c.action, w.place, a.request_hash, f.state, a.at
                FROM unnest($1::text[], $2::bytea[]) WITH ORDINALITY w (tenant, digest, place)
-               JOIN claim c ON c.tenant = w.tenant AND c.digest = w.digest
-               JOIN action a ON a.tenant = c.tenant AND a.id = c.action JOIN fate f ON f.id = a.id";
+               CROSS JOIN LATERAL (SELECT c.action FROM claim c WHERE c.tenant = w.tenant AND c.digest = w.digest OFFSET 0) c
+               CROSS JOIN LATERAL (SELECT a.tenant, a.request_hash, a.at FROM action a WHERE a.id = c.action OFFSET 0) a
+               CROSS JOIN LATERAL (SELECT f.state FROM fate f WHERE f.id = c.action OFFSET 0) f
+               WHERE a.tenant = w.tenant";
     let digests: Vec<Option<&[u8]>> =
         questions.iter().map(|it| it.claim.as_ref().map(|claim| &claim.bytes()[..])).collect();
     let mut found = HashMap::new();
     let rows = many(db, sql, &[&tenants(questions), &digests]).await?;
-    let actions = rows.iter().map(|row| id(row, 1)).collect::<Done<Vec<_>>>()?;
+    let actions = rows.iter().map(|row| id(row, 0)).collect::<Done<Vec<_>>>()?;
     let told = last_replies(db, &actions).await?;
     for row in rows {
-        let (at, action) = (place(&row)?, id(&row, 1)?);
+        let (at, action) = (place(&row)?, id(&row, 0)?);
         let Some(question) = questions.get(at) else { continue };
         let (reply, altered) = told.get(&action).cloned().unwrap_or_default();
         let same_request = bytes(&row, 2)? == question.request_hash;
@@ -299,44 +384,24 @@ async fn accounts(db: &Db, questions: &[Question]) -> Done<HashMap<(Tenant, i64)
     rows.iter().map(|row| Ok(((tenant(row, 0)?, get(row, 1)?), account_at(row, 2)?))).collect()
 }
 
-async fn observed(db: &Db) -> Done<HashMap<Tenant, i64>> {
-    let rows = many(db, "SELECT tenant, until FROM observed", &[]).await?;
-    rows.iter().map(|row| Ok((tenant(row, 0)?, get(row, 1)?))).collect()
-}
-
-async fn series(db: &Db, questions: &[Question]) -> Done<HashMap<usize, Series>> {
-    let sql =
-        "SELECT w.place, s.bytes FROM unnest($1::text[], $2::bigint[]) WITH ORDINALITY w (tenant, key, place)
-               JOIN series s ON s.tenant = w.tenant AND s.key = w.key";
-    let keys: Vec<i64> = questions.iter().map(|question| question.series).collect();
-    let rows = many(db, sql, &[&tenants(questions), &keys]).await?;
-    // An unreadable one begins anew, which can only make the judge more careful.
-    let read = |row: &Row| Ok((place(row)?, Series::from_bytes(get(row, 1)?).unwrap_or_default()));
-    rows.iter().map(read).collect()
-}
-
-async fn seen(db: &Db, questions: &[Question]) -> Done<HashSet<usize>> {
-    let sql = "SELECT w.place FROM unnest($1::text[], $2::bigint[]) WITH ORDINALITY w (tenant, mark, place)
-               JOIN seen s ON s.tenant = w.tenant AND s.mark = w.mark";
-    let marks: Vec<Option<i64>> = questions.iter().map(|question| question.seen).collect();
-    many(db, sql, &[&tenants(questions), &marks]).await?.iter().map(place).collect()
-}
-
 async fn earlier(db: &Db, questions: &[Question]) -> Done<HashMap<usize, Earlier>> {
-    let sql = "SELECT w.place, e.id, e.claimed
+    let sql = "SELECT e.id, w.place, e.claimed
         FROM unnest($1::text[], $2::bytea[], $3::bigint[], $4::bytea[]) WITH ORDINALITY w (tenant, hash, since, apart, place)
         CROSS JOIN LATERAL (SELECT a.id, a.claimed FROM action a JOIN fate f ON f.id = a.id
             WHERE a.tenant = w.tenant AND a.effect = w.hash AND a.claimed > w.since AND f.state NOT IN (5, 6, 7)
             AND (w.apart IS NULL OR a.id <> w.apart) ORDER BY a.claimed DESC, a.row DESC LIMIT 1) e";
-    let hashes: Vec<Option<&[u8]>> =
-        questions.iter().map(|it| it.effect.as_ref().map(|effect| &effect.hash[..])).collect();
-    let since = |it: &Question| it.now_ms.saturating_sub(it.effect.as_ref().map_or(0, |it| it.window_ms));
-    let since: Vec<i64> = questions.iter().map(since).collect();
+    let (hashes, since) = effects(questions);
     let apart: Vec<Option<&[u8]>> =
         questions.iter().map(|it| it.apart_from.as_ref().map(|id| &id.as_bytes()[..])).collect();
     let rows = many(db, sql, &[&tenants(questions), &hashes, &since, &apart]).await?;
-    let read = |row: &Row| Ok((place(row)?, Earlier { id: id(row, 1)?, at_ms: get(row, 2)? }));
+    let read = |row: &Row| Ok((place(row)?, Earlier { id: id(row, 0)?, at_ms: get(row, 2)? }));
     rows.iter().map(read).collect()
+}
+
+/// Effects, each with since when what had it counts.
+fn effects(questions: &[Question]) -> (Vec<Option<&[u8]>>, Vec<i64>) {
+    let since = |it: &Question| it.now_ms.saturating_sub(it.effect.as_ref().map_or(0, |it| it.window_ms));
+    questions.iter().map(|it| (it.effect.as_ref().map(|effect| &effect.hash[..]), since(it))).unzip()
 }
 
 #[cfg(test)]
