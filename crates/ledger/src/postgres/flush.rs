@@ -5,6 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 use action::{Money, Tenant};
 use futures_util::future::{BoxFuture, FutureExt, try_join_all};
 use mandate::{Account, Completion, Halt, Session, Usage};
+use tokio_postgres::types::ToSql;
 
 use super::needs::Needs;
 use super::replica::{Replica, slot_of};
@@ -14,27 +15,41 @@ use crate::world::{Concluded, Declaration, Row, Touched, World, Written};
 use crate::{Clustered, Given, Reply};
 
 /// Prepared when a connection is made.
-pub(super) const HOT: [&str; 14] = [
-    ENTRIES, ACTIONS, FATES, CHANGES, OUTCOMES, ACCOUNTS, SERIES, INTENTS, APPROVALS, USAGES, CYCLES,
-    RECORDS, SEEN, END,
-];
+pub(super) const HOT: [&str; 7] = [USUAL, INTENTS, APPROVALS, USAGES, CYCLES, RECORDS, SEEN];
 
-const ENTRIES: &str = "INSERT INTO entry (row, slot, action, bytes, record)
-    SELECT * FROM unnest($1::bigint[], $2::smallint[], $3::bytea[], $4::bytea[], $5::bytea[])";
-const ACTIONS: &str = "INSERT INTO action (tenant, id, row, environment, subject, key, claim, request_hash, archetype, principal,
+/// What nearly every commit writes, in one statement: each costs the database about as much as a row. Its parts are about rows of
+/// their own, so none has to see what another writes; the last tells whether this process is still there.
+const USUAL: &str = "WITH entries AS (INSERT INTO entry (row, slot, action, bytes, record)
+    SELECT * FROM unnest($1::bigint[], $2::smallint[], $3::bytea[], $4::bytea[], $5::bytea[])),
+    actions AS (INSERT INTO action (tenant, id, row, environment, subject, key, claim, request_hash, archetype, principal,
     mandates, effect, at, claimed, expires, round, needed, currency, session, verb, target, level, regulations, refs,
     erase_after, entry, payload)
-    SELECT * FROM unnest($1::text[], $2::bytea[], $3::bigint[], $4::smallint[], $5::text[], $6::text[], $7::bytea[],
-    $8::bytea[], $9::text[], $10::text[], $11::text[], $12::bytea[], $13::bigint[], $14::bigint[], $15::bigint[], $16::int[],
-    $17::int[], $18::text[], $19::text[], $20::text[], $21::text[], $22::text[], $23::text[], $24::text[], $25::bigint[],
-    $26::bigint[], $27::bytea[])";
-const FATES: &str = "INSERT INTO fate (id, tenant, row, state, debit, outcome, reply, token, owner, until, moved)
-    SELECT * FROM unnest($1::bytea[], $2::text[], $3::bigint[], $4::smallint[], $5::bigint[], $6::bigint[], $7::bigint[],
-    $8::int[], $9::bigint[], $10::bigint[], $11::bigint[])";
-const CHANGES: &str = "UPDATE fate f SET state = w.state, debit = w.debit, outcome = w.outcome, reply = w.reply, token = w.token,
+    SELECT * FROM unnest($6::text[], $7::bytea[], $8::bigint[], $9::smallint[], $10::text[], $11::text[], $12::bytea[],
+    $13::bytea[], $14::text[], $15::text[], $16::text[], $17::bytea[], $18::bigint[], $19::bigint[], $20::bigint[], $21::int[],
+    $22::int[], $23::text[], $24::text[], $25::text[], $26::text[], $27::text[], $28::text[], $29::text[], $30::bigint[],
+    $31::bigint[], $32::bytea[])),
+    fates AS (INSERT INTO fate (id, tenant, row, state, debit, outcome, reply, token, owner, until, moved)
+    SELECT * FROM unnest($33::bytea[], $34::text[], $35::bigint[], $36::smallint[], $37::bigint[], $38::bigint[], $39::bigint[],
+    $40::int[], $41::bigint[], $42::bigint[], $43::bigint[])),
+    changes AS (UPDATE fate f SET state = w.state, debit = w.debit, outcome = w.outcome, reply = w.reply, token = w.token,
     owner = w.owner, until = w.until, moved = w.moved
-    FROM unnest($1::bytea[], $2::smallint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::int[], $7::bigint[], $8::bigint[],
-    $9::bigint[]) w (id, state, debit, outcome, reply, token, owner, until, moved) WHERE f.id = w.id";
+    FROM unnest($44::bytea[], $45::smallint[], $46::bigint[], $47::bigint[], $48::bigint[], $49::int[], $50::bigint[], $51::bigint[],
+    $52::bigint[]) w (id, state, debit, outcome, reply, token, owner, until, moved) WHERE f.id = w.id),
+    outcomes AS (INSERT INTO outcome (action, entry, tenant, previous, state, at, status, body, receipt_id, short,
+    short_tag, signature, signature_tag, document, payload)
+    SELECT * FROM unnest($53::bytea[], $54::bigint[], $55::text[], $56::bigint[], $57::smallint[], $58::bigint[], $59::int[],
+    $60::bytea[], $61::text[], $62::text[], $63::bigint[], $64::text[], $65::bigint[], $66::bytea[], $67::bytea[])),
+    accounts AS (UPDATE account a SET epoch = w.epoch, spent = w.spent, actions = w.actions, revoked = w.revoked,
+    frozen = w.frozen, seconds = w.seconds, compute = w.compute, memory = w.memory, storage = w.storage, egress = w.egress,
+    granted = w.granted, granted_compute = w.granted_compute, granted_storage = w.granted_storage,
+    granted_egress = w.granted_egress
+    FROM unnest($68::text[], $69::bigint[], $70::bigint[], $71::bigint[], $72::bigint[], $73::bigint[], $74::bool[], $75::bigint[],
+    $76::bigint[], $77::bigint[], $78::bigint[], $79::bigint[], $80::bigint[], $81::bigint[], $82::bigint[], $83::bigint[])
+    w (tenant, key, epoch, spent, actions, revoked, frozen, seconds, compute, memory, storage, egress, granted,
+    granted_compute, granted_storage, granted_egress) WHERE a.tenant = w.tenant AND a.key = w.key),
+    histories AS (UPDATE series s SET bytes = w.bytes
+    FROM unnest($84::text[], $85::bigint[], $86::bytea[]) w (tenant, key, bytes) WHERE s.tenant = w.tenant AND s.key = w.key)
+    UPDATE replica SET seq = $88, head = $89, at = $90, last = $91, beat = clock_timestamp() WHERE number = $87";
 const INTENTS: &str = "UPDATE action a SET principal = w.principal, mandates = w.mandates, effect = w.effect,
     claimed = w.claimed, expires = w.expires, round = w.round, needed = w.needed, currency = w.currency, refs = w.refs,
     erased = w.erased, payload = coalesce(w.payload, a.payload)
@@ -42,10 +57,6 @@ const INTENTS: &str = "UPDATE action a SET principal = w.principal, mandates = w
     $10::text[], $11::bigint[], $12::bytea[], $13::text[])
     w (id, principal, mandates, effect, claimed, expires, round, needed, currency, refs, erased, payload, tenant)
     WHERE a.tenant = w.tenant AND a.id = w.id";
-const OUTCOMES: &str = "INSERT INTO outcome (action, entry, tenant, previous, state, at, status, body, receipt_id, short,
-    short_tag, signature, signature_tag, document, payload)
-    SELECT * FROM unnest($1::bytea[], $2::bigint[], $3::text[], $4::bigint[], $5::smallint[], $6::bigint[], $7::int[],
-    $8::bytea[], $9::text[], $10::text[], $11::bigint[], $12::text[], $13::bigint[], $14::bytea[], $15::bytea[])";
 const APPROVALS: &str = "INSERT INTO approval (action, round, approver, at, entry, record)
     SELECT * FROM unnest($1::bytea[], $2::int[], $3::text[], $4::bigint[], $5::bigint[], $6::bytea[])";
 const USAGES: &str = "INSERT INTO usage AS u (action, seconds, compute, memory, storage, egress)
@@ -55,16 +66,6 @@ const USAGES: &str = "INSERT INTO usage AS u (action, seconds, compute, memory, 
 const CYCLES: &str = "INSERT INTO cycle AS c (action, tenant, session, sequence, intent, first, last)
     SELECT * FROM unnest($1::bytea[], $2::text[], $3::bigint[], $4::bigint[], $5::text[], $6::text[], $7::text[])
     ON CONFLICT (action) DO UPDATE SET last = excluded.last";
-const ACCOUNTS: &str = "UPDATE account a SET epoch = w.epoch, spent = w.spent, actions = w.actions, revoked = w.revoked,
-    frozen = w.frozen, seconds = w.seconds, compute = w.compute, memory = w.memory, storage = w.storage, egress = w.egress,
-    granted = w.granted, granted_compute = w.granted_compute, granted_storage = w.granted_storage,
-    granted_egress = w.granted_egress
-    FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bool[], $8::bigint[],
-    $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[], $13::bigint[], $14::bigint[], $15::bigint[], $16::bigint[])
-    w (tenant, key, epoch, spent, actions, revoked, frozen, seconds, compute, memory, storage, egress, granted,
-    granted_compute, granted_storage, granted_egress) WHERE a.tenant = w.tenant AND a.key = w.key";
-const SERIES: &str = "UPDATE series s SET bytes = w.bytes
-    FROM unnest($1::text[], $2::bigint[], $3::bytea[]) w (tenant, key, bytes) WHERE s.tenant = w.tenant AND s.key = w.key";
 const SEEN: &str =
     "INSERT INTO seen (tenant, mark) SELECT * FROM unnest($1::text[], $2::bigint[]) ON CONFLICT DO NOTHING";
 const SESSION: &str = "INSERT INTO session (tenant, key, id, subject, mandate, opened, epoch, sequence, next, held, in_flight,
@@ -80,8 +81,6 @@ const SESSIONS: &str = "UPDATE session s SET epoch = w.epoch, sequence = w.seque
     limit_currency, limit_until) WHERE s.tenant = w.tenant AND s.key = w.key";
 const RECORDS: &str = "INSERT INTO record (tenant, session, seq, entry)
     SELECT * FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[])";
-const END: &str =
-    "UPDATE replica SET seq = $2, head = $3, at = $4, last = $5, beat = clock_timestamp() WHERE number = $1";
 
 /// One statement on its way.
 type Sent<'a> = BoxFuture<'a, Done<()>>;
@@ -95,9 +94,6 @@ pub(super) async fn commit(
     ours: &BTreeSet<(Tenant, Claim)>,
 ) -> Done<()> {
     rare(db, world, needs, ours).await?;
-    let new: Vec<&Row> = world.actions.values().filter(|row| row.touched.new).collect();
-    let changed: Vec<&Row> =
-        world.actions.values().filter(|row| row.touched.fate && !row.touched.new).collect();
     // Sent one behind the other without waiting for any, so each of them is one statement; a commit after a failure commits
     // nothing.
     let sent: Vec<Sent<'_>> = vec![
@@ -107,17 +103,38 @@ pub(super) async fn commit(
         cycles(db, world).boxed(),
         records(db, world).boxed(),
         seen(db, world, needs).boxed(),
-        entries(db, world).boxed(),
-        actions(db, &new).boxed(),
-        fates(db, &new).boxed(),
-        changes(db, &changed).boxed(),
-        outcomes(db, world).boxed(),
-        accounts(db, world, needs).boxed(),
-        series(db, world, needs).boxed(),
-        end(db, replica, world).boxed(),
+        usual(db, replica, world, needs).boxed(),
         async { Ok(db.batch_execute("COMMIT").await?) }.boxed(),
     ];
     try_join_all(sent).await.map(drop)
+}
+
+/// Columns of rows, in the order in which their statement has them.
+type Columns<'a> = Vec<Box<dyn ToSql + Sync + Send + 'a>>;
+
+macro_rules! columns {
+    ($($column:expr),* $(,)?) => { vec![$(Box::new($column) as Box<dyn ToSql + Sync + Send + '_>),*] };
+}
+
+async fn usual(db: &Db, replica: &Replica, world: &World, needs: &Needs) -> Done<()> {
+    let actions = || world.actions.values();
+    let new: Vec<&Row> = actions().filter(|row| row.touched.new).collect();
+    let changed: Vec<&Row> = actions().filter(|row| row.touched.fate && !row.touched.new).collect();
+    let columns = [
+        entries(world),
+        self::actions(&new),
+        fates(&new),
+        changes(&changed),
+        outcomes(world),
+        accounts(world, needs)?,
+        series(world, needs)?,
+        end(replica, world),
+    ];
+    let values: Vec<&Value<'_>> = columns.iter().flatten().map(|column| &**column as &Value<'_>).collect();
+    match write(db, USUAL, &values).await? {
+        0 => Err(Failure::Ended),
+        _ => Ok(()),
+    }
 }
 
 /// What takes a statement for each row.
@@ -167,18 +184,15 @@ fn locked<'a, T>(
     Ok(placed)
 }
 
-async fn entries(db: &Db, world: &World) -> Done<()> {
-    if world.entries.is_empty() {
-        return Ok(());
-    }
+fn entries(world: &World) -> Columns<'_> {
+    let all = || world.entries.values();
     let rows: Vec<i64> = world.entries.keys().copied().collect();
     let slots: Vec<i16> = rows.iter().map(|row| slot_of(*row)).collect();
-    let all = || world.entries.values();
     let actions: Vec<Option<&[u8]>> =
         all().map(|it| it.action.as_ref().map(|id| &id.as_bytes()[..])).collect();
     let bytes: Vec<&[u8]> = all().map(|it| &*it.bytes).collect();
     let records: Vec<Option<&[u8]>> = all().map(|Written { record, .. }| record.as_deref()).collect();
-    write(db, ENTRIES, &[&rows, &slots, &actions, &bytes, &records]).await.map(drop)
+    columns![rows, slots, actions, bytes, records]
 }
 
 fn ids<'a>(rows: &[&'a Row]) -> Vec<&'a [u8]> {
@@ -189,117 +203,63 @@ fn of<'a, T>(rows: &[&'a Row], read: impl Fn(&'a Row) -> T) -> Vec<T> {
     rows.iter().map(|row| read(row)).collect()
 }
 
-async fn actions(db: &Db, rows: &[&Row]) -> Done<()> {
-    if rows.is_empty() {
-        return Ok(());
-    }
-    let tenants = of(rows, |it| it.stored.tenant.as_str());
-    let ids = ids(rows);
-    let numbers = of(rows, |it| it.stored.row);
-    let environments = of(rows, |it| environment_code(it.stored.environment));
-    let subjects = of(rows, |it| it.stored.subject.as_str());
-    let keys = of(rows, |it| it.stored.key.as_deref());
-    let claims = of(rows, |it| it.claim.as_ref().map(|claim| &claim.bytes()[..]));
-    let requests = of(rows, |it| &it.stored.request_hash[..]);
-    let archetypes = of(rows, |it| &*it.stored.archetype);
-    let principals = of(rows, |it| &*it.stored.principal);
-    let mandates = of(rows, |it| joined(&it.stored.mandates));
-    let effects = of(rows, |it| it.effect.as_ref().map(|hash| &hash[..]));
-    let times = of(rows, |it| it.stored.at_ms);
-    let claimed = of(rows, |it| it.claimed_ms);
-    let expires = of(rows, |it| it.stored.expires_ms);
-    let rounds = of(rows, |it| whole(it.stored.round));
-    let needed = of(rows, |it| whole(it.stored.needed));
-    let currencies = of(rows, |it| it.stored.currency.as_deref());
-    let sessions = of(rows, |it| it.labels.session.as_deref());
-    let verbs = of(rows, |it| it.labels.verb.as_deref());
-    let targets = of(rows, |it| it.labels.target.as_deref());
-    let levels = of(rows, |it| it.labels.level.as_deref());
-    let regulations = of(rows, |it| joined(&it.labels.regulations));
-    let refs = of(rows, |it| joined(&it.labels.refs));
-    let erased_after = of(rows, |it| it.erased_after_ms);
-    let entries = of(rows, |it| it.entry);
-    let payloads = of(rows, |it| &*it.stored.payload);
-    let values: [&Value<'_>; 27] = [
-        &tenants,
-        &ids,
-        &numbers,
-        &environments,
-        &subjects,
-        &keys,
-        &claims,
-        &requests,
-        &archetypes,
-        &principals,
-        &mandates,
-        &effects,
-        &times,
-        &claimed,
-        &expires,
-        &rounds,
-        &needed,
-        &currencies,
-        &sessions,
-        &verbs,
-        &targets,
-        &levels,
-        &regulations,
-        &refs,
-        &erased_after,
-        &entries,
-        &payloads,
-    ];
-    write(db, ACTIONS, &values).await.map(drop)
+fn actions<'a>(rows: &[&'a Row]) -> Columns<'a> {
+    columns![
+        of(rows, |it| it.stored.tenant.as_str()),
+        ids(rows),
+        of(rows, |it| it.stored.row),
+        of(rows, |it| environment_code(it.stored.environment)),
+        of(rows, |it| it.stored.subject.as_str()),
+        of(rows, |it| it.stored.key.as_deref()),
+        of(rows, |it| it.claim.as_ref().map(|claim| &claim.bytes()[..])),
+        of(rows, |it| &it.stored.request_hash[..]),
+        of(rows, |it| &*it.stored.archetype),
+        of(rows, |it| &*it.stored.principal),
+        of(rows, |it| joined(&it.stored.mandates)),
+        of(rows, |it| it.effect.as_ref().map(|hash| &hash[..])),
+        of(rows, |it| it.stored.at_ms),
+        of(rows, |it| it.claimed_ms),
+        of(rows, |it| it.stored.expires_ms),
+        of(rows, |it| whole(it.stored.round)),
+        of(rows, |it| whole(it.stored.needed)),
+        of(rows, |it| it.stored.currency.as_deref()),
+        of(rows, |it| it.labels.session.as_deref()),
+        of(rows, |it| it.labels.verb.as_deref()),
+        of(rows, |it| it.labels.target.as_deref()),
+        of(rows, |it| it.labels.level.as_deref()),
+        of(rows, |it| joined(&it.labels.regulations)),
+        of(rows, |it| joined(&it.labels.refs)),
+        of(rows, |it| it.erased_after_ms),
+        of(rows, |it| it.entry),
+        of(rows, |it| &*it.stored.payload),
+    ]
 }
 
 /// What a row says of where its action stands.
-struct Fates {
-    states: Vec<i16>,
-    debits: Vec<i64>,
-    outcomes: Vec<Option<i64>>,
-    replies: Vec<Option<i64>>,
-    tokens: Vec<i32>,
-    owners: Vec<Option<i64>>,
-    untils: Vec<Option<i64>>,
-    moved: Vec<Option<i64>>,
+fn standing<'a>(rows: &[&'a Row]) -> Columns<'a> {
+    columns![
+        of(rows, |it| state_code(it.stored.state)),
+        of(rows, |it| it.stored.debit),
+        of(rows, |it| it.last.map(|last| last.entry)),
+        of(rows, |it| it.replied),
+        of(rows, |it| whole(it.lease.token)),
+        of(rows, |it| it.lease.owner),
+        of(rows, |it| it.lease.until_ms),
+        of(rows, |it| it.moved),
+    ]
 }
 
-impl Fates {
-    fn of(rows: &[&Row]) -> Fates {
-        Fates {
-            states: of(rows, |it| state_code(it.stored.state)),
-            debits: of(rows, |it| it.stored.debit),
-            outcomes: of(rows, |it| it.last.map(|last| last.entry)),
-            replies: of(rows, |it| it.replied),
-            tokens: of(rows, |it| whole(it.lease.token)),
-            owners: of(rows, |it| it.lease.owner),
-            untils: of(rows, |it| it.lease.until_ms),
-            moved: of(rows, |it| it.moved),
-        }
-    }
+fn fates<'a>(rows: &[&'a Row]) -> Columns<'a> {
+    let mut columns: Columns<'a> =
+        columns![ids(rows), of(rows, |it| it.stored.tenant.as_str()), of(rows, |it| it.stored.row)];
+    columns.extend(standing(rows));
+    columns
 }
 
-async fn fates(db: &Db, rows: &[&Row]) -> Done<()> {
-    if rows.is_empty() {
-        return Ok(());
-    }
-    let Fates { states, debits, outcomes, replies, tokens, owners, untils, moved } = Fates::of(rows);
-    let (ids, tenants) = (ids(rows), of(rows, |it| it.stored.tenant.as_str()));
-    let numbers = of(rows, |it| it.stored.row);
-    let values: [&Value<'_>; 11] =
-        [&ids, &tenants, &numbers, &states, &debits, &outcomes, &replies, &tokens, &owners, &untils, &moved];
-    write(db, FATES, &values).await.map(drop)
-}
-
-async fn changes(db: &Db, rows: &[&Row]) -> Done<()> {
-    if rows.is_empty() {
-        return Ok(());
-    }
-    let Fates { states, debits, outcomes, replies, tokens, owners, untils, moved } = Fates::of(rows);
-    let ids = ids(rows);
-    let values: [&Value<'_>; 9] =
-        [&ids, &states, &debits, &outcomes, &replies, &tokens, &owners, &untils, &moved];
-    write(db, CHANGES, &values).await.map(drop)
+fn changes<'a>(rows: &[&'a Row]) -> Columns<'a> {
+    let mut columns: Columns<'a> = columns![ids(rows)];
+    columns.extend(standing(rows));
+    columns
 }
 
 /// What was asked anew, how an action waits, and what was erased.
@@ -344,10 +304,7 @@ async fn intents(db: &Db, world: &World) -> Done<()> {
     write(db, INTENTS, &values).await.map(drop)
 }
 
-async fn outcomes(db: &Db, world: &World) -> Done<()> {
-    if world.outcomes.is_empty() {
-        return Ok(());
-    }
+fn outcomes(world: &World) -> Columns<'_> {
     let all = || world.outcomes.values().map(|it| (&it.settled, it));
     let actions: Vec<&[u8]> = all().map(|(it, _)| &it.action.as_bytes()[..]).collect();
     let entries: Vec<i64> = all().map(|(it, _)| it.entry).collect();
@@ -369,24 +326,23 @@ async fn outcomes(db: &Db, world: &World) -> Done<()> {
     let (short_tags, signature_tags) = (tag(0), tag(1));
     let documents: Vec<Option<&[u8]>> = receipt().map(|(it, _)| it.map(|it| &*it.document)).collect();
     let payloads: Vec<&[u8]> = all().map(|(it, _)| &*it.payload).collect();
-    let values: [&Value<'_>; 15] = [
-        &actions,
-        &entries,
-        &tenants,
-        &previous,
-        &states,
-        &times,
-        &statuses,
-        &bodies,
-        &receipts,
-        &shorts,
-        &short_tags,
-        &signatures,
-        &signature_tags,
-        &documents,
-        &payloads,
-    ];
-    write(db, OUTCOMES, &values).await.map(drop)
+    columns![
+        actions,
+        entries,
+        tenants,
+        previous,
+        states,
+        times,
+        statuses,
+        bodies,
+        receipts,
+        shorts,
+        short_tags,
+        signatures,
+        signature_tags,
+        documents,
+        payloads,
+    ]
 }
 
 /// People's words that are told by an entry of this transaction.
@@ -424,7 +380,7 @@ async fn usages(db: &Db, world: &World) -> Done<()> {
     write(db, USAGES, &values).await.map(drop)
 }
 
-async fn accounts(db: &Db, world: &World, needs: &Needs) -> Done<()> {
+fn accounts<'a>(world: &'a World, needs: &'a Needs) -> Done<Columns<'a>> {
     // What was judged by, too, and not only what changed.
     let read = world.rows.accounts.iter().map(|(key, cell)| (*key, cell));
     let read = locked(read, needs.accounts.keys())?;
@@ -433,9 +389,6 @@ async fn accounts(db: &Db, world: &World, needs: &Needs) -> Done<()> {
         .filter(|it| it.2.changed)
         .map(|(tenant, key, cell)| (tenant, key, &cell.value))
         .collect();
-    if changed.is_empty() {
-        return Ok(());
-    }
     let all = || changed.iter().map(|it| it.2);
     let tenants: Vec<&str> = changed.iter().map(|it| it.0).collect();
     let keys: Vec<i64> = changed.iter().map(|it| it.1).collect();
@@ -445,29 +398,38 @@ async fn accounts(db: &Db, world: &World, needs: &Needs) -> Done<()> {
     let revoked: Vec<Option<i64>> = all().map(|it| it.revoked_at).collect();
     let frozen: Vec<bool> = all().map(|it| it.frozen).collect();
     let used = |at: usize| all().map(|it| amounts(&it.used)[at]).collect::<Vec<i64>>();
-    let used = [used(0), used(1), used(2), used(3), used(4)];
     let seconds: Vec<i64> = all().map(|it| it.granted.seconds).collect();
     let compute: Vec<i64> = all().map(|it| it.granted.compute_units).collect();
     let storage: Vec<i64> = all().map(|it| it.granted.storage_bytes).collect();
     let egress: Vec<i64> = all().map(|it| it.granted.egress_bytes).collect();
-    let values: [&Value<'_>; 16] = [
-        &tenants, &keys, &epochs, &spent, &actions, &revoked, &frozen, &used[0], &used[1], &used[2],
-        &used[3], &used[4], &seconds, &compute, &storage, &egress,
-    ];
-    write(db, ACCOUNTS, &values).await.map(drop)
+    Ok(columns![
+        tenants,
+        keys,
+        epochs,
+        spent,
+        actions,
+        revoked,
+        frozen,
+        used(0),
+        used(1),
+        used(2),
+        used(3),
+        used(4),
+        seconds,
+        compute,
+        storage,
+        egress,
+    ])
 }
 
-async fn series(db: &Db, world: &World, needs: &Needs) -> Done<()> {
+fn series<'a>(world: &World, needs: &'a Needs) -> Done<Columns<'a>> {
     let changed = world.rows.series.iter().filter(|(_, cell)| cell.changed);
     let changed = changed.map(|(key, cell)| (*key, cell.value.to_bytes()));
     let changed = locked(changed, needs.series.iter())?;
-    if changed.is_empty() {
-        return Ok(());
-    }
     let tenants: Vec<&str> = changed.iter().map(|it| it.0).collect();
     let keys: Vec<i64> = changed.iter().map(|it| it.1).collect();
-    let bytes: Vec<&[u8]> = changed.iter().map(|it| &*it.2).collect();
-    write(db, SERIES, &[&tenants, &keys, &bytes]).await.map(drop)
+    let bytes: Vec<Vec<u8>> = changed.into_iter().map(|it| it.2).collect();
+    Ok(columns![tenants, keys, bytes])
 }
 
 async fn seen(db: &Db, world: &World, needs: &Needs) -> Done<()> {
@@ -741,12 +703,8 @@ async fn mandates(db: &Db, world: &World) -> Done<()> {
     Ok(())
 }
 
-async fn end(db: &Db, replica: &Replica, world: &World) -> Done<()> {
+fn end<'a>(replica: &Replica, world: &World) -> Columns<'a> {
     let (seq, head, at_ms) = world.chain.end();
     let last = world.numbers.entry - world.numbers.step;
-    let head = head.as_ref().map(|head| &head[..]);
-    match write(db, END, &[&replica.number, &seq.cast_signed(), &head, &at_ms, &last]).await? {
-        0 => Err(Failure::Ended),
-        _ => Ok(()),
-    }
+    columns![replica.number, seq.cast_signed(), head.map(|head| head.to_vec()), at_ms, last]
 }

@@ -39,20 +39,18 @@ use crate::{Clustered, Earlier, Given, Governed, Intention, Labels, Mandate, Sea
 
 /// What is asked in every batch, prepared when a connection is made: whoever waits for that in between would be overtaken
 /// by what comes after.
-pub(super) const HOT: [&str; 14] = [
+pub(super) const HOT: [&str; 12] = [
     super::replica::OWN,
-    rules::FREEZES,
-    CLAIM,
-    GUARD,
+    TAKE,
     LOCK,
     ACTIONS,
+    AROUND,
     STANDING,
     HELD,
     ACCOUNTS,
     NEW_ACCOUNTS,
     SERIES,
     NEW_SERIES,
-    SEEN,
     CLAIMED,
 ];
 
@@ -62,13 +60,15 @@ pub(super) const HOT: [&str; 14] = [
 const ALONE: &str = "BEGIN; SELECT name FROM gate WHERE name = 'registry' FOR UPDATE;
     SELECT number FROM replica WHERE NOT ended ORDER BY number FOR UPDATE";
 
-/// A key that somebody claims who did not commit yet is waited for; one that was claimed stays as it is.
-const CLAIM: &str = "INSERT INTO claim (tenant, digest, action)
-    SELECT * FROM unnest($1::text[], $2::bytea[], $3::bytea[]) ON CONFLICT DO NOTHING RETURNING digest";
-/// A row that is there is locked, and written only now and then: what says when it was used last is for whoever clears up.
-const GUARD: &str = "INSERT INTO guard AS g (tenant, kind, key, at)
-    SELECT *, clock_timestamp() FROM unnest($1::text[], $2::smallint[], $3::bytea[])
-    ON CONFLICT (tenant, kind, key) DO UPDATE SET at = excluded.at WHERE g.at < excluded.at - interval '10 minutes'";
+/// Claims keys, and locks effects and agents, in this order: what the last part reads is done first. A key that somebody claims
+/// who did not commit yet is waited for; one that was claimed stays as it is. A row to lock that is there is locked, and written
+/// only now and then: what says when it was used last is for whoever clears up.
+const TAKE: &str = "WITH claimed AS (INSERT INTO claim (tenant, digest, action)
+    SELECT * FROM unnest($1::text[], $2::bytea[], $3::bytea[]) ON CONFLICT DO NOTHING RETURNING digest),
+    guarded AS (INSERT INTO guard AS g (tenant, kind, key, at)
+    SELECT *, clock_timestamp() FROM unnest($4::text[], $5::smallint[], $6::bytea[])
+    ON CONFLICT (tenant, kind, key) DO UPDATE SET at = excluded.at WHERE g.at < excluded.at - interval '10 minutes')
+    SELECT digest FROM claimed";
 /// By way of the ids one by one, each of which leads to one partition.
 const LOCK: &str =
     "SELECT f.id FROM unnest($1::bytea[]) w (id) JOIN fate f ON f.id = w.id ORDER BY f.id FOR UPDATE OF f";
@@ -80,20 +80,36 @@ const ACTIONS: &str = "SELECT a.id, a.tenant, a.row, a.environment, a.subject, a
     FROM unnest($1::bytea[]) w (id) JOIN fate f ON f.id = w.id JOIN action a ON a.tenant = f.tenant AND a.id = f.id
     LEFT JOIN outcome o ON o.action = f.id AND o.entry = f.outcome LEFT JOIN entry e ON e.row = f.outcome
     LEFT JOIN cycle c ON c.action = f.id LEFT JOIN usage u ON u.action = f.id";
-const CLAIMED: &str = "SELECT c.digest, a.id, a.request_hash, f.state, a.at
+const CLAIMED: &str = "SELECT w.digest, c.action, a.request_hash, f.state, a.at
     FROM unnest($1::text[], $2::bytea[]) w (tenant, digest)
-    JOIN claim c ON c.tenant = w.tenant AND c.digest = w.digest
-    JOIN action a ON a.tenant = c.tenant AND a.id = c.action JOIN fate f ON f.id = a.id";
+    CROSS JOIN LATERAL (SELECT c.action FROM claim c WHERE c.tenant = w.tenant AND c.digest = w.digest OFFSET 0) c
+    CROSS JOIN LATERAL (SELECT a.tenant, a.request_hash, a.at FROM action a WHERE a.id = c.action OFFSET 0) a
+    CROSS JOIN LATERAL (SELECT f.state FROM fate f WHERE f.id = c.action OFFSET 0) f WHERE a.tenant = w.tenant";
+/// What stands around the rows: whether anything is frozen, or has one of the effects, and what was seen before. Each is looked
+/// for by itself (`OFFSET 0`): a plan that is made while there are few rows would join whole tables, and go on doing so when there
+/// are many.
+const AROUND: &str = "SELECT 1::smallint, NULL::bigint WHERE EXISTS (SELECT FROM stop)
+    UNION ALL
+    SELECT 2::smallint, NULL FROM unnest($1::text[], $2::bytea[], $3::bigint[]) w (tenant, hash, since)
+    CROSS JOIN LATERAL (SELECT a.id FROM action a WHERE a.tenant = w.tenant AND a.effect = w.hash AND a.claimed > w.since
+        AND NOT a.id = ANY($4::bytea[]) OFFSET 0) a
+    UNION ALL
+    SELECT 3::smallint, w.mark FROM unnest($5::text[], $6::bigint[]) w (tenant, mark)
+    CROSS JOIN LATERAL (SELECT FROM seen s WHERE s.tenant = w.tenant AND s.mark = w.mark OFFSET 0) s";
+const STOPPED: i16 = 1;
+const TOUCHED: i16 = 2;
+const SEEN: i16 = 3;
 /// One beside that of whoever asks tells.
 const STANDING: &str = "SELECT w.hash, s.id, s.claimed
     FROM unnest($1::text[], $2::bytea[], $3::bigint[]) w (tenant, hash, since)
     CROSS JOIN LATERAL (SELECT a.id, a.claimed FROM action a JOIN fate f ON f.id = a.id
         WHERE a.tenant = w.tenant AND a.effect = w.hash AND a.claimed > w.since AND f.state NOT IN (5, 6, 7)
         AND NOT a.id = ANY($4::bytea[]) ORDER BY a.claimed DESC, a.row DESC LIMIT 2) s";
-const HELD: &str = "SELECT a.tenant, a.subject, a.expires
+const HELD: &str = "SELECT w.tenant, w.subject, s.expires
     FROM unnest($1::text[], $2::text[], $3::bigint[]) w (tenant, subject, since)
-    JOIN action a ON a.tenant = w.tenant AND a.subject = w.subject AND a.expires > w.since
-    JOIN fate f ON f.id = a.id WHERE f.state = 1 AND NOT a.id = ANY($4::bytea[])";
+    CROSS JOIN LATERAL (SELECT a.expires FROM action a JOIN fate f ON f.id = a.id
+        WHERE a.tenant = w.tenant AND a.subject = w.subject AND a.expires > w.since AND f.state = 1
+        AND NOT a.id = ANY($4::bytea[]) OFFSET 0) s";
 const VOICES: &str =
     "SELECT action, round, approver, at, entry FROM approval WHERE action = ANY($1::bytea[]) ORDER BY entry";
 const LIVING: &str = "SELECT number FROM replica WHERE NOT ended";
@@ -109,8 +125,6 @@ const SERIES: &str = "SELECT s.tenant, s.key, s.bytes FROM series s
     ORDER BY s.tenant, s.key FOR UPDATE OF s";
 const NEW_SERIES: &str =
     "INSERT INTO series SELECT *, ''::bytea FROM unnest($1::text[], $2::bigint[]) ON CONFLICT DO NOTHING";
-const SEEN: &str = "SELECT s.mark FROM seen s JOIN unnest($1::text[], $2::bigint[]) w (tenant, mark)
-    ON s.tenant = w.tenant AND s.mark = w.mark";
 pub(super) const SESSION: &str = "SELECT s.key, s.id, s.tenant, s.subject, s.mandate, s.opened, s.epoch, s.sequence, s.next,
     s.held, s.in_flight, s.denials, s.cycles, s.blocked, s.suspended, s.closed, s.halt, s.opening, s.entry, s.payload,
     s.limit_minor, s.limit_currency, s.limit_until, s.recovering FROM session s ";
@@ -140,34 +154,34 @@ pub(super) async fn world(
         && needs.bound.is_empty();
     let accounts: Vec<_> = needs.accounts.keys().filter(|_| early).collect();
     let histories: Vec<_> = needs.series.iter().filter(|_| early).collect();
-    let (begun, own, freezes, claims, guarded, locked, found, standing, held, accounts, histories, seen) = join!(
+    let (begun, own, taken, locked, found, around, held, accounts, histories) = join!(
         async { Ok::<_, Failure>(db.batch_execute(begin).await?) },
         replica.own(db),
-        rules::freezes(db),
-        claim(db, &needs),
-        guard(db, &needs),
+        take(db, &needs),
         some(db, LOCK, &actions),
         some(db, ACTIONS, &actions),
-        standing(db, &needs, &actions),
+        around(db, &needs, &actions),
         held(db, &needs, &actions),
         locked_rows(db, ACCOUNTS, &accounts),
         locked_rows(db, SERIES, &histories),
-        seen(db, &needs),
     );
     // In the order in which they were sent: what fails first says why, and all behind it only that something had failed.
     begun?;
     let own = own.map_err(unlocked)?;
-    let (freezes, ours) = (freezes?, claims?);
-    guarded?;
+    let ours = taken?;
     locked?;
-    let (found, standing, held) = (found?, standing?, held?);
-    let (accounts, histories, seen) = (accounts?, histories?, seen?);
+    let (found, around, held) = (found?, around?, held?);
+    let (accounts, histories) = (accounts?, histories?);
+    // There is hardly ever one, and a look whether there is costs less than to look for it. Nobody freezes while the own end of the
+    // chain is locked.
+    let stops = if around.stopped { rules::stops(rules::freezes(db).await?) } else { Vec::new() };
+    let standing = if around.touched { standing(db, &needs, &actions).await? } else { Standing::new() };
     let chain = Chain::at(&own.chain, own.seq, own.head, own.at_ms);
     let processes = if needs.living { living(db).await? } else { BTreeSet::new() };
     let owners = Owners::Living { processes, now_ms: own.clock_ms };
     let mut world = World::new(chain, numbers(&own, replica.slot), replica.number, owners);
     world.sessions.sealer = sealer;
-    world.rows.freezes = Arc::new(rules::stops(freezes));
+    world.rows.freezes = Arc::new(stops);
     if ours.len() < needs.claims.len() {
         world.rows.claims.extend(claimed(db, &needs).await?);
     }
@@ -181,7 +195,7 @@ pub(super) async fn world(
     }
     accounts.iter().try_for_each(|row| take_account(&mut world, row))?;
     histories.iter().try_for_each(|row| take_series(&mut world, row))?;
-    world.rows.seen.extend(seen);
+    world.rows.seen.extend(around.seen);
     voices(db, &mut world, &needs).await?;
     related(db, &mut world, &mut needs, early).await?;
     Ok((world, needs, ours))
@@ -202,15 +216,18 @@ async fn some(db: &Db, sql: &str, ids: &[&[u8]]) -> Done<Vec<Columns>> {
     if ids.is_empty() { Ok(Vec::new()) } else { many(db, sql, &[&ids]).await }
 }
 
-/// Claims the keys; answers with those that nobody had.
-async fn claim(db: &Db, needs: &Needs) -> Done<BTreeSet<(Tenant, Claim)>> {
-    if needs.claims.is_empty() {
+/// Claims keys and locks effects and agents, of which there need be no row yet that could be; answers with the keys that nobody had.
+async fn take(db: &Db, needs: &Needs) -> Done<BTreeSet<(Tenant, Claim)>> {
+    let guards = guards(needs);
+    if needs.claims.is_empty() && guards.is_empty() {
         return Ok(BTreeSet::new());
     }
     let tenants: Vec<&str> = needs.claims.keys().map(|(tenant, _)| tenant.as_str()).collect();
     let digests: Vec<&[u8]> = needs.claims.keys().map(|(_, claim)| &claim.bytes()[..]).collect();
     let actions: Vec<&[u8]> = needs.claims.values().map(|id| &id.as_bytes()[..]).collect();
-    let rows = many(db, CLAIM, &[&tenants, &digests, &actions]).await?;
+    let (owners, kinds): (Vec<&str>, Vec<i16>) = guards.iter().map(|it| (it.0, it.1)).unzip();
+    let keys: Vec<&[u8]> = guards.iter().map(|it| it.2).collect();
+    let rows = many(db, TAKE, &[&tenants, &digests, &actions, &owners, &kinds, &keys]).await?;
     let digests: BTreeSet<[u8; 32]> = rows.iter().map(|row| bytes(row, 0)).collect::<Done<_>>()?;
     let ours = needs.claims.keys().filter(|(_, claim)| digests.contains(claim.bytes()));
     Ok(ours.cloned().collect())
@@ -237,31 +254,49 @@ async fn claimed(db: &Db, needs: &Needs) -> Done<Vec<(Claim, Claimed)>> {
 const EFFECT: i16 = 1;
 const AGENT: i16 = 2;
 
-/// Locks effects and agents, of which there need be no row yet that could be.
-async fn guard(db: &Db, needs: &Needs) -> Done<()> {
+/// The rows to lock, in order.
+fn guards(needs: &Needs) -> Vec<(&str, i16, &[u8])> {
     let effects = needs.effects.keys().map(|(tenant, hash)| (tenant.as_str(), EFFECT, &hash[..]));
     let agents = needs.agents.keys();
     let agents = agents.map(|(tenant, agent)| (tenant.as_str(), AGENT, agent.as_str().as_bytes()));
     let mut all: Vec<(&str, i16, &[u8])> = effects.chain(agents).collect();
-    if all.is_empty() {
-        return Ok(());
-    }
     all.sort_unstable();
-    let (tenants, kinds): (Vec<&str>, Vec<i16>) = all.iter().map(|it| (it.0, it.1)).unzip();
-    let keys: Vec<&[u8]> = all.iter().map(|it| it.2).collect();
-    write(db, GUARD, &[&tenants, &kinds, &keys]).await.map(drop)
+    all
+}
+
+#[derive(Default)]
+struct Around {
+    stopped: bool,
+    touched: bool,
+    seen: Vec<(i64, Cell<()>)>,
+}
+
+async fn around(db: &Db, needs: &Needs, apart: &[&[u8]]) -> Done<Around> {
+    let (owners, hashes, since) = effects(needs);
+    let (tenants, marks): (Vec<&str>, Vec<i64>) =
+        needs.seen.iter().map(|(tenant, mark)| (tenant.as_str(), *mark)).unzip();
+    let mut around = Around::default();
+    for row in many(db, AROUND, &[&owners, &hashes, &since, &apart, &tenants, &marks]).await? {
+        match get::<i16>(&row, 0)? {
+            STOPPED => around.stopped = true,
+            TOUCHED => around.touched = true,
+            SEEN => around.seen.push((get(&row, 1)?, Cell::stored(()))),
+            other => return Err(Failure::Corrupt(format!("a row of kind {other} was not asked for"))),
+        }
+    }
+    Ok(around)
+}
+
+fn effects(needs: &Needs) -> (Vec<&str>, Vec<&[u8]>, Vec<i64>) {
+    let effects = needs.effects.iter();
+    effects.map(|((tenant, hash), since)| (tenant.as_str(), &hash[..], *since)).collect()
 }
 
 type Standing = std::collections::HashMap<[u8; 32], Vec<Earlier>>;
 
 async fn standing(db: &Db, needs: &Needs, apart: &[&[u8]]) -> Done<Standing> {
     let mut found = Standing::new();
-    if needs.effects.is_empty() {
-        return Ok(found);
-    }
-    let tenants: Vec<&str> = needs.effects.keys().map(|(tenant, _)| tenant.as_str()).collect();
-    let hashes: Vec<&[u8]> = needs.effects.keys().map(|(_, hash)| &hash[..]).collect();
-    let since: Vec<i64> = needs.effects.values().copied().collect();
+    let (tenants, hashes, since) = effects(needs);
     for row in many(db, STANDING, &[&tenants, &hashes, &since, &apart]).await? {
         let earlier = Earlier { id: id(&row, 1)?, at_ms: get(&row, 2)? };
         found.entry(bytes(&row, 0)?).or_default().push(earlier);
@@ -684,14 +719,6 @@ fn take_series(world: &mut World, row: &Columns) -> Done<()> {
     let series = Series::from_bytes(get(row, 2)?).unwrap_or_default();
     world.rows.series.insert(get(row, 1)?, Cell::stored(Arc::new(series)));
     Ok(())
-}
-
-async fn seen(db: &Db, needs: &Needs) -> Done<Vec<(i64, Cell<()>)>> {
-    if needs.seen.is_empty() {
-        return Ok(Vec::new());
-    }
-    let rows = locked_rows(db, SEEN, &needs.seen.iter().collect::<Vec<_>>()).await?;
-    rows.iter().map(|row| Ok((get(row, 0)?, Cell::stored(())))).collect()
 }
 
 async fn declared(db: &Db, needs: &Needs) -> Done<Vec<Declaration>> {
