@@ -1,4 +1,4 @@
-//! Writing what changed in a world: one statement for each kind of row, however many rows.
+//! Writing what changed in a world: one statement for what nearly every commit writes, and one for each kind of row that few do.
 
 use std::collections::{BTreeSet, HashMap};
 

@@ -4,7 +4,7 @@
 //!   callers ──▶ queue ──▶ writer ──▶ one transaction:  BEGIN, own end of the chain, locks
 //!      │                                               rows ─▶ World ─▶ the code of every ledger ─▶ what changed
 //!      │                                               UNNEST, COMMIT ──▶ promises
-//!      ├── questions ──▶ those that wait together: a connection of the pool, one statement for each kind of row
+//!      ├── questions ──▶ those that wait together: a connection of the pool, two statements however many they are
 //!      └── other reads: a connection of the pool, each time
 //! ```
 //!

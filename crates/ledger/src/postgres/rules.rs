@@ -37,7 +37,7 @@ pub(super) fn each_of<T>(
     rows.iter().map(one).collect()
 }
 
-pub(super) const FREEZES: &str = "SELECT kind, tenant, name, include_rollback, at, by, reason,
+const FREEZES: &str = "SELECT kind, tenant, name, include_rollback, at, by, reason,
     row_number() OVER (ORDER BY kind, tenant, name) FROM stop ORDER BY kind, tenant, name";
 
 pub(super) async fn freezes(db: &Db) -> Done<Legible<Freeze>> {
