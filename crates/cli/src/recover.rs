@@ -99,9 +99,9 @@ fn tell_gaps(gateway: &Gateway) -> Result<()> {
 
 /// Says what of the lost stretch may be done twice, and what of it is in force again; whether there is either.
 async fn tell_stakes(gateway: &Gateway) -> Result<(bool, bool)> {
-    let since_ms = gateway.forgotten_since().await.map_err(failed)?;
-    let repeats = gateway.may_be_twice(since_ms);
-    for why in [Why::KeyLost, Why::NotRecognised, Why::NamesAction, Why::LaterAttempt] {
+    let forgotten = gateway.forgotten().await.map_err(failed)?;
+    let repeats = gateway.may_be_twice(forgotten);
+    for why in Why::ALL {
         tell_repeats(why, repeats.iter().filter(|repeat| repeat.why.contains(&why)))?;
     }
     // In the sandbox nothing has an effect, whoever may do it.
@@ -110,7 +110,7 @@ async fn tell_stakes(gateway: &Gateway) -> Result<(bool, bool)> {
         out::line(format_args!(
             "in force again: API keys, mandates, principals' keys, passkeys, sessions and approvals that were revoked, ended or withdrawn\
              {since}; and not frozen: agents, archetypes, providers and tenants that were frozen{since}",
-            since = since(since_ms)
+            since = since(forgotten.since_ms)
         ))?;
     }
     Ok((!repeats.is_empty(), has_rights))
@@ -141,6 +141,14 @@ fn tell_repeats<'a>(why: Why, of: impl Iterator<Item = &'a Repeat>) -> Result<()
         Why::LaterAttempt => {
             "what failed first and was done by a later attempt was done under another key than that with which a repeat begins, and \
              the provider cannot be asked about it"
+        }
+        Why::Undone => {
+            "what was undone is undone once more when somebody asks for that again: nobody is asked about it, and the provider does not \
+             recognise the repeat"
+        }
+        Why::OtherNames => {
+            "the store was last written to by a version that gave providers other names, made of the action's id: they cannot be asked \
+             by ours about what it did, and one that compares requests refuses the repeat, which has then failed though it was done before"
         }
     };
     out::line(format_args!("may be done twice when its caller asks again: {}: {why}", names.join(", ")))

@@ -181,7 +181,7 @@ impl Gateway {
         said.doubt = reply.doubt();
         let follows = call.attempt > 1 || matches!(call.purpose, Purpose::Capture { .. });
         let said = (follows || matches!(reply, Reply::Confirmed(_))).then(|| reply.clone());
-        let (execution, effects) = self.step(execution, Event::Replied(reply))?;
+        let (execution, effects) = self.move_on(execution, Event::Replied(reply))?;
         let followed = Box::pin(self.follow(&tenant, &pending, &execution, &effects)).await;
         drop(place);
         match (followed, said) {
@@ -238,8 +238,14 @@ impl Gateway {
         Pending::restore(&stored, told).map(Box::new)
     }
 
-    /// One transition; an illegal one is logged and changes nothing.
+    /// One transition, by what an event is worth; an illegal one is logged and changes nothing.
     pub(crate) fn step(&self, execution: Execution, event: Event) -> Result<(Execution, Vec<Effect>), Error> {
+        let event = self.worth(&execution, event);
+        self.move_on(execution, event)
+    }
+
+    /// The same, where it is known what it is worth.
+    fn move_on(&self, execution: Execution, event: Event) -> Result<(Execution, Vec<Effect>), Error> {
         let chance = chance_of(execution.call());
         self.transition(execution, event, Now { ms: clock::now_ms(), chance }).map_err(|illegal| {
             tracing::error!(%illegal, "an execution was asked the impossible");
@@ -260,7 +266,10 @@ impl Gateway {
         let pending = late.as_ref().unwrap_or(pending);
         let ending = match execution.state() {
             State::Completed(confirmation) => self.confirmed(pending, confirmation)?,
-            State::Failed(absence) => self.absent(pending, absence)?,
+            State::Failed(absence) => match self.done_by_forgotten(tenant, pending, absence).await? {
+                Some(due_ms) => return Ok(Followed::Rests(due_ms)),
+                None => self.absent(pending, absence)?,
+            },
             State::Reserved { it, came } => match (came, self.earlier_effects(pending).await?) {
                 // What was set aside was used up by a capture before: nothing is left of it to charge or to set free.
                 (Came::Uncharged(absence), Some(known)) if known.used_up(&pending.row) => {

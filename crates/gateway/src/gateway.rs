@@ -43,6 +43,8 @@ pub struct Gateway {
     pub(crate) public_url: String,
     pub(crate) replica_id: String,
     pub(crate) chain_id: String,
+    /// When this process began, Unix milliseconds.
+    pub(crate) began_ms: i64,
     pub(crate) config: Arc<Config>,
     pub(crate) ledger: Arc<dyn Ledger>,
     pub(crate) keys: Arc<Keys>,
@@ -214,6 +216,7 @@ impl Gateway {
             public_url,
             replica_id: chain_id.clone(),
             chain_id,
+            began_ms: clock::now_ms(),
             limits: Rates {
                 tenant: Buckets::new(config.limits.tenant),
                 subject: Buckets::new(config.limits.subject),

@@ -112,7 +112,7 @@ pub use gateway::{Gateway, listed};
 pub use grants::{GrantAsk, GrantRefusal, GrantView};
 pub use installation::{Installation, Keyring};
 pub use ledger::{AsideId, Durability, Grip, TakenUp};
-pub use log::{Gap, NOT_LOGGED_YET, Reconciled, Repeat, Why};
+pub use log::{Forgotten, Gap, NOT_LOGGED_YET, Reconciled, Repeat, Why};
 pub use mandate::{Completion, ResourceEnvelope};
 pub use mcp::{Alike, Called, CalledKind, Delivery, MCP_ARCHETYPES, MOST_BODY, ToolCall, archetype_of};
 pub use mcp_tools::{BoundTool, ServerToolsView, ToolState, ToolView};

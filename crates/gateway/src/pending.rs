@@ -102,6 +102,20 @@ impl Pending {
     pub(crate) fn call(&self, environment: Environment, rules: &Rules) -> Result<Call, Error> {
         let row =
             self.row.call.as_ref().ok_or_else(|| internal("an action without a call cannot be sent"))?;
+        let (purpose, money) = self.row.purpose(self.money)?;
+        Ok(Call {
+            attempt: row.attempt,
+            provider_key: row.provider_key.clone(),
+            reference: row.reference.clone(),
+            send_by_ms: row.send_by_ms,
+            purpose,
+            money,
+            ..self.before_any_attempt(environment, rules)?
+        })
+    }
+
+    /// What all of its attempts have in common, by no name yet.
+    pub(crate) fn before_any_attempt(&self, environment: Environment, rules: &Rules) -> Result<Call, Error> {
         let archetype = rules.catalogue.get(&self.archetype).ok_or_else(|| {
             Error::new(
                 Code::UnknownArchetype,
@@ -110,19 +124,18 @@ impl Pending {
         })?;
         let constraints = serde_json::from_str(self.row.constraints.get())
             .map_err(|_| internal("stored constraints cannot be read"))?;
-        let (purpose, money) = self.row.purpose(self.money)?;
         Ok(Call {
             action_id: self.id,
             tenant: self.tenant.clone(),
             environment,
             archetype: Arc::clone(archetype),
             constraints,
-            money,
-            attempt: row.attempt,
-            provider_key: row.provider_key.clone(),
-            reference: row.reference.clone(),
-            send_by_ms: row.send_by_ms,
-            purpose,
+            money: self.money,
+            attempt: 0,
+            provider_key: String::new(),
+            reference: String::new(),
+            send_by_ms: 0,
+            purpose: self.row.attempts_for(),
         })
     }
 

@@ -92,11 +92,22 @@ impl Gateway {
         }
         let pursued = match effects.first() {
             Some(Effect::Clear) => {
+                let in_doubt = stood == Stood::InDoubt;
+                let followed = in_doubt && self.followed_on(tenant, &pending, provider.as_ref()).await?;
                 // What was just written down is part of what is judged.
                 let stored = self.stored(tenant, id).await?;
-                self.clear(tenant, &rules, &stored, pending, execution, under_way).await?
+                match followed {
+                    true => self.check_further(tenant, &stored).await?,
+                    false => self.clear(tenant, &rules, &stored, pending, execution, under_way).await?,
+                }
             }
-            _ => self.followed(tenant, &pending, &execution, &effects).await?,
+            _ => match self.followed(tenant, &pending, &execution, &effects).await? {
+                // What an attempt has done that was forgotten is on record now, and is to be looked after.
+                Pursued::Rests(_) if matches!(execution.state(), execution::State::Failed(_)) => {
+                    self.check_further(tenant, &self.stored(tenant, id).await?).await?
+                }
+                pursued => pursued,
+            },
         };
         match (&pursued, stood) {
             (Pursued::Go(_), Stood::InDoubt) => {
@@ -183,6 +194,9 @@ impl Gateway {
 
     async fn give_up(&self, tenant: &TenantState, pending: &Pending) -> Result<Pursued, Error> {
         let absence = Absence::Stopped(not_offered());
+        if let Some(due_ms) = self.done_by_forgotten(tenant, pending, &absence).await? {
+            return Ok(Pursued::Rests(due_ms));
+        }
         let ending = self.absent(pending, &absence);
         self.conclude(tenant, pending, ending).await.map(Pursued::Over)
     }

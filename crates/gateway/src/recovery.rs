@@ -118,9 +118,10 @@ impl Gateway {
     /// What nobody outside is asked for.
     async fn keep_clearing(&self) {
         let mut pruned: Option<Instant> = None;
+        let mut later = HashMap::new();
         loop {
             self.until_whole().await;
-            if let Err(error) = self.expire().await {
+            if let Err(error) = self.expire(&mut later).await {
                 tracing::warn!(%error, "held actions could not be looked after");
             }
             if let Err(error) = self.end_lapsed(clock::now_ms()).await {
@@ -283,14 +284,19 @@ impl Gateway {
         Ok(())
     }
 
-    /// Actions that waited until their time was over.
-    async fn expire(&self) -> Result<(), Error> {
+    /// Actions that waited until their time was over. `later`: when those that could not be ended are looked at again.
+    async fn expire(&self, later: &mut HashMap<ActionId, Instant>) -> Result<(), Error> {
+        later.retain(|_, at| *at > Instant::now());
         let (mut after, now_ms) = (None, clock::now_ms());
         loop {
             let page = self.ledger.expired(now_ms, after, PAGE).await.map_err(unavailable)?;
             for stored in &page.rows {
+                if later.contains_key(&stored.id) {
+                    continue;
+                }
                 if let Err(error) = self.end_expired(stored).await {
                     tracing::warn!(action = %stored.id, %error, "a held action could not be ended");
+                    later.insert(stored.id, Instant::now() + LONGEST_PAUSE);
                 }
             }
             match page.next {
@@ -304,7 +310,10 @@ impl Gateway {
         match stored.state {
             State::Held => self.undecided(stored).await,
             // What people agreed to, and nobody went on with, they did decide about.
-            _ => self.end_waiting(stored, Code::ApprovalExpired, "approval_expired", None).await,
+            _ => {
+                self.must_not_be_done(stored).await?;
+                self.end_waiting(stored, Code::ApprovalExpired, "approval_expired", None).await
+            }
         }
     }
 }

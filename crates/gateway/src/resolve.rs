@@ -296,15 +296,16 @@ impl Gateway {
         let now = self.stored(tenant, stored.id).await?.state;
         // What is set aside stays so where what was to charge it had no effect.
         let uncharged = pending.row.reservation.is_some() && now == State::Reserved;
+        let carried_out = matches!(now, State::Executed | State::Checking);
         let agrees = match decision {
-            Decision::Executed => now == State::Executed,
+            Decision::Executed => carried_out,
             _ => now == State::Failed || uncharged,
         };
         if agrees {
             return Ok(true);
         }
         let told = match now {
-            State::Executed => "it was carried out",
+            _ if carried_out => "it was carried out",
             State::Failed => "it had no effect",
             State::Reserved if uncharged => "it had no effect, and the money is still reserved",
             State::Reserved => "the money is reserved",

@@ -129,9 +129,14 @@ impl Gateway {
         if stored.state == State::Waiting {
             let pending = Pending::restore(stored, self.told(stored).await?)?;
             let absence = Absence::Stopped(cancelled());
+            if self.done_by_forgotten(tenant, &pending, &absence).await?.is_some() {
+                let why = "the store was put back, and an attempt that it had forgotten was carried out";
+                return Err(Error::new(Code::StateConflict, why));
+            }
             let ending = self.absent(&pending, &absence);
             return self.conclude(tenant, &pending, ending).await;
         }
+        self.must_not_be_done(stored).await?;
         let given = self.given_of(stored).await?;
         let records: Vec<Vec<u8>> = given.into_iter().map(|given| given.record).collect();
         let pending = self.with_approvals(stored, &records)?;

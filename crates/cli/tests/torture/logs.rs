@@ -68,14 +68,14 @@ async fn log_key(house: &House) -> Verifier {
     said.body["key"].as_str().unwrap().parse().unwrap()
 }
 
-async fn paid(house: &House, key: &str) -> String {
+pub(crate) async fn paid(house: &House, key: &str) -> String {
     let said = house.agent().execute(key, &house.payment(&format!("acct-{key}"), "10.00")).await;
     assert_eq!(said.kind(), "executed", "{}", said.text());
     said.body["receipt_id"].as_str().unwrap().to_owned()
 }
 
 /// The bundle of a receipt, as soon as it is there and good enough.
-async fn bundle(house: &House, receipt: &str, good: impl Fn(&Bundle) -> bool) -> Bundle {
+pub(crate) async fn bundle(house: &House, receipt: &str, good: impl Fn(&Bundle) -> bool) -> Bundle {
     for _ in 0..1200 {
         let said = house.agent().get(&format!("/v1/receipts/{receipt}/bundle")).await;
         if said.status == 200 {
@@ -252,7 +252,7 @@ async fn an_upgrade_by_the_drill_keeps_everything() {
 }
 
 /// The file of the store alone, as a backup of the database has it.
-fn put_back(house: &House, backup: &Path) {
+pub(crate) fn put_back(house: &House, backup: &Path) {
     let store = house.path().join("data/production.db");
     for end in ["-wal", "-shm"] {
         let _ = fs::remove_file(format!("{}{end}", store.display()));
@@ -260,14 +260,14 @@ fn put_back(house: &House, backup: &Path) {
     fs::copy(backup, store).unwrap();
 }
 
-fn recover(house: &House, more: &[&str]) -> Output {
+pub(crate) fn recover(house: &House, more: &[&str]) -> Output {
     let config = house.path().join("countersign.toml");
     countersign().args(["recover", "--config"]).arg(config).args(more).output().unwrap()
 }
 
-const ACCEPTED: [&str; 2] = ["--accept-repeats", "--accept-rights"];
+pub(crate) const ACCEPTED: [&str; 2] = ["--accept-repeats", "--accept-rights"];
 
-fn lines(output: &Output) -> String {
+pub(crate) fn lines(output: &Output) -> String {
     String::from_utf8_lossy(&[&output.stdout[..], &output.stderr[..]].concat()).into_owned()
 }
 

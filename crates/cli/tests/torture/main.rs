@@ -16,6 +16,7 @@ mod disclosure;
 mod endpoints;
 mod erasure;
 mod events;
+mod forgotten;
 mod fsync;
 mod grants;
 mod guarantees;

@@ -280,6 +280,7 @@ impl Gateway {
 
     /// Nobody came. That ends the cycle, and its session with it where only time would have helped, or as it is configured.
     pub(crate) async fn undecided(&self, stored: &Stored) -> Result<(), Error> {
+        self.must_not_be_done(stored).await?;
         let row = IntentRow::of(stored)?;
         let trigger = match (row.wants_time(), self.config.limits.held_on_timeout) {
             (true, _) => Some(EXHAUSTED),
@@ -302,6 +303,7 @@ impl Gateway {
         stored: &Stored,
         comment: Option<String>,
     ) -> Result<(), Error> {
+        self.must_not_be_done(stored).await?;
         let row = IntentRow::of(stored)?;
         let cause = Cause::of(EXHAUSTED, caller.subject.as_str(), comment.as_deref());
         let (own, halts) = self.halts_of(stored, &row, Some(&cause).filter(|_| row.wants_time())).await?;

@@ -17,12 +17,13 @@ use super::reasons::{obstacle_of, stop};
 use crate::act::{Errand, SEND_WINDOW};
 use crate::authority::Standing;
 use crate::crash::Point;
+use crate::forgotten::{BY_HAND, by_all_names, known_of, must_be_asked};
 use crate::gateway::Gateway;
 use crate::metrics::Step;
 use crate::pending::{Pending, terms};
 use crate::request::Next;
 use crate::row::{CallRow, internal, raw};
-use crate::{Code, Error, clock};
+use crate::{Error, clock};
 
 impl Gateway {
     /// Commit 1, and the errand if it is admitted. `None`: judge anew.
@@ -55,7 +56,12 @@ impl Gateway {
         let execution = self.go(case, permit, call)?;
         let call = execution.call();
         let lease_ms = call.send_by_ms.saturating_add(LEASE_AFTER_MS);
-        judged.row.call = Some(CallRow::new(call, case.provider.as_ref(), Some(execution.course())));
+        let mut sent = CallRow::new(call, case.provider.as_ref(), Some(execution.course()));
+        if known.is_some() && !quote_only {
+            // It left before the store forgot it, and so may have what followed on it.
+            sent.first_ms = self.forgot_by_ms(&call.tenant).or(sent.first_ms);
+        }
+        judged.row.call = Some(sent);
         let mut pending = self.pending(case, judged);
         let mut admission =
             ledger::Admission { cycle, ..self.admission(case, &pending, facts, quote_only, lease_ms)? };
@@ -199,32 +205,49 @@ impl Gateway {
     }
 
     /// The call, unless the store has forgotten that its provider has had it or a later attempt: that one then, and what the
-    /// provider says of it.
+    /// provider says of it. It is asked once, however often the action is judged.
     async fn as_known(&self, case: &Case<'_>, call: Call) -> Result<(Call, Option<Confirmation>), Error> {
-        let is_sent_again = case.before().is_some_and(|before| matches!(before.stood, Stood::InDoubt));
-        let provider = case.provider.as_ref();
-        let Some(since_ms) = self.forgot_at_ms(&call, provider) else { return Ok((call, None)) };
-        let retries = case.action.retry.map_or(0, |policy| policy.max_retries);
-        let most = match call.purpose {
-            Purpose::Act | Purpose::Reserve => retries.saturating_add(BY_HAND),
-            Purpose::Capture { .. } | Purpose::Release { .. } => 0,
+        let Some(until_ms) = self.forgot_at_ms(&call, case.provider.as_ref()) else {
+            return Ok((call, None));
         };
-        let first = call.attempt;
-        let later = (1..=most).map(|more| self.call(case, first.saturating_add(more)));
-        // What became of one that is in doubt is asked after where that is looked into.
-        let own = (!is_sent_again).then(|| Ok(call.clone()));
-        let calls = own.into_iter().chain(later).collect::<Result<Vec<_>, _>>()?;
-        let known = crate::forgotten::known_of(provider, calls, since_ms).await?;
+        let known = case.known.get_or_try_init(|| self.forgotten_of(case, &call, until_ms)).await?;
         // To ask took time, and it may leave for as long as ever.
-        let send_by_ms = self.call(case, first)?.send_by_ms;
-        match known {
-            Some(_) if is_sent_again => {
-                let why = "a later attempt, which the store has forgotten, has had the effect of the one that is in doubt";
-                Err(Error::new(Code::StateConflict, why).hint("let a person say that it was executed"))
-            }
-            Some((call, confirmation)) => Ok((Call { send_by_ms, ..call }, Some(confirmation))),
-            None => Ok((Call { send_by_ms, ..call }, None)),
+        let send_by_ms = self.call(case, call.attempt)?.send_by_ms;
+        Ok(match known.clone() {
+            Some((call, confirmation)) => (Call { send_by_ms, ..call }, Some(confirmation)),
+            None => (Call { send_by_ms, ..call }, None),
+        })
+    }
+
+    /// What its provider has done of it, or of what may have followed on it, before the store forgot that.
+    async fn forgotten_of(
+        &self,
+        case: &Case<'_>,
+        call: &Call,
+        until_ms: i64,
+    ) -> Result<Option<(Call, Confirmation)>, Error> {
+        let is_sent_again = case.before().is_some_and(|before| matches!(before.stood, Stood::InDoubt));
+        // What followed on a call that is on record was asked after where that is gone on with.
+        if is_sent_again || matches!(call.purpose, Purpose::Capture { .. } | Purpose::Release { .. }) {
+            return Ok(None);
         }
+        let on_record = case.before().map(|before| &*before.call.reference);
+        let retries = case.action.retry.map_or(0, |policy| policy.max_retries);
+        let mut calls: Vec<Call> = by_all_names(call.clone(), on_record).collect();
+        for more in 1..=retries.saturating_add(BY_HAND) {
+            calls.extend(by_all_names(self.call(case, call.attempt.saturating_add(more))?, on_record));
+        }
+        let known = known_of(case.provider.as_ref(), calls, until_ms).await?;
+        let Some((call, mut confirmation)) = known else { return Ok(None) };
+        // Of what is on record more than was asked for is an overage.
+        if case.before().is_none() {
+            must_be_asked(&call, &confirmation)?;
+        }
+        if call.purpose == Purpose::Reserve && confirmation.expires_ms.is_none() {
+            // Nobody says when it was made, so that it is kept for no longer; it is set free.
+            confirmation.expires_ms = Some(clock::now_ms());
+        }
+        Ok(Some((call, confirmation)))
     }
 
     /// It may go.
@@ -287,9 +310,6 @@ impl Gateway {
 }
 
 pub(super) const FIRST: u32 = 1;
-
-/// So many attempts beyond those that are made of themselves a provider is asked about where the store may have forgotten some.
-const BY_HAND: u32 = 3;
 
 /// So long whoever sent a call may take to write down what came of it, after its provider's time is over.
 const LEASE_AFTER_MS: i64 = 5_000;

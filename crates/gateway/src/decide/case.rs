@@ -5,9 +5,11 @@ use std::time::Instant;
 
 use action::{Action, ActionId, IdempotencyKey, Money, OnDuplicate};
 use boundary::{Approved, Decision, Facts};
+use execution::{Call, Confirmation};
 use ledger::{Basis, Effect, FactsQuery, Obstacle, State, Tolerance};
 use provider::Provider;
 use provider::mcp::{Quarantine, Tool};
+use tokio::sync::OnceCell;
 
 use super::Asked;
 use super::again::{Before, Resumed};
@@ -42,6 +44,8 @@ pub(super) struct Case<'a> {
     pub resumed: Option<Resumed>,
     /// What names that row as it is stored; zeros where there is none yet.
     pub name: [u8; 32],
+    /// What its provider has done of it that the store has forgotten, once it was asked.
+    pub known: OnceCell<Option<(Call, Confirmation)>>,
 }
 
 impl Case<'_> {
@@ -126,6 +130,7 @@ impl Gateway {
             cycle,
             resumed: None,
             name: [0; 32],
+            known: OnceCell::new(),
         })
     }
 

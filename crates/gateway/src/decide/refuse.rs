@@ -47,6 +47,7 @@ impl Gateway {
     ) -> Result<Answer, Error> {
         let pending = Pending { halts, ..self.pending(case, judged) };
         if case.resumed.is_some() {
+            self.must_not_be_done_of(case.asked.tenant, case.id).await?;
             let ending = self.blocked(pending.chain.clone(), code, details);
             return self.conclude(case.asked.tenant, &pending, Ok(ending)).await;
         }
@@ -74,6 +75,7 @@ impl Gateway {
         let pending = self.pending(case, judged);
         let ending = self.failed(&pending, Code::ProviderFailed, "no_quote", None)?;
         if case.resumed.is_some() {
+            self.must_not_be_done_of(case.asked.tenant, case.id).await?;
             return self.conclude(case.asked.tenant, &pending, Ok(ending)).await;
         }
         let row = self.row_of(case, &pending, "failed", State::Failed);
@@ -91,6 +93,7 @@ impl Gateway {
         let pending = self.pending(case, judged);
         let ending = self.failed(&pending, Code::ProviderFailed, "no_snapshot", None)?;
         if case.resumed.is_some() {
+            self.must_not_be_done_of(case.asked.tenant, case.id).await?;
             return self.conclude(case.asked.tenant, &pending, Ok(ending)).await;
         }
         let row = self.row_of(case, &pending, "failed", State::Failed);

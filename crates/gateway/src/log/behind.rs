@@ -17,9 +17,10 @@ use serde_json::json;
 use super::Logs;
 use super::marks::Mark;
 use crate::admin::event;
+use crate::forgotten::is_by_id;
 use crate::gateway::Gateway;
 use crate::remember::unavailable;
-use crate::row::internal;
+use crate::row::{IntentRow, internal};
 use crate::{Code, Error, clock};
 
 /// What the store lacks of one tenant's log.
@@ -33,6 +34,15 @@ pub struct Gap {
     pub signed: u64,
     /// How many of them are in the store at most; as many, if they are not the same ones.
     pub stored: u64,
+}
+
+/// What the store has forgotten, as far as what is left of it tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Forgotten {
+    /// Since when everything, Unix milliseconds: when the newest entry was written that was logged. 0 if there is none.
+    pub since_ms: i64,
+    /// Whether it was written to by a version that gave providers other names than this one does: by the ids of actions.
+    pub by_other_names: bool,
 }
 
 /// What may be done twice when its caller asks for it again.
@@ -57,6 +67,10 @@ pub enum Why {
     NamesAction,
     /// What had its effect by a later attempt had it under another key than that with which a repeat begins.
     LaterAttempt,
+    /// What was lost was written by a version that gave its provider other names: it cannot be asked about it by ours.
+    OtherNames,
+    /// What was undone is undone once more when somebody asks for that again: nobody is asked, and the repeat is not recognised.
+    Undone,
 }
 
 /// What became of open actions when their providers were asked.
@@ -115,18 +129,25 @@ impl Logs {
 }
 
 impl Why {
+    /// All of them.
+    pub const ALL: [Why; 6] =
+        [Why::KeyLost, Why::NotRecognised, Why::NamesAction, Why::LaterAttempt, Why::OtherNames, Why::Undone];
+
     /// Why what had its effect at this provider so long ago may have it once more.
-    fn of(provider: &dyn Provider, gone: Duration) -> Vec<Why> {
-        // It is asked before anything is sent to it.
-        if provider.recalls() {
-            return Vec::new();
-        }
+    fn of(provider: &dyn Provider, gone: Duration, by_other_names: bool) -> Vec<Why> {
+        let others = by_other_names.then_some(Why::OtherNames);
         let known = provider.capabilities().idempotent.as_ref();
-        if known.is_none_or(|known| known.retention <= gone) {
+        let is_recognised = known.is_some_and(|known| known.retention > gone);
+        // It is asked before anything is sent to it, but for what undoes.
+        if provider.recalls() {
+            let undone = (!is_recognised && provider.rollback().is_some()).then_some(Why::Undone);
+            return others.into_iter().chain(undone).collect();
+        }
+        if !is_recognised {
             return vec![Why::NotRecognised];
         }
         let names = provider.names_action().then_some(Why::NamesAction);
-        names.into_iter().chain([Why::LaterAttempt]).collect()
+        names.into_iter().chain([Why::LaterAttempt]).chain(others).collect()
     }
 }
 
@@ -149,12 +170,17 @@ impl Gateway {
         self.behind.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
     }
 
+    /// Does it lack any of that?
+    pub(crate) fn is_behind(&self) -> bool {
+        !self.behind.read().unwrap_or_else(std::sync::PoisonError::into_inner).is_empty()
+    }
+
     /// Refuses what changes anything while the store is behind.
     ///
     /// # Errors
     /// `EP_UNAVAILABLE` if it is.
     pub fn must_be_whole(&self) -> Result<(), Error> {
-        if self.gaps().is_empty() && self.lent.is_empty() {
+        if !self.is_behind() && self.lent.is_empty() {
             return Ok(());
         }
         let why = "the store lacks what was signed of it; nothing is taken on before it was recovered (`countersign recover`)";
@@ -213,30 +239,27 @@ impl Gateway {
 
     /// Waits for as long as the store is behind. A gateway that finds it so is started again after it was recovered.
     pub(crate) async fn until_whole(&self) {
-        while !self.gaps().is_empty() {
+        while self.is_behind() {
             tokio::time::sleep(self.interval()).await;
         }
     }
 
-    /// The tenants whose keys, by which providers know what they did, are lost with the store.
+    /// What may be done twice of what was forgotten, when its callers ask again.
     #[must_use]
-    pub fn lost_keys(&self) -> Vec<Tenant> {
-        self.lent.iter().map(|(tenant, _)| tenant.clone()).collect()
-    }
-
-    /// What may be done twice of what was forgotten since then (Unix milliseconds), when its callers ask again.
-    #[must_use]
-    pub fn may_be_twice(&self, since_ms: i64) -> Vec<Repeat> {
+    pub fn may_be_twice(&self, forgotten: Forgotten) -> Vec<Repeat> {
         if self.environment == Environment::Sandbox {
             return Vec::new();
         }
-        let gone_ms = clock::now_ms().saturating_sub(since_ms);
+        let gone_ms = clock::now_ms().saturating_sub(forgotten.since_ms);
         let gone = Duration::from_millis(u64::try_from(gone_ms).unwrap_or(0));
         let mut found = Vec::new();
         for (tenant, state) in &self.tenants {
             let key_is_lost = self.lent.iter().any(|(of, _)| of == tenant);
             for (archetype, provider) in &state.rules().providers {
-                let why = if key_is_lost { vec![Why::KeyLost] } else { Why::of(provider.as_ref(), gone) };
+                let why = match key_is_lost {
+                    true => vec![Why::KeyLost],
+                    false => Why::of(provider.as_ref(), gone, forgotten.by_other_names),
+                };
                 // What its caller carries out itself it knows of.
                 let is_harmless = provider.capabilities().repeat_safe || provider.runner().is_some();
                 if !is_harmless && !why.is_empty() {
@@ -248,12 +271,44 @@ impl Gateway {
         found
     }
 
-    /// Since when everything is forgotten, Unix milliseconds: when the newest entry was written that was logged. Nothing is logged
-    /// while the store is behind, whatever else is written to it. 0 if there is none.
+    /// What is forgotten, as far as what is left tells.
     ///
     /// # Errors
     /// `EP_UNAVAILABLE` if the store cannot be read.
-    pub async fn forgotten_since(&self) -> Result<i64, Error> {
+    pub async fn forgotten(&self) -> Result<Forgotten, Error> {
+        let (since_ms, by_other_names) = (self.forgotten_since().await?, self.has_other_names().await?);
+        Ok(Forgotten { since_ms, by_other_names })
+    }
+
+    /// Was the newest action that was sent, and so what is lost behind it, named to its provider otherwise than now?
+    async fn has_other_names(&self) -> Result<bool, Error> {
+        let mut newest = None;
+        for tenant in self.tenants.keys() {
+            newest = newest.max(self.newest_name(tenant).await?);
+        }
+        Ok(newest.is_some_and(|(_, name)| is_by_id(&name)))
+    }
+
+    /// By what its provider knows the newest action of a tenant that was sent, with its row.
+    async fn newest_name(&self, tenant: &Tenant) -> Result<Option<(i64, String)>, Error> {
+        let mut after = None;
+        loop {
+            let page = self.ledger.actions(tenant, ledger::Filter::default(), after, PAGE).await;
+            let page = page.map_err(unavailable)?;
+            let sent = page.rows.iter().find_map(|stored| {
+                let call = IntentRow::from_bytes(&stored.payload).ok()?.call?;
+                Some((stored.row, call.reference))
+            });
+            match page.next {
+                _ if sent.is_some() => return Ok(sent),
+                Some(next) => after = Some(next),
+                None => return Ok(None),
+            }
+        }
+    }
+
+    /// Since when: nothing is logged while the store is behind, whatever else is written to it.
+    async fn forgotten_since(&self) -> Result<i64, Error> {
         let logged = self.log().fresh(1).await.map_err(unavailable)?.after;
         let mut newest = 0;
         let mut after = None;

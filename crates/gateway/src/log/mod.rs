@@ -30,7 +30,7 @@ use receipt::log::{
 };
 use receipt::{Document, Promise};
 
-pub use self::behind::{Gap, Reconciled, Repeat, Why};
+pub use self::behind::{Forgotten, Gap, Reconciled, Repeat, Why};
 use self::completeness::Surveys;
 pub(crate) use self::compromise::COMPROMISED;
 use self::compromise::Compromises;

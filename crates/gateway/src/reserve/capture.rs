@@ -15,6 +15,7 @@ use crate::caller::{Caller, Deed};
 use crate::crash::Point;
 use crate::gateway::Gateway;
 use crate::pending::Pending;
+use crate::pursue::Pursued;
 use crate::request::Next;
 use crate::rollback::{conflict, flight, millis};
 use crate::row::{IntentRow, internal};
@@ -101,19 +102,12 @@ impl Gateway {
             return Err(conflict("what is set aside ends too soon to be charged"));
         }
         pending.in_time(now_ms)?;
+        if self.recall_capture(tenant, &pending).await?.has_charged()? {
+            return self.say_recalled(tenant, id).await;
+        }
         let number = reservation.captures.len() + 1;
-        let capture = CaptureRow {
-            by,
-            asked_ms: now_ms,
-            amount: amount.to_string(),
-            provider_key: execution::capture_key(&tenant.hmac, &reservation.call.provider_key, number),
-            reference: execution::capture_reference(&reservation.call.reference, number),
-            result: None,
-            ended_ms: None,
-            send_by_ms: None,
-            provider_code: None,
-            resolution: None,
-        };
+        let asked = (by.as_str(), now_ms);
+        let capture = CaptureRow::asked(asked, reservation, &tenant.hmac, number, &amount.to_string());
         pending.row.steered(&capture.by);
         if let Some(reservation) = &mut pending.row.reservation {
             reservation.captures.push(capture);
@@ -124,6 +118,20 @@ impl Gateway {
             self.at(Point::CaptureAfter)?;
         }
         Ok(next)
+    }
+}
+
+impl Gateway {
+    /// A capture that was forgotten is what the action came to.
+    async fn say_recalled(self: &Arc<Self>, tenant: &Arc<TenantState>, id: ActionId) -> Result<Next, Error> {
+        let stored = self.stored(tenant, id).await?;
+        match Box::pin(self.check_further(tenant, &stored)).await? {
+            Pursued::Over(answer) => Ok(Next::Said(answer)),
+            Pursued::Go(_) | Pursued::Rests(_) => Err(Error::new(
+                Code::Unavailable,
+                "it was charged before the store was put back, and is looked after",
+            )),
+        }
     }
 }
 

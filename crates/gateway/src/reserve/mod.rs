@@ -3,6 +3,7 @@
 //! deadline, only a freeze that includes it stops it, and it happens by itself when the reservation ends.
 
 mod capture;
+mod recall;
 mod release;
 mod row;
 mod settle;

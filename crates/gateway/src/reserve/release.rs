@@ -11,6 +11,7 @@ use execution::{
 use ledger::{State, Stored};
 use provider::Provider;
 
+use super::recall::Recalled;
 use super::row::{CaptureRow, ReleaseRow};
 use super::{ASKED, EXPIRED, reservation_of};
 use crate::act::{UnderWay, waits_until};
@@ -153,6 +154,14 @@ impl Gateway {
         if self.stops_rollback(stored, provider.as_ref()).await? {
             return Ok(self.soon_ms());
         }
+        match self.recall_capture(tenant, &pending).await? {
+            Recalled::Nothing => {}
+            Recalled::Charged => return Ok(clock::now_ms()),
+            Recalled::Untold => {
+                self.not_released(tenant, &pending).await?;
+                return Ok(clock::now_ms());
+            }
+        }
         let (execution, effects) = self.step(execution, Event::Woken)?;
         let Some(Effect::Retract(call)) = effects.first() else {
             return Err(internal("what is set aside cannot be set free"));
@@ -248,6 +257,8 @@ impl Gateway {
         mut pending: Pending,
         absence: &Absence,
     ) -> Result<(), Error> {
+        // What attempts that were forgotten have set aside is free with it; there is nothing that they could have charged.
+        self.done_by_forgotten(tenant, &pending, absence).await?;
         let Pending { row: IntentRow { call, reservation, .. }, .. } = &mut pending;
         // The receipt tells of the call that set it free.
         if let (Some(call), Some(release)) = (call, reservation.as_ref().and_then(|it| it.release.as_ref())) {
@@ -323,7 +334,7 @@ impl Gateway {
     }
 
     /// The call of a capture, as it left.
-    fn capture_of(
+    pub(super) fn capture_of(
         &self,
         tenant: &TenantState,
         pending: &Pending,

@@ -1,6 +1,6 @@
 //! What is kept of a reservation, within the payload of its action.
 
-use action::Money;
+use action::{HmacKey, Money};
 use execution::{Absence, Purpose, Reservation};
 use serde::{Deserialize, Serialize};
 
@@ -133,6 +133,28 @@ impl ReservationRow {
 }
 
 impl CaptureRow {
+    /// So much is to be charged, as the capture of this number; asked for by somebody, then.
+    pub(crate) fn asked(
+        (by, asked_ms): (&str, i64),
+        of: &ReservationRow,
+        key: &HmacKey,
+        number: usize,
+        amount: &str,
+    ) -> CaptureRow {
+        CaptureRow {
+            by: by.to_owned(),
+            asked_ms,
+            amount: amount.to_owned(),
+            provider_key: execution::capture_key(key, &of.call.provider_key, number),
+            reference: execution::capture_reference(&of.call.reference, number),
+            result: None,
+            ended_ms: None,
+            send_by_ms: None,
+            provider_code: None,
+            resolution: None,
+        }
+    }
+
     /// May it have been carried out all the same? An absence can turn out to be wrong, and so can a person.
     pub(crate) fn is_doubtful(&self) -> bool {
         let absent = [absence_word(&Absence::Final), absence_word(&Absence::Resolved)];
@@ -145,10 +167,15 @@ impl IntentRow {
     pub(crate) fn purpose(&self, authorised: Option<Money>) -> Result<(Purpose, Option<Money>), Error> {
         match self.reservation.as_ref().and_then(|it| Some((it, it.charging()?))) {
             Some((reservation, capture)) => reservation.charge(capture, authorised),
-            None if self.payment_mode == action::PaymentMode::ReserveIfAvailable.as_str() => {
-                Ok((Purpose::Reserve, authorised))
-            }
-            None => Ok((Purpose::Act, authorised)),
+            None => Ok((self.attempts_for(), authorised)),
+        }
+    }
+
+    /// What its attempts are for.
+    pub(crate) fn attempts_for(&self) -> Purpose {
+        match self.payment_mode == action::PaymentMode::ReserveIfAvailable.as_str() {
+            true => Purpose::Reserve,
+            false => Purpose::Act,
         }
     }
 }

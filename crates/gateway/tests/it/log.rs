@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use countersign_gateway::config::Secret;
-use countersign_gateway::{Code, Decision, Installation, Why};
+use countersign_gateway::{Code, Decision, Forgotten, Installation, Why};
 use receipt::log::{AddCheckpoint, Bundle, Checkpoint, LeafKind, Note, Proof, Signer, Verifier, epoch_of};
 use receipt::{Document, Jwks, Pin, Trust, Verdict};
 use testkit::Swap;
@@ -30,7 +30,7 @@ async fn paid(house: &House, key: &str) -> String {
 }
 
 /// The bundle of a receipt, as soon as there is one.
-async fn bundle(house: &House, receipt: &str) -> Bundle {
+pub(crate) async fn bundle(house: &House, receipt: &str) -> Bundle {
     for _ in 0..2000 {
         match house.gateway().receipt_bundle(&house.agent, receipt).await {
             Ok(bundle) => return Bundle::parse(&bundle).unwrap(),
@@ -182,7 +182,7 @@ async fn a_store_that_was_put_back_takes_nothing_on_and_gets_no_second_root_of_a
 }
 
 /// A house whose payments a bank carries out by this binding, with a backup of its store.
-async fn backed_up(text: impl Fn(&Bank) -> String) -> (House, Bank, PathBuf) {
+pub(crate) async fn backed_up(text: impl Fn(&Bank) -> String) -> (House, Bank, PathBuf) {
     let bank = banked::bank("USD").await;
     let mut house = House::bound(&text(&bank), |config| banked::reaching(config, &[&bank])).await;
     house.installation.start();
@@ -193,7 +193,7 @@ async fn backed_up(text: impl Fn(&Bank) -> String) -> (House, Bank, PathBuf) {
 }
 
 /// One that has forgotten the last payment, `acct-2`: its id.
-async fn forgetful(text: impl Fn(&Bank) -> String) -> (House, Bank, String) {
+pub(crate) async fn forgetful(text: impl Fn(&Bank) -> String) -> (House, Bank, String) {
     let (house, bank, backup) = backed_up(text).await;
     let said = house.said("acct-2", &house.payment("acct-2", "10.00")).await;
     bundle(&house, said.body["receipt"].as_str().unwrap()).await;
@@ -201,7 +201,7 @@ async fn forgetful(text: impl Fn(&Bank) -> String) -> (House, Bank, String) {
 }
 
 /// It is recovered, and runs.
-async fn recovered(house: House) -> House {
+pub(crate) async fn recovered(house: House) -> House {
     house.gateway().begin_anew().await.unwrap();
     let mut house = house.restart().await;
     house.installation.start();
@@ -209,13 +209,13 @@ async fn recovered(house: House) -> House {
 }
 
 /// Why payments may be made twice.
-fn may_be_twice(house: &House, since_ms: i64) -> Vec<Why> {
-    let repeats = house.gateway().may_be_twice(since_ms).into_iter();
+pub(crate) fn may_be_twice(house: &House, forgotten: Forgotten) -> Vec<Why> {
+    let repeats = house.gateway().may_be_twice(forgotten).into_iter();
     repeats.filter(|it| it.archetype == "PAYMENT_TRANSFER").flat_map(|it| it.why).collect()
 }
 
-const THREE_TIMES: &str = "max_retries = 3\ninitial_delay_seconds = 0";
-const ONCE: &str = "max_retries = 0";
+pub(crate) const THREE_TIMES: &str = "max_retries = 3\ninitial_delay_seconds = 0";
+pub(crate) const ONCE: &str = "max_retries = 0";
 
 /// A bank that recognises its keys and cannot be asked, and is told of another action each time.
 fn told_the_action(bank: &Bank) -> String {
@@ -227,7 +227,7 @@ fn told_the_action(bank: &Bank) -> String {
 async fn what_a_provider_says_that_it_has_done_is_not_done_again_after_a_recovery() {
     for promise in [banked::Promise::Both, banked::Promise::Queryable, banked::Promise::Idempotent] {
         let (house, bank, forgotten) = forgetful(|bank| banked::retrying(bank, promise, THREE_TIMES)).await;
-        let risks = may_be_twice(&house, house.gateway().forgotten_since().await.unwrap());
+        let risks = may_be_twice(&house, house.gateway().forgotten().await.unwrap());
         match promise {
             banked::Promise::Idempotent => assert_eq!(risks, [Why::LaterAttempt]),
             _ => assert_eq!(risks, []),
@@ -327,10 +327,11 @@ async fn nothing_is_sent_after_a_recovery_as_long_as_the_provider_does_not_say_w
 #[tokio::test(flavor = "multi_thread")]
 async fn what_its_provider_refuses_after_a_recovery_may_be_done_and_is_not_tried_again() {
     let (house, bank, forgotten) = forgetful(told_the_action).await;
-    let since_ms = house.gateway().forgotten_since().await.unwrap();
-    assert_eq!(may_be_twice(&house, since_ms), [Why::NamesAction, Why::LaterAttempt]);
+    let told = house.gateway().forgotten().await.unwrap();
+    assert_eq!(may_be_twice(&house, told), [Why::NamesAction, Why::LaterAttempt]);
     // For as long as the provider keeps its keys at most.
-    assert_eq!(may_be_twice(&house, since_ms - 90_000_000), [Why::NotRecognised]);
+    let longer = Forgotten { since_ms: told.since_ms - 90_000_000, ..told };
+    assert_eq!(may_be_twice(&house, longer), [Why::NotRecognised]);
 
     let house = recovered(house).await;
     // The bank has it under this key, for another action of ours.
@@ -391,9 +392,8 @@ async fn a_tenant_whose_key_is_lost_gets_no_other_one_in_silence() {
     assert!(why.contains("`countersign recover`") && keys() == 0, "{why}");
     let opened = Installation::open_to_recover(config.clone(), render).await.unwrap();
     let gateway = &opened.production;
-    assert_eq!(gateway.lost_keys(), [action::Tenant::default()]);
     assert!(gateway.must_be_whole().is_err() && keys() == 0);
-    let repeats = gateway.may_be_twice(gateway.forgotten_since().await.unwrap());
+    let repeats = gateway.may_be_twice(gateway.forgotten().await.unwrap());
     assert!(!repeats.is_empty() && repeats.iter().all(|it| it.why == [Why::KeyLost]), "{repeats:?}");
     gateway.begin_anew().await.unwrap();
     drop(opened);

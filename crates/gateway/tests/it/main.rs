@@ -14,6 +14,7 @@ mod cycles;
 mod delegation;
 mod exactly_once;
 mod faults;
+mod forgotten;
 mod house;
 mod late;
 mod late_captures;

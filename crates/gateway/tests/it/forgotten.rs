@@ -1,0 +1,322 @@
+//! What was gone on with in a stretch that a store has lost: nothing of it is done twice, and nothing is said to have failed that
+//! was done. A real bank counts.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use countersign_gateway::{ActionView, Code, Decision, ResolveAsk, Why};
+use serde_json::json;
+use testkit::Swap;
+use testkit::bank::{Bank, Fault, Injection, Target};
+
+use crate::approvals::approver;
+use crate::banked::{self, Promise, retrying};
+use crate::house::{House, POLICY, Said};
+use crate::log::{ONCE, THREE_TIMES, backed_up, bundle, forgetful, may_be_twice, put_back, recovered};
+use crate::reserving::{self, reserving};
+use crate::resolutions::{resolve, word};
+use crate::retries::{LATER, make_due};
+
+/// A house that runs, whose payments this bank carries out.
+async fn running(bank: &Bank, text: &str) -> House {
+    let mut house = House::bound(text, |config| {
+        banked::reaching(config, &[bank]);
+        config.limits.patience_ms = 100;
+    })
+    .await;
+    house.installation.start();
+    house
+}
+
+fn back_up(house: &House) -> PathBuf {
+    let backup = house.path("backup.db");
+    house.store().execute("VACUUM INTO ?", [backup.to_str().unwrap()]).unwrap();
+    backup
+}
+
+/// A payment that was `fault`y when the backup was made, and the backup.
+async fn backed_up_amidst(text: impl Fn(&Bank) -> String, fault: Fault) -> (House, Bank, PathBuf, Said) {
+    let bank = banked::bank("USD").await;
+    let house = running(&bank, &text(&bank)).await;
+    bank.inject(Injection::payments(fault, 1));
+    let said = house.said("acct-1", &house.payment("acct-1", "10.00")).await;
+    let backup = back_up(&house);
+    (house, bank, backup, said)
+}
+
+async fn until(house: &House, id: &str, state: &str) -> ActionView {
+    for _ in 0..2000 {
+        let record = house.record(id).await;
+        if record.state == state {
+            return record;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("it never became {state}, but is {}", house.record(id).await.state);
+}
+
+/// Its last receipt is in the log, so that a store without it is behind.
+async fn logged(house: &House, record: &ActionView) {
+    bundle(house, &record.receipts.last().unwrap().receipt.receipt_id).await;
+}
+
+async fn is_whole(house: &House) {
+    assert_eq!(house.gateway().check_trail(&house.admin, None).await.unwrap().findings, []);
+}
+
+fn queryable(bank: &Bank, retry: &str) -> String {
+    retrying(bank, Promise::Queryable, retry)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_in_doubt_has_not_failed_if_a_later_attempt_was_carried_out() {
+    for by_person in [false, true] {
+        let (house, bank, backup, said) =
+            backed_up_amidst(|bank| queryable(bank, ONCE), Fault::LostBeforeEffect).await;
+        assert_eq!(said.kind(), "pending_settlement", "{}", said.body);
+        until(&house, said.id(), "FAILED").await;
+        house.gateway().retry(&house.agent, said.id()).await.unwrap();
+        let record = until(&house, said.id(), "COMPLETED").await;
+        let done_by = record.attempts.last().unwrap().reference.clone();
+        assert!(done_by.ends_with("-2"), "{done_by}");
+        logged(&house, &record).await;
+
+        // As `recover` has it, or a person who is asked before.
+        let house = put_back(house, &backup).await;
+        if by_person {
+            let refused = resolve(&house, "anna", said.id(), Decision::Failed).await.unwrap_err();
+            assert!(refused.to_string().contains("it was carried out"), "{refused}");
+        }
+        let told = house.gateway().reconcile(Duration::from_secs(20)).await.unwrap();
+        assert_eq!((told.settled, told.open), (usize::from(!by_person), 0));
+        let house = recovered(house).await;
+        let record = until(&house, said.id(), "COMPLETED").await;
+        assert_eq!((record.attempts.len(), bank.effects().count), (2, 1));
+        assert_eq!((record.attempts[1].reference.as_str(), house.spent()), (done_by.as_str(), 1000));
+        house.verified(&record.receipts.last().unwrap().receipt.receipt_id).await;
+        let said = house.said("acct-1", &house.payment("acct-1", "10.00")).await;
+        assert_eq!((said.kind(), bank.effects().count), ("executed", 1), "{}", said.body);
+        is_whole(&house).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_in_doubt_stays_so_as_long_as_its_provider_does_not_say_what_followed() {
+    let (house, bank, backup, said) =
+        backed_up_amidst(|bank| queryable(bank, ONCE), Fault::LostBeforeEffect).await;
+    let record = until(&house, said.id(), "FAILED").await;
+    logged(&house, &record).await;
+    let house = put_back(house, &backup).await;
+    // It says that the attempt on record came to nothing, and not whether there was another.
+    bank.inject(Injection::queries(Fault::None, 1));
+    bank.inject(Injection::queries(Fault::ErrorBeforeEffect, 1));
+    house.gateway().reconcile(Duration::from_millis(100)).await.unwrap();
+    assert_eq!(house.record(said.id()).await.phase, Some("in_doubt"));
+    house.gateway().reconcile(Duration::from_secs(20)).await.unwrap();
+    assert_eq!((house.record(said.id()).await.state.as_str(), bank.effects().count), ("FAILED", 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waited_for_its_next_attempt_has_not_failed_if_that_was_carried_out() {
+    for ends in ["cancelled", "stopped"] {
+        let busy = Fault::RateLimited { retry_after: 0 };
+        let (house, bank, backup, said) = backed_up_amidst(|bank| queryable(bank, LATER), busy).await;
+        assert_eq!(house.record(said.id()).await.phase, Some("waiting"), "{}", said.body);
+        make_due(&house);
+        let record = until(&house, said.id(), "COMPLETED").await;
+        logged(&house, &record).await;
+
+        let house = recovered(put_back(house, &backup).await).await;
+        match ends {
+            "cancelled" => {
+                let refused = house.gateway().cancel(&house.agent, said.id()).await.unwrap_err();
+                assert_eq!(refused.code, Code::StateConflict, "{refused}");
+            }
+            _ => {
+                house.write("policies/default/payments.cedar", "");
+                house.gateway().reload(&house.admin).await.unwrap();
+                make_due(&house);
+            }
+        }
+        let record = until(&house, said.id(), "COMPLETED").await;
+        assert_eq!((record.attempts.len(), bank.effects().count), (2, 1));
+        is_whole(&house).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_in_doubt_is_not_sent_again_where_nobody_can_be_asked_what_followed() {
+    let idempotent = |bank: &Bank| retrying(bank, Promise::Idempotent, THREE_TIMES);
+    let (house, bank, backup, said) = backed_up_amidst(idempotent, Fault::DelayEffect { ms: 500 }).await;
+    assert_eq!(said.kind(), "pending_settlement", "{}", said.body);
+    let record = until(&house, said.id(), "COMPLETED").await;
+    logged(&house, &record).await;
+    let sends = bank.effects();
+    let house = put_back(house, &backup).await;
+    house.gateway().reconcile(Duration::from_secs(1)).await.unwrap();
+    let house = recovered(house).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let record = house.record(said.id()).await;
+    assert_eq!((record.phase, record.attempts.len()), (Some("in_doubt"), 1));
+    assert_eq!(bank.effects(), sends);
+    let record = resolve(&house, "anna", said.id(), Decision::Executed).await.unwrap();
+    assert_eq!(record.state, "COMPLETED");
+}
+
+/// 25 dollars that were set aside before the backup, and a capture of 10 that was refused once and carried out then.
+async fn captured(text: impl Fn(&Bank) -> String) -> (House, Bank, String) {
+    let bank = banked::bank("USD").await;
+    let house = running(&bank, &text(&bank)).await;
+    let said = house.said("k", &reserving(&house, "25.00")).await;
+    assert_eq!((said.kind(), bank.reserved()), ("held", 2500), "{}", said.body);
+    let backup = back_up(&house);
+    bank.inject(Injection::on(Target::Captures, Fault::RateLimited { retry_after: 0 }, 1));
+    let charge = || house.gateway().capture(&house.agent, said.id(), Some("10.00"));
+    assert_eq!(charge().await.unwrap().state, "EXECUTING");
+    let record = charge().await.unwrap();
+    assert_eq!((record.state.as_str(), bank.effects().count), ("COMPLETED", 1));
+    logged(&house, &record).await;
+    (recovered(put_back(house, &backup).await).await, bank, said.id().to_owned())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_forgotten_capture_has_charged_is_neither_charged_again_nor_set_free() {
+    for asked in ["capture", "release", "expiry"] {
+        let (house, bank, id) = captured(reserving::binding).await;
+        match asked {
+            // Of another amount, which is no other charge.
+            "capture" => drop(house.gateway().capture(&house.agent, &id, None).await.unwrap()),
+            "release" => drop(house.gateway().release(&house.agent, &id).await.unwrap()),
+            _ => {
+                house.age("k", "json_set(payload, '$.reservation.until_ms', 1)");
+                house.store().execute("UPDATE fate SET until = 1 WHERE state = -4", []).unwrap();
+            }
+        }
+        let record = until(&house, &id, "COMPLETED").await;
+        assert_eq!((bank.effects().count, bank.balance("acct-1"), house.spent()), (1, Some(1000), 1000));
+        let reservation = record.reservation.unwrap();
+        assert_eq!((reservation.state, reservation.captures.len()), ("charged", 2), "{asked}");
+        assert_eq!(
+            (reservation.captures[1].amount.as_str(), &reservation.captures[1].result),
+            ("10.00", &None)
+        );
+        let receipt = house.verified(&record.receipts[0].receipt.receipt_id).await;
+        assert_eq!(receipt["money"]["chargeAmount"], json!("10.00"));
+        if asked != "expiry" {
+            is_whole(&house).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_capture_of_which_nobody_says_how_much_it_charged_is_for_a_person() {
+    let untold = |bank: &Bank| {
+        let text = reserving::binding(bank);
+        let (before, after) = text.split_once("[binding.capture.query]").unwrap();
+        let charged = r#"charged = { amount = "/payments/0/amount", currency = "/payments/0/currency" }"#;
+        format!("{before}[binding.capture.query]{}", after.swapped(charged, ""))
+    };
+    let (house, bank, id) = captured(untold).await;
+    let refused = house.gateway().capture(&house.agent, &id, Some("10.00")).await.unwrap_err();
+    assert!(refused.to_string().contains("nobody says how much"), "{refused}");
+    let record = house.gateway().release(&house.agent, &id).await.unwrap();
+    assert_eq!(record.reservation.unwrap().state, "release_failed");
+    let said = ResolveAsk { charged: Some("10.00".to_owned()), ..word(Decision::Executed) };
+    let record = house.gateway().resolve(&approver(&house, "anna"), &id, said).await.unwrap();
+    assert_eq!((record.state.as_str(), bank.effects().count, house.spent()), ("COMPLETED", 1, 1000));
+}
+
+/// A reservation that was forgotten and is asked for again: when it ends for the bank, and what is said of it then.
+async fn reserved_again(text: impl Fn(&Bank) -> String) -> (House, Bank, String, Said) {
+    let (house, bank, backup) = backed_up(text).await;
+    let mut body = reserving(&house, "25.00");
+    body["constraints"]["recipient"] = json!("acct-2");
+    let said = house.said("k", &body).await;
+    let until = said.body["details"]["expires_at"].as_str().unwrap().to_owned();
+    let lost = house.said("lost", &house.payment("acct-3", "1.00")).await;
+    bundle(&house, lost.body["receipt"].as_str().unwrap()).await;
+    let house = recovered(put_back(house, &backup).await).await;
+    let said = house.said("k", &body).await;
+    assert_eq!((said.kind(), bank.reservations()), ("held", 1), "{}", said.body);
+    (house, bank, until, said)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reservation_that_is_known_again_ends_when_its_provider_says_and_otherwise_at_once() {
+    let (house, bank, until_then, said) = reserved_again(reserving::binding).await;
+    assert_eq!(said.body["details"]["expires_at"], json!(until_then));
+    assert_eq!((house.record(said.id()).await.state.as_str(), bank.reserved()), ("EXECUTING", 2500));
+
+    let by_hold = |bank: &Bank| {
+        reserving::binding(bank)
+            .swapped("expires = \"/expires_at\"", "hold_seconds = 600")
+            .swapped("expires = \"/reservations/0/expires_at\"", "")
+    };
+    let (house, bank, _, said) = reserved_again(by_hold).await;
+    let record = until(&house, said.id(), "FAILED").await;
+    assert_eq!((record.error, bank.reserved(), bank.effects().count), (Some(Code::Released), 0, 2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn its_provider_is_asked_once_however_often_an_action_is_judged() {
+    let (house, bank, _) = forgetful(|bank| {
+        retrying(bank, Promise::Both, ONCE).swapped("timeout_ms = 200", "timeout_ms = 5000")
+    })
+    .await;
+    let house = recovered(house).await;
+    let looks = "@id(\"left\") forbid (principal, action, resource) when { context has mandate.actions_left && \
+                 context.mandate.actions_left < 0 };";
+    house.write("policies/default/payments.cedar", &format!("{POLICY}{looks}"));
+    house.gateway().reload(&house.admin).await.unwrap();
+    // One attempt and three by hand are asked about, and it takes its time.
+    bank.inject(Injection::queries(Fault::DelayAnswer { ms: 1500 }, 4));
+    let (slow, ()) =
+        tokio::join!(async { house.send("acct-4", &house.payment("acct-4", "10.00")).await }, async {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            // What was judged by is another now.
+            let said = house.said("acct-5", &house.payment("acct-5", "10.00")).await;
+            assert_eq!(said.kind(), "executed", "{}", said.body);
+            bank.inject(Injection::queries(Fault::ErrorBeforeEffect, 1000));
+        });
+    assert_eq!(slow.unwrap().kind(), "executed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_was_known_by_other_names_cannot_be_asked_by_ours_and_it_is_said() {
+    let (house, _bank, _) = forgetful(|bank| queryable(bank, THREE_TIMES)).await;
+    let forgotten = house.gateway().forgotten().await.unwrap();
+    assert!(!forgotten.by_other_names);
+    assert_eq!(may_be_twice(&house, forgotten), []);
+    // As a version of before these names wrote it.
+    house.age("acct-1", "json_set(payload, '$.call.reference', '01a2b3c4-5d6e-7f80-9a1b-2c3d4e5f6071-1')");
+    let forgotten = house.gateway().forgotten().await.unwrap();
+    assert!(forgotten.by_other_names);
+    assert_eq!(may_be_twice(&house, forgotten), [Why::OtherNames]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waited_for_people_does_not_end_unsent_if_it_was_agreed_to_and_done() {
+    let text = |bank: &Bank| {
+        let text = retrying(bank, Promise::Both, ONCE);
+        text.swapped("\n[binding]\n", "approval = \"key\"\n\n[binding]\n")
+    };
+    let (house, bank, _) = backed_up(text).await;
+    let again = house.said("again", &house.payment("acct-1", "10.00")).await;
+    assert_eq!(again.kind(), "held", "{}", again.body);
+    let backup = house.path("held.db");
+    house.store().execute("VACUUM INTO ?", [backup.to_str().unwrap()]).unwrap();
+    let anna = approver(&house, "anna");
+    house.gateway().approve(&anna, again.id(), None).await.unwrap();
+    let record = until(&house, again.id(), "COMPLETED").await;
+    logged(&house, &record).await;
+
+    let house = recovered(put_back(house, &backup).await).await;
+    let (gateway, id) = (house.gateway(), again.id());
+    let refused = gateway.reject(&anna, id, None).await.unwrap_err();
+    assert!(refused.code == Code::StateConflict && refused.to_string().contains("carried out"), "{refused}");
+    let refused = gateway.cancel(&house.agent, id).await.unwrap_err();
+    assert!(refused.code == Code::StateConflict && refused.to_string().contains("carried out"), "{refused}");
+    gateway.approve(&anna, id, None).await.unwrap();
+    let record = until(&house, id, "COMPLETED").await;
+    assert_eq!((record.attempts.len(), bank.effects().count), (1, 2));
+}
