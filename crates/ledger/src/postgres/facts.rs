@@ -114,7 +114,7 @@ pub(super) async fn answer(shared: Arc<Shared>, mut asked: mpsc::Receiver<Waitin
             return;
         }
         // Where many asked at once the last time more are on their way; whoever asks alone waits for nobody.
-        if last >= CROWD && taken.len() < last {
+        if last >= CROWD && taken.len() < last && shared.gathers() {
             sleep(GATHERED).await;
             while taken.len() < TOGETHER
                 && let Ok(more) = asked.try_recv()

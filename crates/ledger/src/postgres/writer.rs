@@ -167,7 +167,9 @@ impl Writer {
             walks: Default::default(),
             counts: Default::default(),
             durability: durability.into(),
+            has_others: Default::default(),
         });
+        shared.look_for_others(&db).await.map_err(cannot)?;
         let opened = Instant::now();
         let (db, wrote, since, last) = (Some(db), opened, opened, (0, Duration::ZERO));
         let mut writer = Writer {
@@ -226,12 +228,11 @@ impl Writer {
         self.leave().await;
     }
 
-    /// Waits a little for who comes next, where many came at once the last time and fewer are there now: most of what a
-    /// transaction costs the database is the same for one write as for fifty, and those who were answered by the last one are
-    /// on their way back. Whoever comes alone waits for nobody.
+    /// Waits a little for who comes next, where others write, too, many came at once the last time, and fewer are there now: those
+    /// who were answered by the last transaction are on their way back. Whoever comes alone waits for nobody.
     async fn gather(&self, queue: &mut mpsc::Receiver<Write>, taken: &mut Vec<Write>) {
         let (many, took) = self.last;
-        if taken.len() >= many || many < CROWD {
+        if taken.len() >= many || many < CROWD || !self.shared.gathers() {
             return;
         }
         sleep((took / GATHERING).min(GATHERED)).await;
@@ -264,6 +265,7 @@ impl Writer {
                     end_silent(db, silence).await?;
                 }
                 *self.shared.durability() = connect::durability(db).await?;
+                self.shared.look_for_others(db).await?;
             }
             Ok(())
         });
