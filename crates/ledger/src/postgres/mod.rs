@@ -331,7 +331,7 @@ impl Shared {
     }
 
     /// Whether to wait for more that may be put to the database in one go. With others the server does the work of all, most of
-    /// it the same for one write as for fifty; one gateway alone would only be idle meanwhile, a quarter of its time under load.
+    /// it the same for one write as for fifty; one gateway alone would only be idle meanwhile.
     fn gathers(&self) -> bool {
         self.has_others.load(Ordering::Relaxed)
     }
