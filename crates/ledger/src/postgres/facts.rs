@@ -269,7 +269,8 @@ const OBSERVED: i16 = 5;
 const STOPPED: i16 = 6;
 
 /// Rows of every kind, each with the place of what it is about among what was asked for, from one. Each is looked for by itself
-/// (`OFFSET 0`): a plan that is made while there are few rows would join whole tables, and go on doing so when there are many.
+/// (`OFFSET 0`, or `LIMIT 1` where one tells): a plan that is made while there are few rows would join whole tables, and go on doing
+/// so when there are many.
 const PAST: &str = "
     SELECT 1::smallint, w.place, NULL::bytea, NULL::bigint
     FROM unnest($1::text[], $2::bytea[]) WITH ORDINALITY w (tenant, digest, place)
@@ -283,7 +284,7 @@ const PAST: &str = "
     UNION ALL
     SELECT 4::smallint, w.place, NULL, NULL
     FROM unnest($1::text[], $3::bytea[], $4::bigint[]) WITH ORDINALITY w (tenant, hash, since, place)
-    CROSS JOIN LATERAL (SELECT FROM action a WHERE a.tenant = w.tenant AND a.effect = w.hash AND a.claimed > w.since OFFSET 0) a
+    CROSS JOIN LATERAL (SELECT FROM action a WHERE a.tenant = w.tenant AND a.effect = w.hash AND a.claimed > w.since LIMIT 1) a
     UNION ALL
     SELECT 5::smallint, 0, convert_to(tenant, 'UTF8'), until FROM observed
     UNION ALL
