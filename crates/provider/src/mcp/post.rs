@@ -250,6 +250,12 @@ impl Marked {
     }
 }
 
+/// What is asked or told where an answer belongs, with the text of what was read in it: no server says that text itself.
+fn carried(message: ServerJsonRpcMessage) -> ServerJsonRpcMessage {
+    let carrying = serde_json::to_vec(&message).ok().and_then(|said| carrying(&said));
+    carrying.and_then(|said| serde_json::from_slice(&said).ok()).unwrap_or(message)
+}
+
 /// More than are open at once. What has no answer for so long, none is waited for.
 const MOST_MARKED: usize = 1024;
 
@@ -299,6 +305,9 @@ impl StreamableHttpClient for Unread {
                 StreamableHttpPostResponse::Sse(events, session) => {
                     StreamableHttpPostResponse::Sse(self.marked.prepared_events(events), session)
                 }
+                StreamableHttpPostResponse::Json(message, session) => {
+                    StreamableHttpPostResponse::Json(carried(message), session)
+                }
                 other => other,
             });
         }
@@ -317,7 +326,7 @@ impl StreamableHttpClient for Unread {
             Posted::Whole(said) => {
                 let message = match self.marked.unread(&said) {
                     Some(message) => message,
-                    None => serde_json::from_slice(&said)?,
+                    None => serde_json::from_slice(carrying(&said).as_deref().unwrap_or(&said))?,
                 };
                 StreamableHttpPostResponse::Json(message, session)
             }
