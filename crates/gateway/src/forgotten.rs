@@ -24,6 +24,7 @@ use futures_util::future::join_all;
 use ledger::Stored;
 use provider::Provider;
 
+use crate::alert::Alert;
 use crate::gateway::Gateway;
 use crate::pending::Pending;
 use crate::prove::absence_word;
@@ -154,15 +155,18 @@ impl Gateway {
             return Ok(None);
         }
         let later = self.attempts_after(tenant, &rules, &stored, &now)?;
-        let Some((call, it)) = known_of(provider.as_ref(), later, until_ms).await? else { return Ok(None) };
-        if call.purpose == Purpose::Reserve {
-            // Nothing is charged for it, and nothing will be.
-            return match self.set_stray_free(tenant, &now, provider.as_ref(), (&call, &it)).await {
-                true => Ok(None),
-                false => Err(Error::new(Code::Unavailable, UNSAID)),
-            };
+        let left = (absence, until_ms);
+        if now.row.attempts_for() == Purpose::Reserve {
+            return self.reserved_by_forgotten(tenant, now, provider.as_ref(), later, left).await;
         }
-        now.row.followed_by(&call, provider.as_ref(), (absence, until_ms.saturating_add(SECOND_MS - 1)));
+        let mut known = known_of(provider.as_ref(), later, until_ms).await?;
+        let Some((call, it)) = known.pop() else { return Ok(None) };
+        if !known.is_empty() {
+            // The latest is put on record; that there were others people are told.
+            let told = now.told.as_ref().map(|told| told.receipt.receipt_id.as_str());
+            self.alert(Alert::DuplicateEffect, &now, told.unwrap_or_default());
+        }
+        now.row.followed_by(&call, provider.as_ref(), left);
         let due_ms = clock::now_ms();
         self.check_from(tenant, &now, now.row.clone(), (&it, 0), due_ms).await?;
         Ok(Some(due_ms))
@@ -184,8 +188,8 @@ impl Gateway {
         let Some(provider) = provider else { return Ok(()) };
         let all = self.attempts_after(tenant, &rules, stored, &Pending::restore(stored, None)?)?;
         match known_of(provider.as_ref(), all, until_ms).await? {
-            None => Ok(()),
-            Some(_) => Err(conflict("it was agreed to and carried out before the store was put back")
+            known if known.is_empty() => Ok(()),
+            _ => Err(conflict("it was agreed to and carried out before the store was put back")
                 .hint("agree to it once more, so that it is on record: nothing is sent")),
         }
     }
@@ -265,9 +269,14 @@ impl IntentRow {
         self.reservation.as_ref().map(|it| &it.call).or(self.call.as_ref())
     }
 
-    /// Another attempt has followed on the latest, which had no effect: before `until_ms` at the latest.
-    fn followed_by(&mut self, call: &Call, provider: &dyn Provider, (absence, until_ms): (&Absence, i64)) {
-        let course = Course { sends: 1, retries: 0, first_ms: until_ms };
+    /// Another attempt has followed on the latest, which had no effect: in the second of `until_ms` at the latest.
+    pub(crate) fn followed_by(
+        &mut self,
+        call: &Call,
+        provider: &dyn Provider,
+        (absence, until_ms): (&Absence, i64),
+    ) {
+        let course = Course { sends: 1, retries: 0, first_ms: until_ms.saturating_add(SECOND_MS - 1) };
         let latest = self.call.replace(CallRow::new(call, provider, Some(course)));
         if let Some(latest) = latest
             && !self.attempts.iter().any(|it| it.attempt == latest.attempt)
@@ -290,7 +299,7 @@ pub(crate) fn is_by_id(name: &str) -> bool {
     Named::parse(name).is_some_and(|named| matches!(named.action, Whose::Id(_)))
 }
 
-/// Which of these calls its provider has had, the first of them, and what it says of it. None of them left after `until_ms`.
+/// Which of these calls its provider has had, one of each attempt, and what it says of them. None of them left after `until_ms`.
 ///
 /// # Errors
 /// `EP_UNAVAILABLE` if the provider does not say that it has had none.
@@ -298,17 +307,21 @@ pub(crate) async fn known_of(
     provider: &dyn Provider,
     calls: Vec<Call>,
     until_ms: i64,
-) -> Result<Option<(Call, Confirmation)>, Error> {
+) -> Result<Vec<(Call, Confirmation)>, Error> {
     let asked: Vec<Call> = calls.iter().map(|call| Call { send_by_ms: until_ms, ..call.clone() }).collect();
     let now_ms = clock::now_ms();
     let found = join_all(asked.iter().map(|call| provider.query(call, now_ms))).await;
-    let mut known = None;
+    let mut known: Vec<(Call, Confirmation)> = Vec::new();
     for (call, found) in calls.into_iter().zip(found) {
         let (action, reference) = (call.action_id, call.reference.clone());
         match found {
             Found::Confirmed(confirmation) => {
                 tracing::warn!(%action, reference, "it was done before the store forgot it, and is not done again");
-                known.get_or_insert((call, confirmation));
+                // A provider that goes by its key knows an attempt by all of its names.
+                let is_told = |it: &(Call, Confirmation)| it.0.provider_key == call.provider_key;
+                if !known.iter().any(is_told) {
+                    known.push((call, confirmation));
+                }
             }
             Found::Absent { final_: true } => {}
             Found::Absent { final_: false } | Found::Unknown => {
@@ -321,24 +334,41 @@ pub(crate) async fn known_of(
     Ok(known)
 }
 
-/// What a provider has done for a new action under the name of an earlier one has to be what that asks for.
+/// What a provider has done for a new action under the name of an earlier one has to be what that asks for. Our reference is made
+/// of the request, and the provider key is not: who is asked by that alone may mean another request under the same key.
 ///
 /// # Errors
-/// `EP_IDEMPOTENCY_MISMATCH` if it has charged more, or in another currency.
-pub(crate) fn must_be_asked(call: &Call, confirmation: &Confirmation) -> Result<(), Error> {
+/// `EP_IDEMPOTENCY_MISMATCH` if that cannot be told, or if it has charged more, or in another currency.
+pub(crate) fn must_be_asked(
+    provider: &dyn Provider,
+    call: &Call,
+    confirmation: &Confirmation,
+) -> Result<(), Error> {
     let both = confirmation.charged.zip(call.money);
     let is_more = both.is_some_and(|(charged, asked)| {
         !matches!(charged.compare(asked), Some(Ordering::Less | Ordering::Equal))
     });
-    if !is_more {
+    let (action, reference) = (call.action_id, &call.reference);
+    if is_more {
+        tracing::warn!(%action, reference, "its provider has charged more under this name than is asked");
+        return Err(Error::new(Code::IdempotencyMismatch, OTHERWISE).hint("ask under a key of its own"));
+    }
+    if provider.recalls_requests() {
         return Ok(());
     }
-    let (action, reference) = (call.action_id, &call.reference);
-    tracing::warn!(%action, reference, "its provider has charged more under this name than is asked");
-    Err(Error::new(Code::IdempotencyMismatch, OTHERWISE).hint("ask under a key of its own"))
+    tracing::warn!(%action, reference, "its provider has done something under this key, and cannot be asked whether it was this");
+    Err(Error::new(Code::IdempotencyMismatch, UNTOLD)
+        .hint("look into the provider's own books, and ask under a key of its own if it is not there"))
 }
 
 const OTHERWISE: &str = "the store was put back, and the provider did something else under this key";
+
+const UNTOLD: &str = "the store was put back, and something was done under this key, maybe not this";
+
+/// Is this what is said as long as a provider does not say?
+pub(crate) fn is_unsaid(error: &Error) -> bool {
+    error.code == Code::Unavailable && error.message == UNSAID
+}
 
 const UNSAID: &str = "the store was put back, and the provider does not say whether this was done";
 
@@ -346,12 +376,12 @@ const WHY: &str = "it was refused, which is also what becomes of a repeat of wha
 
 #[cfg(test)]
 mod tests {
-    use super::{OTHERWISE, UNSAID};
+    use super::{OTHERWISE, UNSAID, UNTOLD};
 
     /// What is longer, or quotes anything, is not shown to whoever asks (`server`, `fault.rs`).
     #[test]
     fn what_callers_are_told_is_short_and_plain_enough_to_be_shown() {
-        for text in [OTHERWISE, UNSAID] {
+        for text in [OTHERWISE, UNSAID, UNTOLD] {
             let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b' ' | b',');
             assert!(text.len() <= 80 && text.bytes().all(plain), "{text}");
         }

@@ -97,14 +97,14 @@ impl Gateway {
                 // What was just written down is part of what is judged.
                 let stored = self.stored(tenant, id).await?;
                 match followed {
-                    true => self.check_further(tenant, &stored).await?,
+                    true => self.look_after_recalled(tenant, &stored).await?,
                     false => self.clear(tenant, &rules, &stored, pending, execution, under_way).await?,
                 }
             }
             _ => match self.followed(tenant, &pending, &execution, &effects).await? {
                 // What an attempt has done that was forgotten is on record now, and is to be looked after.
                 Pursued::Rests(_) if matches!(execution.state(), execution::State::Failed(_)) => {
-                    self.check_further(tenant, &self.stored(tenant, id).await?).await?
+                    self.look_after_recalled(tenant, &self.stored(tenant, id).await?).await?
                 }
                 pursued => pursued,
             },
@@ -117,6 +117,18 @@ impl Gateway {
             _ => {}
         }
         Ok(pursued)
+    }
+
+    /// What an attempt that was forgotten has done, as it is on record now.
+    async fn look_after_recalled(
+        self: &Arc<Self>,
+        tenant: &Arc<TenantState>,
+        stored: &Stored,
+    ) -> Result<Pursued, Error> {
+        match stored.state {
+            State::Checking => self.check_further(tenant, stored).await,
+            _ => Ok(Pursued::Rests(stored.due_ms.unwrap_or_else(clock::now_ms))),
+        }
     }
 
     /// For whoever reads the log after a crash: that it is known now what became of an action.

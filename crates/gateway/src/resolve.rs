@@ -31,6 +31,7 @@ use crate::act::UnderWay;
 use crate::approvals::readable;
 use crate::caller::{Caller, Deed};
 use crate::crash::Point;
+use crate::forgotten::is_unsaid;
 use crate::gateway::Gateway;
 use crate::outcome::{Details, Kind};
 use crate::pending::Pending;
@@ -292,7 +293,11 @@ impl Gateway {
         }
         let execution = pending.execution(call, provider.as_ref(), Stood::InDoubt);
         let (execution, effects) = self.step(execution, Event::Asked(found))?;
-        self.follow(tenant, pending, &execution, &effects).await?;
+        match self.follow(tenant, pending, &execution, &effects).await {
+            // What may have followed and was forgotten it does not tell.
+            Err(error) if is_unsaid(&error) => return Ok(false),
+            followed => followed?,
+        };
         let now = self.stored(tenant, stored.id).await?.state;
         // What is set aside stays so where what was to charge it had no effect.
         let uncharged = pending.row.reservation.is_some() && now == State::Reserved;

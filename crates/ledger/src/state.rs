@@ -102,7 +102,7 @@ impl State {
         matches!(
             (self, to),
             (Sent | InDoubt, Waiting | Challenged)
-                | (Sent | InDoubt | Reserved | ReleaseFailed, Reserved)
+                | (Sent | InDoubt | Waiting | Reserved | ReleaseFailed, Reserved)
                 | (Sent | InDoubt | Challenged | Waiting | Reserved | Checking, Checking)
                 | (Checking | Unchecked | Retracting, Retracting)
                 | (Executed | RollingBack | RollbackFailed, RollingBack)

@@ -104,6 +104,12 @@ pub trait Provider: Send + Sync + fmt::Debug {
         self.capabilities().can_be_asked()
     }
 
+    /// Whether it is asked by our reference, which is made of the whole request: what it has then is that request. Under the same
+    /// provider key there may have been another one.
+    fn recalls_requests(&self) -> bool {
+        self.recalls()
+    }
+
     /// Sees to it, as far as it can, that this action's call can leave at once. Causes no effect.
     fn make_ready(&self, _action: ActionId) -> BoxFuture<'_, ()> {
         Box::pin(ready(()))

@@ -237,11 +237,11 @@ impl Gateway {
         for more in 1..=retries.saturating_add(BY_HAND) {
             calls.extend(by_all_names(self.call(case, call.attempt.saturating_add(more))?, on_record));
         }
-        let known = known_of(case.provider.as_ref(), calls, until_ms).await?;
+        let known = known_of(case.provider.as_ref(), calls, until_ms).await?.pop();
         let Some((call, mut confirmation)) = known else { return Ok(None) };
         // Of what is on record more than was asked for is an overage.
         if case.before().is_none() {
-            must_be_asked(&call, &confirmation)?;
+            must_be_asked(case.provider.as_ref(), &call, &confirmation)?;
         }
         if call.purpose == Purpose::Reserve && confirmation.expires_ms.is_none() {
             // Nobody says when it was made, so that it is kept for no longer; it is set free.

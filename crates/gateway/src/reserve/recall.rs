@@ -1,19 +1,21 @@
-//! Recall: a capture of what was set aside that a store which was put back has forgotten.
+//! Recall: what was set aside, or charged of that, and a store which was put back has forgotten.
 //!
 //! A capture is named by its number, whatever it charges: what is set aside is charged once, and another amount is no other charge of
 //! it. So the captures that may have followed on those on record are asked after before another one is sent, and before what is set
 //! aside is set free. One that had its effect is what the action came to, with what its provider says that it charged.
 
-use execution::{Absence, Stood};
+use execution::{Absence, Call, Confirmation, Stood};
+use provider::Provider;
 
-use super::reservation_of;
-use super::row::CaptureRow;
+use super::row::{CaptureRow, ReservationRow};
+use super::{NOT_CAPTURED, reservation_of};
 use crate::check::OURSELVES;
 use crate::forgotten::known_of;
 use crate::gateway::Gateway;
 use crate::pending::Pending;
 use crate::prove::absence_word;
 use crate::rollback::{conflict, is_unbound};
+use crate::row::internal;
 use crate::tenants::TenantState;
 use crate::{Error, clock};
 
@@ -61,9 +63,8 @@ impl Gateway {
         }
         let calls = forgotten.iter().map(|it| self.capture_of(tenant, pending, it));
         let calls = calls.collect::<Result<_, _>>()?;
-        let Some((call, it)) = known_of(provider.as_ref(), calls, until_ms).await? else {
-            return Ok(Recalled::Nothing);
-        };
+        let known = known_of(provider.as_ref(), calls, until_ms).await?.pop();
+        let Some((call, it)) = known else { return Ok(Recalled::Nothing) };
         let Some(charged) = it.charged else { return Ok(Recalled::Untold) };
         forgotten
             .truncate(forgotten.iter().position(|it| it.reference == call.reference).map_or(0, |at| at + 1));
@@ -89,6 +90,85 @@ impl Gateway {
     }
 }
 
+impl Gateway {
+    /// Looks for attempts that were forgotten and have set money aside. One of which something was charged is what the action came
+    /// to; one that is set aside still is the action's, to be charged or set free like any other. When it is due, Unix milliseconds.
+    ///
+    /// # Errors
+    /// `EP_UNAVAILABLE` as long as the provider does not say of each whether there was one.
+    pub(crate) async fn reserved_by_forgotten(
+        &self,
+        tenant: &TenantState,
+        now: Pending,
+        provider: &dyn Provider,
+        later: Vec<Call>,
+        left: (&Absence, i64),
+    ) -> Result<Option<i64>, Error> {
+        // First of all: what is charged is not set aside any more, and a provider may say no more of that.
+        for call in &later {
+            let it = Confirmation::default();
+            let taken = now.reserved_by(call, provider, &it, left)?;
+            match self.recall_capture(tenant, &taken).await? {
+                Recalled::Nothing => {}
+                Recalled::Charged => return Ok(Some(clock::now_ms())),
+                // It is for a person to say how much, where it cannot be set free.
+                Recalled::Untold => return self.keep_recalled(tenant, taken, true).await.map(Some),
+            }
+        }
+        let mut known = known_of(provider, later, left.1).await?;
+        let Some((call, it)) = known.pop() else { return Ok(None) };
+        for (call, it) in &known {
+            self.set_stray_free(tenant, &now, provider, (call, it)).await;
+        }
+        // Who ends what is on record ends this too.
+        let ends = now.row.reservation.as_ref().is_some_and(|before| before.release.is_some());
+        let taken = now.reserved_by(&call, provider, &it, left)?;
+        self.keep_recalled(tenant, taken, ends).await.map(Some)
+    }
+
+    /// Has it stand as reserved from now on, and set free at once where that is to be.
+    async fn keep_recalled(
+        &self,
+        tenant: &TenantState,
+        mut taken: Pending,
+        frees: bool,
+    ) -> Result<i64, Error> {
+        let until_ms = reservation_of(&taken.row)?.until_ms;
+        if frees {
+            self.plan_release(tenant, &mut taken, OURSELVES, NOT_CAPTURED)?;
+        }
+        let due_ms = if frees { clock::now_ms() } else { until_ms };
+        self.keep_reserved(tenant, &mut taken, due_ms, ledger::RESERVED).await?;
+        self.wake_at(taken.id, due_ms);
+        Ok(due_ms)
+    }
+}
+
+impl Pending {
+    /// As it stands if this attempt, which was forgotten, has set money aside.
+    fn reserved_by(
+        &self,
+        call: &Call,
+        provider: &dyn Provider,
+        it: &Confirmation,
+        left: (&Absence, i64),
+    ) -> Result<Pending, Error> {
+        let mut taken = self.clone();
+        taken.row.followed_by(call, provider, left);
+        let (call, money) = (taken.row.call.clone(), self.money);
+        taken.row.reservation = Some(Box::new(ReservationRow {
+            call: call.ok_or_else(|| internal("a call that was sent is not on record"))?,
+            confirmed: it.reference.clone(),
+            amount: money.ok_or_else(|| internal("nothing was to be set aside"))?.to_string(),
+            // Where nobody says when it was made, it is kept for no longer.
+            until_ms: it.expires_ms.unwrap_or_else(clock::now_ms),
+            captures: Vec::new(),
+            release: None,
+        }));
+        Ok(taken)
+    }
+}
+
 impl Recalled {
     /// Has one charged what was set aside?
     ///
@@ -100,7 +180,9 @@ impl Recalled {
             Recalled::Charged => Ok(true),
             Recalled::Untold => {
                 let why = "it was charged before the store was put back, and nobody says how much";
-                Err(conflict(why).hint("release it: it is then for a person to say what was charged"))
+                Err(conflict(why).hint(
+                    "have it released, unless a capture is in doubt: let a person say what was charged then",
+                ))
             }
         }
     }

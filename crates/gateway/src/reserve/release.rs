@@ -257,8 +257,10 @@ impl Gateway {
         mut pending: Pending,
         absence: &Absence,
     ) -> Result<(), Error> {
-        // What attempts that were forgotten have set aside is free with it; there is nothing that they could have charged.
-        self.done_by_forgotten(tenant, &pending, absence).await?;
+        // What attempts that were forgotten have set aside, or charged of that, is on record now and looked after by itself.
+        if self.done_by_forgotten(tenant, &pending, absence).await?.is_some() {
+            return Ok(());
+        }
         let Pending { row: IntentRow { call, reservation, .. }, .. } = &mut pending;
         // The receipt tells of the call that set it free.
         if let (Some(call), Some(release)) = (call, reservation.as_ref().and_then(|it| it.release.as_ref())) {

@@ -15,7 +15,8 @@ use crate::house::{House, POLICY, Said};
 use crate::log::{ONCE, THREE_TIMES, backed_up, bundle, forgetful, may_be_twice, put_back, recovered};
 use crate::reserving::{self, reserving};
 use crate::resolutions::{resolve, word};
-use crate::retries::{LATER, make_due};
+use crate::retries::{AT_ONCE, LATER, make_due};
+use crate::rollbacks::until_phase;
 
 /// A house that runs, whose payments this bank carries out.
 async fn running(bank: &Bank, text: &str) -> House {
@@ -319,4 +320,108 @@ async fn what_waited_for_people_does_not_end_unsent_if_it_was_agreed_to_and_done
     gateway.approve(&anna, id, None).await.unwrap();
     let record = until(&house, id, "COMPLETED").await;
     assert_eq!((record.attempts.len(), bank.effects().count), (1, 2));
+}
+
+/// 25 dollars that a second attempt has set aside, after the backup; of which `charged` is charged.
+async fn reserved_by_a_later_attempt(charged: Option<&str>) -> (House, Bank, String) {
+    let bank = banked::bank("USD").await;
+    let success = r#"success = { status = [201], pointer = "/status", equals = ["reserved"] }"#;
+    let text = reserving::binding(&bank)
+        .swapped(AT_ONCE, LATER)
+        .swapped(success, &format!("{success}\ntransient = [{{ status = [429] }}]"))
+        .swapped("extends = \"builtin\"\n", "extends = \"builtin\"\nguarantee_level = \"atp-2\"\n");
+    let house = running(&bank, &text).await;
+    bank.inject(Injection::on(Target::Reservations, Fault::RateLimited { retry_after: 0 }, 1));
+    let said = house.said("k", &reserving(&house, "25.00")).await;
+    assert_eq!(house.record(said.id()).await.phase, Some("waiting"), "{}", said.body);
+    let backup = back_up(&house);
+    make_due(&house);
+    until_phase(&house, said.id(), "reserved").await;
+    if let Some(amount) = charged {
+        house.gateway().capture(&house.agent, said.id(), Some(amount)).await.unwrap();
+        let record = until(&house, said.id(), "COMPLETED").await;
+        logged(&house, &record).await;
+    } else {
+        let paid = house.said("other", &house.payment("acct-2", "1.00")).await;
+        bundle(&house, paid.body["receipt"].as_str().unwrap()).await;
+    }
+    (recovered(put_back(house, &backup).await).await, bank, said.id().to_owned())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_charged_of_what_a_later_attempt_has_set_aside_is_on_record_and_not_done_again() {
+    for ends in ["cancelled", "due"] {
+        let (house, bank, id) = reserved_by_a_later_attempt(Some("10.00")).await;
+        match ends {
+            "cancelled" => {
+                let refused = house.gateway().cancel(&house.agent, &id).await.unwrap_err();
+                assert_eq!(refused.code, Code::StateConflict, "{refused}");
+            }
+            _ => {
+                house.write("policies/default/payments.cedar", "");
+                house.gateway().reload(&house.admin).await.unwrap();
+                make_due(&house);
+            }
+        }
+        let record = until(&house, &id, "COMPLETED").await;
+        assert_eq!((bank.effects().count, bank.balance("acct-1"), house.spent()), (1, Some(1000), 1000));
+        assert_eq!((record.attempts.len(), record.reservation.unwrap().state), (2, "charged"));
+        let receipt = house.verified(&record.receipts.last().unwrap().receipt.receipt_id).await;
+        assert_eq!(receipt["money"]["chargeAmount"], json!("10.00"));
+        is_whole(&house).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_later_attempt_has_set_aside_is_the_actions_to_charge_or_to_set_free() {
+    for goes_on in ["charged", "released"] {
+        let (house, bank, id) = reserved_by_a_later_attempt(None).await;
+        let refused = house.gateway().cancel(&house.agent, &id).await.unwrap_err();
+        assert_eq!(refused.code, Code::StateConflict, "{refused}");
+        until_phase(&house, &id, "reserved").await;
+        assert_eq!((bank.reserved(), bank.reservations()), (2500, 1));
+        let (state, balance) = match goes_on {
+            "charged" => {
+                drop(house.gateway().capture(&house.agent, &id, None).await.unwrap());
+                ("COMPLETED", Some(2500))
+            }
+            _ => {
+                drop(house.gateway().release(&house.agent, &id).await.unwrap());
+                ("FAILED", None)
+            }
+        };
+        until(&house, &id, state).await;
+        assert_eq!((bank.reserved(), bank.balance("acct-1").filter(|it| *it > 0)), (0, balance), "{goes_on}");
+        is_whole(&house).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_known_by_its_key_alone_is_not_taken_for_what_is_asked() {
+    let by_key = |bank: &Bank| {
+        queryable(bank, ONCE).replace(r#"{ "$action" = "reference" }"#, r#"{ "$action" = "provider_key" }"#)
+    };
+    let (house, bank, _) = forgetful(by_key).await;
+    let house = recovered(house).await;
+    let before = bank.effects().count;
+    // Of as much money, to somebody else: what the bank has under this key is another payment.
+    for body in [house.payment("acct-7", "10.00"), house.payment("acct-2", "10.00")] {
+        let refused = house.send("acct-2", &body).await.err().unwrap();
+        assert_eq!(refused.code, Code::IdempotencyMismatch, "{refused}");
+    }
+    assert_eq!((bank.effects().count, bank.balance("acct-7").unwrap_or(0)), (before, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_persons_word_counts_where_the_provider_does_not_say_what_followed() {
+    let (house, bank, backup, said) =
+        backed_up_amidst(|bank| queryable(bank, ONCE), Fault::LostBeforeEffect).await;
+    let record = until(&house, said.id(), "FAILED").await;
+    logged(&house, &record).await;
+    let house = put_back(house, &backup).await;
+    // It says that the attempt on record came to nothing.
+    bank.inject(Injection::queries(Fault::None, 1));
+    bank.inject(Injection::queries(Fault::ErrorBeforeEffect, 1000));
+    let record = resolve(&house, "anna", said.id(), Decision::Failed).await.unwrap();
+    assert_eq!((record.state.as_str(), bank.effects().count), ("FAILED", 0));
 }

@@ -328,6 +328,15 @@ impl Http {
         }
     }
 
+    /// Does each of its queries carry one of these, and not the action's id, which is another one when it is asked for again?
+    fn is_asked_by(&self, parts: &[ActionPart]) -> bool {
+        let queries = self.reserving.iter().flat_map(Reserving::queries).chain(self.query.as_ref());
+        self.profile.capabilities.can_be_asked()
+            && queries
+                .map(|(query, _)| query)
+                .all(|query| parts.iter().any(|part| query.carries(*part)) && !query.carries(ActionPart::Id))
+    }
+
     async fn send(&self, template: &Template, values: &Values<'_>, now_ms: i64) -> Heard {
         let origin = self.destination.origin();
         let mut request = match template.fill(values, origin, self.most_bytes) {
@@ -374,12 +383,11 @@ impl Provider for Http {
     }
 
     fn recalls(&self) -> bool {
-        let queries = self.reserving.iter().flat_map(Reserving::queries).chain(self.query.as_ref());
-        self.profile.capabilities.can_be_asked()
-            && queries.map(|(query, _)| query).all(|query| {
-                let lasting = [ActionPart::Reference, ActionPart::ProviderKey];
-                lasting.into_iter().any(|part| query.carries(part)) && !query.carries(ActionPart::Id)
-            })
+        self.is_asked_by(&[ActionPart::Reference, ActionPart::ProviderKey])
+    }
+
+    fn recalls_requests(&self) -> bool {
+        self.is_asked_by(&[ActionPart::Reference])
     }
 
     fn call<'a>(&'a self, call: &'a Call, now_ms: i64) -> BoxFuture<'a, Reply> {
