@@ -189,8 +189,7 @@ impl Gateway {
         let all = self.attempts_after(tenant, &rules, stored, &Pending::restore(stored, None)?)?;
         match known_of(provider.as_ref(), all, until_ms).await? {
             known if known.is_empty() => Ok(()),
-            _ => Err(conflict("it was agreed to and carried out before the store was put back")
-                .hint("agree to it once more, so that it is on record: nothing is sent")),
+            _ => Err(conflict(DONE).hint("agree to it once more, so that it is on record: nothing is sent")),
         }
     }
 
@@ -364,6 +363,13 @@ pub(crate) fn must_be_asked(
 const OTHERWISE: &str = "the store was put back, and the provider did something else under this key";
 
 const UNTOLD: &str = "the store was put back, and something was done under this key, maybe not this";
+
+/// Is this what is said of what was agreed to and carried out?
+pub(crate) fn is_done(error: &Error) -> bool {
+    error.code == Code::StateConflict && error.message == DONE
+}
+
+const DONE: &str = "it was agreed to and carried out before the store was put back";
 
 /// Is this what is said as long as a provider does not say?
 pub(crate) fn is_unsaid(error: &Error) -> bool {

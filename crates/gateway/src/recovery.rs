@@ -11,6 +11,7 @@ use ledger::{State, Stored};
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::act::{Said, lock};
+use crate::forgotten::is_done;
 use crate::gateway::{Gateway, Inquiry};
 use crate::outcome::ReceiptRef;
 use crate::pursue::Pursued;
@@ -116,7 +117,7 @@ impl Gateway {
     }
 
     /// What nobody outside is asked for.
-    async fn keep_clearing(&self) {
+    async fn keep_clearing(self: &Arc<Self>) {
         let mut pruned: Option<Instant> = None;
         let mut later = HashMap::new();
         loop {
@@ -285,7 +286,7 @@ impl Gateway {
     }
 
     /// Actions that waited until their time was over. `later`: when those that could not be ended are looked at again.
-    async fn expire(&self, later: &mut HashMap<ActionId, Instant>) -> Result<(), Error> {
+    async fn expire(self: &Arc<Self>, later: &mut HashMap<ActionId, Instant>) -> Result<(), Error> {
         later.retain(|_, at| *at > Instant::now());
         let (mut after, now_ms) = (None, clock::now_ms());
         loop {
@@ -306,14 +307,18 @@ impl Gateway {
         }
     }
 
-    async fn end_expired(&self, stored: &Stored) -> Result<(), Error> {
+    async fn end_expired(self: &Arc<Self>, stored: &Stored) -> Result<(), Error> {
+        match self.must_not_be_done(stored).await {
+            Err(error) if is_done(&error) => {
+                tracing::warn!(action = %stored.id, %error, "people are asked once more");
+                return self.hold_what_was_done(stored).await;
+            }
+            other => other?,
+        }
         match stored.state {
             State::Held => self.undecided(stored).await,
             // What people agreed to, and nobody went on with, they did decide about.
-            _ => {
-                self.must_not_be_done(stored).await?;
-                self.end_waiting(stored, Code::ApprovalExpired, "approval_expired", None).await
-            }
+            _ => self.end_waiting(stored, Code::ApprovalExpired, "approval_expired", None).await,
         }
     }
 }

@@ -94,6 +94,28 @@ impl Gateway {
         row: &IntentRow,
         escalation: EscalationRow,
     ) -> Result<(), Error> {
+        let until_ms = stored.expires_ms.unwrap_or(stored.at_ms);
+        self.hold_until(stored, row, escalation, until_ms).await
+    }
+
+    /// The same of what people agreed to and was carried out in a stretch that the store has lost, and has expired since: for as long as
+    /// at first, so that what they say of it is on record.
+    pub(crate) async fn hold_what_was_done(self: &Arc<Self>, stored: &Stored) -> Result<(), Error> {
+        let row = IntentRow::of(stored)?;
+        let escalation =
+            row.escalation.clone().ok_or_else(|| internal("an action that waits was not escalated"))?;
+        let wait_ms = i64::try_from(self.config.limits.held_seconds).unwrap_or(i64::MAX / 1000);
+        let until_ms = clock::now_ms().saturating_add(wait_ms.saturating_mul(1000));
+        self.hold_until(stored, &row, escalation, until_ms).await
+    }
+
+    async fn hold_until(
+        self: &Arc<Self>,
+        stored: &Stored,
+        row: &IntentRow,
+        escalation: EscalationRow,
+        until_ms: i64,
+    ) -> Result<(), Error> {
         // Whoever is at it does the same.
         let Some(under_way) = self.look_after_alone(stored.id) else { return Ok(()) };
         let tenant = self.tenant(&stored.tenant)?;
@@ -101,8 +123,11 @@ impl Gateway {
         let offered = self.as_offered(tenant, stored, row, &rules).await?;
         let Some((action, provider)) = offered else { return Ok(()) };
         let resumed = Resumed {
-            basis: Basis::Held { round: stored.round },
-            until_ms: stored.expires_ms.unwrap_or(stored.at_ms),
+            basis: match stored.state {
+                State::Approved => Basis::Approved { round: stored.round },
+                _ => Basis::Held { round: stored.round },
+            },
+            until_ms,
             escalation: Some(escalation.seen_in(row)),
             ..not_asked(stored, row, under_way)
         };

@@ -278,9 +278,8 @@ impl Gateway {
         self.held_one(caller, &id).await
     }
 
-    /// Nobody came. That ends the cycle, and its session with it where only time would have helped, or as it is configured.
+    /// Nobody came, and it was not done. That ends the cycle, and its session with it where only time would have helped, or as it is configured.
     pub(crate) async fn undecided(&self, stored: &Stored) -> Result<(), Error> {
-        self.must_not_be_done(stored).await?;
         let row = IntentRow::of(stored)?;
         let trigger = match (row.wants_time(), self.config.limits.held_on_timeout) {
             (true, _) => Some(EXHAUSTED),

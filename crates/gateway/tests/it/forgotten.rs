@@ -4,13 +4,14 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use countersign_gateway::{ActionView, Code, Decision, ResolveAsk, Why};
+use countersign_gateway::{ActionView, Caller, Code, Decision, ResolveAsk, Why};
 use serde_json::json;
 use testkit::Swap;
 use testkit::bank::{Bank, Fault, Injection, Target};
 
 use crate::approvals::approver;
 use crate::banked::{self, Promise, retrying};
+use crate::faults;
 use crate::house::{House, POLICY, Said};
 use crate::log::{ONCE, THREE_TIMES, backed_up, bundle, forgetful, may_be_twice, put_back, recovered};
 use crate::reserving::{self, reserving};
@@ -295,31 +296,57 @@ async fn who_was_known_by_other_names_cannot_be_asked_by_ours_and_it_is_said() {
     assert_eq!(may_be_twice(&house, forgotten), [Why::OtherNames]);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_waited_for_people_does_not_end_unsent_if_it_was_agreed_to_and_done() {
-    let text = |bank: &Bank| {
-        let text = retrying(bank, Promise::Both, ONCE);
-        text.swapped("\n[binding]\n", "approval = \"key\"\n\n[binding]\n")
-    };
-    let (house, bank, _) = backed_up(text).await;
+/// A payment that waited for people when the backup was made, for so long, and was agreed to and carried out after it; a person, and
+/// its id.
+async fn agreed_to(held_seconds: u64) -> (House, Bank, Caller, String) {
+    let bank = banked::bank("USD").await;
+    let text = retrying(&bank, Promise::Both, ONCE);
+    let text = text.swapped("\n[binding]\n", "approval = \"key\"\n\n[binding]\n");
+    let mut house = House::bound(&text, |config| {
+        banked::reaching(config, &[&bank]);
+        config.limits.held_seconds = held_seconds;
+    })
+    .await;
+    house.installation.start();
+    house.said("once", &house.payment("acct-1", "10.00")).await;
     let again = house.said("again", &house.payment("acct-1", "10.00")).await;
     assert_eq!(again.kind(), "held", "{}", again.body);
-    let backup = house.path("held.db");
-    house.store().execute("VACUUM INTO ?", [backup.to_str().unwrap()]).unwrap();
+    let backup = back_up(&house);
     let anna = approver(&house, "anna");
     house.gateway().approve(&anna, again.id(), None).await.unwrap();
     let record = until(&house, again.id(), "COMPLETED").await;
     logged(&house, &record).await;
+    (put_back(house, &backup).await, bank, anna, again.id().to_owned())
+}
 
-    let house = recovered(put_back(house, &backup).await).await;
-    let (gateway, id) = (house.gateway(), again.id());
-    let refused = gateway.reject(&anna, id, None).await.unwrap_err();
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waited_for_people_does_not_end_unsent_if_it_was_agreed_to_and_done() {
+    let (house, bank, anna, id) = agreed_to(3600).await;
+    let house = recovered(house).await;
+    let gateway = house.gateway();
+    let refused = gateway.reject(&anna, &id, None).await.unwrap_err();
     assert!(refused.code == Code::StateConflict && refused.to_string().contains("carried out"), "{refused}");
-    let refused = gateway.cancel(&house.agent, id).await.unwrap_err();
+    let refused = gateway.cancel(&house.agent, &id).await.unwrap_err();
     assert!(refused.code == Code::StateConflict && refused.to_string().contains("carried out"), "{refused}");
-    gateway.approve(&anna, id, None).await.unwrap();
-    let record = until(&house, id, "COMPLETED").await;
+    gateway.approve(&anna, &id, None).await.unwrap();
+    let record = until(&house, &id, "COMPLETED").await;
     assert_eq!((record.attempts.len(), bank.effects().count), (1, 2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn people_are_asked_once_more_about_what_was_done_and_has_expired_since() {
+    let (house, bank, anna, id) = agreed_to(5).await;
+    let expires = "SELECT max(expires) FROM action JOIN fate USING (row) WHERE state = 1";
+    let expires_ms =
+        |house: &House| house.store().query_row(expires, [], |row| row.get::<_, i64>(0)).unwrap();
+    let before_ms = expires_ms(&house);
+    let house = recovered(house).await;
+    faults::until("people are asked once more", || expires_ms(&house) > before_ms).await;
+    house.gateway().approve(&anna, &id, None).await.unwrap();
+    let record = until(&house, &id, "COMPLETED").await;
+    assert_eq!((record.attempts.len(), bank.effects().count), (1, 2));
+    house.verified(&record.receipts.last().unwrap().receipt.receipt_id).await;
+    is_whole(&house).await;
 }
 
 /// 25 dollars that a second attempt has set aside, after the backup; of which `charged` is charged.
