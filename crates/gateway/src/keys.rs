@@ -125,6 +125,10 @@ impl ledger::Sealer for Keys {
         let signature = self.with_active(|key| key.sign(bytes)).map_err(|error| error.to_string())?;
         Ok(BASE64_URL_SAFE_NO_PAD.encode(signature))
     }
+
+    fn key(&self) -> String {
+        self.with_active(|key| key.kid().to_owned())
+    }
 }
 
 impl std::fmt::Debug for Keys {

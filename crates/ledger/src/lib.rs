@@ -528,8 +528,11 @@ pub trait Ledger: Outbox {
     /// What holds for what it has acknowledged.
     fn durability(&self) -> Durability;
 
-    /// How many other processes write to the same store: those that were heard of lately.
+    /// How many other processes may still write to the same store. Those that were silent for long may not any more from now on.
     fn others(&self) -> Answer<'_, u64>;
+
+    /// Nobody writes to this store any more who signs with this key ([`Sealer::key`]), and no other process does that is there now.
+    fn bar<'a>(&'a self, key: &'a str) -> Answer<'a, ()>;
 
     /// Figures for monitoring.
     fn figures(&self) -> Figures;

@@ -21,6 +21,11 @@ pub trait Sealer: fmt::Debug + Send + Sync {
     /// # Errors
     /// Why there is no signature; then nothing is written.
     fn seal(&self, bytes: &[u8]) -> Result<String, String>;
+
+    /// By what name its key is known, which [`Ledger::bar`](crate::Ledger::bar) is told; empty if by none.
+    fn key(&self) -> String {
+        String::new()
+    }
 }
 
 /// Why no session begins where there is no [`Sealer`].

@@ -75,6 +75,32 @@ async fn a_signing_key_is_rotated_only_while_nobody_else_signs() {
     assert!(rotated.status < 300, "{}", rotated.text());
 }
 
+/// One that is paused is not seen; when it goes on it writes nothing that it has signed with the key before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_was_paused_while_the_key_was_rotated_signs_nothing_with_the_one_before() {
+    let Some(mut street) = Street::new().await else { return };
+    let (admin, agent) = (street.house.admin(), street.house.agent());
+    let paused = street.everywhere(&agent).swap_remove(1);
+    street.gateway(2).stop();
+    street.gateway(1).signal("-STOP");
+    let rotated = loop {
+        let rotated = admin.post("/v1/signing-keys/rotate", &json!({})).await;
+        if rotated.code() != "EP_STATE_CONFLICT" {
+            break rotated;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+    };
+    assert!(rotated.status < 300, "{}", rotated.text());
+    street.gateway(1).signal("-CONT");
+    let body = street.house.payment("acct-1", "1.00");
+    for number in 0..5 {
+        let said = paused.execute(&format!("after-{number}"), &body).await;
+        assert_eq!((said.status, said.kind()), (503, ""), "{}", said.text());
+    }
+    let said = agent.execute("here", &body).await;
+    assert_eq!(said.kind(), "executed", "{}", said.text());
+}
+
 /// The id of a mandate, which stands in its token.
 fn jti(token: &str) -> String {
     use base64::Engine;

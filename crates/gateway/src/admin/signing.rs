@@ -41,8 +41,8 @@ impl Gateway {
     ///
     /// # Errors
     /// `EP_FORBIDDEN` for another tenant than the first, since all of them sign with it; `EP_STATE_CONFLICT` while other gateways are
-    /// on the same store: what they sign with the old one from then on would be valid for nobody; `EP_UNAVAILABLE` if the files cannot
-    /// be written.
+    /// on the same store: what they sign with the old one from then on would be valid for nobody; `EP_UNAVAILABLE` if the files or the
+    /// store cannot be written, which is no reason not to say it again.
     pub async fn rotate_signing_key(&self, caller: &Caller) -> Result<SigningKeyView, Error> {
         self.must_run_the_house(caller)?;
         let tenant = self.tenant(&caller.tenant)?;
@@ -52,6 +52,10 @@ impl Gateway {
             return Err(Error::new(Code::StateConflict, why).hint(hint));
         }
         let kid = self.keys.rotate(clock::now).map_err(files)?;
+        // Who was not seen, because it is paused or cut off, comes back to a store on which its key counts no more.
+        for key in self.keys.jwks().keys().iter().filter(|key| key.kid() != kid) {
+            self.ledger.bar(key.kid()).await.map_err(unavailable)?;
+        }
         let record = json!({ "by": caller.subject.as_str(), "kid": &kid });
         self.ledger.record(event(tenant, "signing_key_rotated", &record)).await.map_err(unavailable)?;
         self.signing_key(&kid)

@@ -9,7 +9,7 @@ use mandate::Account;
 use super::facts::{Asked, Question};
 use super::needs::Needs;
 use super::read;
-use super::replica::{horizon, others};
+use super::replica::{alone, bar, horizon};
 use super::rules::{self, legible, scope_key};
 use super::sql::{Db, Done, Values, get, id, many, most, one, write};
 use super::writer::Batch;
@@ -795,7 +795,12 @@ impl Ledger for Postgres {
 
     fn others(&self) -> Answer<'_, u64> {
         let own = self.shared.number();
-        self.look(move |db| async move { others(&db, own).await })
+        self.look(move |db| async move { alone(&db, own).await })
+    }
+
+    fn bar<'a>(&'a self, key: &'a str) -> Answer<'a, ()> {
+        let (own, key) = (self.shared.number(), key.to_owned());
+        self.look(move |db| async move { bar(&db, own, &key).await })
     }
 
     fn figures(&self) -> Figures {

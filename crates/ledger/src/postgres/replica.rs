@@ -121,13 +121,18 @@ impl Replica {
 }
 
 async fn register(db: &Db, access: &Access) -> Done<Replica> {
-    let Access { replica_id, chain_id, silence, clock, has_file, .. } = access;
+    let Access { replica_id, chain_id, silence, clock, has_file, sealer, .. } = access;
     one(db, "SELECT name FROM gate WHERE name = 'registry' FOR UPDATE", &[]).await?;
     if is_under_way(db).await? {
         return Err(Failure::Lost(UNDER_WAY.to_owned()));
     }
     if *has_file && one(db, "SELECT 1 FROM replica LIMIT 1", &[]).await?.is_none() {
         return Err(Failure::Refused(EMPTY.to_owned()));
+    }
+    let signs_by = sealer.as_ref().map(|sealer| barred(&sealer.key()));
+    let sql = "SELECT 1 FROM gate WHERE name = $1";
+    if one(db, sql, &[&signs_by]).await?.is_some() {
+        return Err(Failure::Refused(ROTATED.to_owned()));
     }
     let slot = match free_slot(db).await? {
         Some(slot) => Some(slot),
@@ -178,6 +183,8 @@ fn agree(clock: fn() -> i64, asked_ms: i64, told_ms: i64) -> Done<()> {
     )))
 }
 
+const ROTATED: &str = "the key with which this gateway signs was rotated at another one: copy that one's folder of keys here, and start again";
+
 const UNDER_WAY: &str = "a store is being copied into this database and is not all there: run `countersign store copy` again, as \
      it was begun, until it says that gateways may start";
 
@@ -190,6 +197,27 @@ pub(super) async fn end_silent(db: &Db, silence: Duration) -> Done<u64> {
                (SELECT number FROM replica WHERE NOT ended AND beat < clock_timestamp() - $1 * interval '1 second'
                 ORDER BY number FOR UPDATE SKIP LOCKED)";
     write(db, sql, &[&silence.as_secs_f64()]).await
+}
+
+/// What the registry calls a key with which nobody signs any more.
+fn barred(key: &str) -> String {
+    format!("key {key}")
+}
+
+/// How many besides this one may still write: who is silent may not any more.
+pub(super) async fn alone(db: &Db, own: Process) -> Done<u64> {
+    end_silent(db, SILENCE).await?;
+    // Whose row was in use just now was not ended, however silent it is.
+    let sql = "SELECT count(*) FROM replica WHERE NOT ended AND number <> $1";
+    one(db, sql, &[&own]).await?.map_or(Ok(0), |row| number(&row, 0))
+}
+
+/// Keeps whoever signs with this key from registering, and has all others register anew. Who is registering just now is waited for, and
+/// is one of them.
+pub(super) async fn bar(db: &Db, own: Process, key: &str) -> Done<()> {
+    let sql = "INSERT INTO gate SELECT $1 FROM (SELECT FROM gate WHERE name = 'registry' FOR UPDATE) g ON CONFLICT DO NOTHING";
+    write(db, sql, &[&barred(key)]).await?;
+    write(db, "UPDATE replica SET ended = TRUE WHERE NOT ended AND number <> $1", &[&own]).await.map(drop)
 }
 
 /// How many besides this one were heard of lately.
