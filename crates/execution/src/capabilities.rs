@@ -52,13 +52,17 @@ impl Capabilities {
     /// Whether what was first sent at `first_ms` may be sent once more, to arrive by `arrives_ms` at the latest (Unix
     /// milliseconds): where twice does no harm, or the provider still recognises it as the same.
     pub fn may_repeat(&self, first_ms: i64, arrives_ms: i64) -> bool {
-        let recognised = self.idempotent.as_ref().is_some_and(|idempotent| {
+        self.repeat_safe || self.recognises(first_ms, arrives_ms)
+    }
+
+    /// The same of what undoes an effect: that the action may be had twice says nothing of that.
+    pub fn recognises(&self, first_ms: i64, arrives_ms: i64) -> bool {
+        self.idempotent.as_ref().is_some_and(|idempotent| {
             let remembered = idempotent.retention.saturating_sub(margin(idempotent.retention));
             let until =
                 i64::try_from(remembered.as_millis()).map_or(i64::MAX, |ms| first_ms.saturating_add(ms));
             arrives_ms < until
-        });
-        self.repeat_safe || recognised
+        })
     }
 
     /// Whether the provider can be asked about a call to which it gave no answer.
@@ -79,4 +83,15 @@ impl Capabilities {
 /// A provider's clock is not ours: a tenth of its memory, and a minute at most, is not relied upon.
 fn margin(retention: Duration) -> Duration {
     (retention / 10).min(Duration::from_secs(60))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_be_had_twice_is_not_for_that_recognised_when_it_is_undone() {
+        let safe = Capabilities { repeat_safe: true, ..Capabilities::default() };
+        assert!(safe.may_repeat(0, 1) && !safe.recognises(0, 1));
+    }
 }

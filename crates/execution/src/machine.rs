@@ -751,8 +751,7 @@ impl Run {
 
     /// INVARIANT (undo): what undoes an effect is sent again only under the key by which the provider recognises it.
     fn may_retract_again(&self, undo: &Undo, arrives_ms: i64) -> bool {
-        let recognised = Capabilities { repeat_safe: false, ..self.terms.capabilities.clone() };
-        self.has_tries_left(undo) && recognised.may_repeat(undo.first_ms, arrives_ms)
+        self.has_tries_left(undo) && self.terms.capabilities.recognises(undo.first_ms, arrives_ms)
     }
 
     fn has_tries_left(&self, undo: &Undo) -> bool {

@@ -97,8 +97,10 @@ impl Gateway {
         let confirmed = self.may_be_undone(stored, &pending, provider.as_ref()).await?;
         if let Some(before) = pending.row.rollback.as_ref().filter(|before| before.sends > 0) {
             let arrives_ms = clock::now_ms() + millis(flight(provider.as_ref()));
-            if !provider.capabilities().may_repeat(before.first_ms, arrives_ms) {
-                return Err(conflict("the provider may have forgotten the rollback that was sent before"));
+            if !provider.capabilities().recognises(before.first_ms, arrives_ms) {
+                let why =
+                    "the provider does not recognise the rollback that was sent before, or not any more";
+                return Err(conflict(why).hint("let a person say what became of it"));
             }
         }
         Ok(Undoable { pending, provider, call, confirmed })
