@@ -171,7 +171,7 @@ impl Gateway {
         }
         self.seat_asks_leave(caller, &seat);
         let key = self.tool_key(caller, &rules, &archetype, &call).await?;
-        let delivery = key.means.map(|of| Delivery { gateway: Arc::clone(self), of });
+        let mut delivery = key.means.map(|of| Delivery { gateway: Arc::clone(self), of });
         if let Some(abandoned) = delivery.clone() {
             // Who is asked something and does not come back does not mean this action by the same call later.
             seat.when_abandoned(move || abandoned.done());
@@ -200,7 +200,9 @@ impl Gateway {
             self.mcp().seats().leave(id, later);
             if key.means.is_none() && call.key.is_none() {
                 let what = (&call.arguments, call.repeat_of.as_deref());
-                self.held_reads.hold(self.alike(caller, &archetype, what)?, key.key);
+                let alike = self.alike(caller, &archetype, what)?;
+                self.held_reads.hold(alike, key.key);
+                delivery = Some(Delivery { gateway: Arc::clone(self), of: Means::Read(alike) });
             }
         }
         let mut pause = Pause::new(until);

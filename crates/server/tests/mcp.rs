@@ -595,6 +595,23 @@ async fn a_read_that_waits_for_a_person_has_its_outcome_by_the_same_call_once() 
     }
 }
 
+#[tokio::test]
+async fn a_read_that_is_approved_while_its_client_waits_is_not_told_once_more() {
+    for revision in [OLD, NEW] {
+        let world = World::judged(&ASK.replace("count", "echo"), |_| {}).await;
+        let client = world.greeted("/mcp/shop", revision).await;
+        let approver = world.served.key_of("bob", "approver").await;
+        let mut done = Vec::new();
+        for _ in 0..2 {
+            let agreed = async { approve(&world, &held_first(&world, &approver).await).await };
+            let (said, ()) = tokio::join!(client.call("echo", json!({"text": "a"})), agreed);
+            assert_ne!(said["isError"], true, "{revision}: {said}");
+            done.push(said["_meta"]["io.countersign/transaction"].clone());
+        }
+        assert_ne!(done[0], done[1], "{revision}: a read is never replayed");
+    }
+}
+
 /// The first action that people are asked about, once there is one.
 async fn held_first(world: &World, approver: &str) -> Value {
     testkit::comes("it is held", async || {

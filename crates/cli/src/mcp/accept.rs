@@ -92,7 +92,8 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     for (one, shown) in meant {
         match shown.sight {
             Sight::Whole => accept.one(one)?,
-            Sight::Part => accept.leave(one, "it says more than is shown: read all of it with --whole")?,
+            Sight::Part => accept
+                .leave(one, "it says more than is shown: read all of it with --whole, or ask its operator")?,
         }
     }
     accept.tell()
@@ -186,6 +187,13 @@ impl Listed {
             if sight == Sight::Part {
                 shown.sight = Sight::Part;
             }
+        }
+        if shown.lines.len() == 1 {
+            // Its digest is of the numbers as they came.
+            shown
+                .lines
+                .push("  what differs cannot be shown: numbers of more digits than are kept".to_owned());
+            shown.sight = Sight::Part;
         }
         shown.lines.push(String::new());
         shown

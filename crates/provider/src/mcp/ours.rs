@@ -1,5 +1,6 @@
 //! What only we say in `_meta`: it is by these names that a program tells the gateway's word from a server's.
 
+use rmcp::model::InputResponses;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -37,6 +38,14 @@ fn strike_member(name: &str, member: &mut Value) -> bool {
 pub(super) fn without_ours<T: Serialize + DeserializeOwned>(said: T) -> Option<T> {
     let mut value = serde_json::to_value(&said).ok()?;
     if strike_ours(&mut value) { serde_json::from_value(value).ok() } else { Some(said) }
+}
+
+/// The same of what a client answers to a server's questions: what is for the gateway is not for a server.
+pub(super) fn without_ours_in(mut answers: InputResponses) -> InputResponses {
+    for answer in answers.values_mut() {
+        strike_ours(answer);
+    }
+    answers
 }
 
 /// Members whose value may be anything that a server's programs agree upon.

@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::link::GRACE;
 use super::lock;
-use super::ours::without_ours;
+use super::ours::{strike_ours, without_ours};
 use super::party::{Party, Tie};
 use super::said::Said;
 use super::server::Server;
@@ -344,7 +344,8 @@ impl Service<RoleClient> for Relay {
                 return Err(ErrorData::new(ErrorCode::METHOD_NOT_FOUND, nobody, None));
             }
         };
-        let said = self.ask((question, text), exchange, &context.ct).await?;
+        let mut said = self.ask((question, text), exchange, &context.ct).await?;
+        strike_ours(&mut said);
         match is_answer(&said) {
             true => Ok(ClientResult::CustomResult(CustomResult(said))),
             false => Err(ErrorData::internal_error("the client's answer has not the form of one", None)),

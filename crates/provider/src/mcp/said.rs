@@ -35,6 +35,13 @@ pub(super) struct Input {
     pub(super) length: usize,
 }
 
+impl Input {
+    /// Whether the next round would be another request than this one.
+    pub(super) fn says_something(&self) -> bool {
+        !self.requests.is_empty() || self.state.is_some()
+    }
+}
+
 impl Said {
     /// That of a text. Nothing, if it cannot be held.
     pub(super) fn of(text: &RawValue) -> Option<Said> {

@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use super::launch::{Declared, Launch};
 use super::link::{Fault, GRACE, Greeting, Heard, Link, Unopened, Use};
 use super::listed::SeenTool;
+use super::ours::without_ours_in;
 use super::party::{Nobody, Party, PartyId, Tie};
 use super::relay::{MOST_QUESTIONS, Relay, declined, fit_to_tell, must_be_bearable};
 use super::said::{Input, Said};
@@ -427,9 +428,9 @@ impl Server {
         let meta = std::mem::take(request.get_meta_mut());
         for _ in 0..MOST_ROUNDS {
             match link.0.pass(request.clone(), meta.clone(), tie, self.silence()).await {
-                Ok(said) if said.asks() => {
+                Ok(said) if said.asks() && link.0.asks_by_answers() => {
                     let formless = || unreachable(self.unreachable("what it asks has no form"));
-                    let input = said.input().ok_or_else(formless)?;
+                    let input = said.input().filter(Input::says_something).ok_or_else(formless)?;
                     let state = input.state.clone();
                     let answers = answered(party, input, tie).await?;
                     if !tie.may_go_on().await {
@@ -954,7 +955,7 @@ pub(super) async fn answered(
     };
     match answers {
         Err(_) if can_decline => Ok(names.into_iter().map(|name| (name, declined())).collect()),
-        answers => answers,
+        answers => answers.map(without_ours_in),
     }
 }
 

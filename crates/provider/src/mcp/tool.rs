@@ -35,8 +35,9 @@ use tokio::time::timeout;
 use super::Servers;
 use super::link::{Asked, Fault, GRACE, Use};
 use super::listed::SeenTool;
+use super::ours::without_ours_in;
 use super::party::{Leave, Party, Seat, Seats, Tie};
-use super::said::Said;
+use super::said::{Input, Said};
 use super::server::{MOST_ROUNDS, Server, answered, nobody};
 use crate::binding::{identity, read_capabilities};
 use crate::reader::{Mistake, Node, Table};
@@ -282,7 +283,7 @@ impl Tool {
             name: wanted.name,
             promotes,
             arguments: wanted.arguments,
-            again: (seat.and_then(Seat::answers), None),
+            again: (seat.and_then(Seat::answers).map(without_ours_in), None),
             of_client: seat.map(|seat| &seat.meta),
             provider_key: call.provider_key.as_str(),
             transaction: &transaction,
@@ -290,8 +291,9 @@ impl Tool {
         for round in 0..MOST_ROUNDS {
             left.store(true, Ordering::Relaxed);
             match link.0.call(&asked, tie, self.server.silence()).await {
-                Ok(said) if said.asks() => {
-                    let Some(input) = said.input() else {
+                // In a session a server asks by requests, and says this by mistake.
+                Ok(said) if said.asks() && link.0.asks_by_answers() => {
+                    let Some(input) = said.input().filter(Input::says_something) else {
                         return lost(Doubt::NotUnderstood, "what the server asks has no form");
                     };
                     let state = input.state.clone();
@@ -327,7 +329,10 @@ impl Tool {
                 Err(Fault::Lost(how, why)) => return Reply::Lost { how, why },
             }
         }
-        refused("asked_too_often", Value::Null)
+        match wanted.on_error {
+            OnError::Doubt => lost(Doubt::NotUnderstood, "the server asked too often"),
+            OnError::Refused => refused("asked_too_often", Value::Null),
+        }
     }
 
     /// A connection over which the tool may be called, as it is accepted; or why nothing can be sent.
@@ -404,7 +409,9 @@ impl Tool {
         let found = answer.pointer(self.reference.as_deref()?)?;
         let text = match found {
             Value::String(text) => text.clone(),
-            Value::Number(_) | Value::Bool(_) => found.to_string(),
+            // Others were rounded when they were read, and would name something else.
+            Value::Number(number) if number.is_i64() || number.is_u64() => number.to_string(),
+            Value::Bool(_) => found.to_string(),
             _ => return None,
         };
         (text.len() <= MOST_REFERENCE).then_some(text)
@@ -462,7 +469,7 @@ impl Tool {
         };
         self.fit(&undo.tool, &mut arguments);
         let (name, pinned, arguments) = (&*undo.tool, &*undo.pinned, &arguments);
-        self.ask_in_time(call, None, &Wanted { name, pinned, arguments, on_error: OnError::Refused }).await
+        self.ask_in_time(call, None, &Wanted { name, pinned, arguments, on_error: self.on_error }).await
     }
 
     /// A reference is kept as text; where the tool wants a number in its place, it is one.
@@ -474,6 +481,8 @@ impl Tool {
             let wanted = properties.and_then(|it| it.get(name)?.get("type")?.as_str());
             if let (Value::String(text), Some("integer" | "number")) = (&*value, wanted)
                 && let Ok(number @ Value::Number(_)) = serde_json::from_str(text)
+                // Of more digits than a number keeps it would be another one.
+                && number.to_string() == *text
             {
                 *value = number;
             }
