@@ -516,6 +516,25 @@ fn logs_that_begin_anew_take_every_entry_again_under_another_name() {
     });
 }
 
+/// A log that has grown for years is not deleted in the time that any other statement may take.
+#[test]
+fn logs_that_begin_anew_on_a_database_may_take_their_time() {
+    let Some(server) = common::postgres::server() else { return };
+    let url = server.database();
+    let ledger = Postgres::open(Access::new(&url, "replica", "chain", NOW)).unwrap();
+    acts(&ledger, 3);
+    grow(&ledger);
+    let patience = "CREATE FUNCTION hurried() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+           IF current_setting('statement_timeout')::interval < '1 hour' THEN RAISE EXCEPTION 'too soon'; END IF;
+           RETURN NULL; END $$;
+         CREATE TRIGGER hurried AFTER DELETE ON log_leaf EXECUTE FUNCTION hurried();
+         CREATE TRIGGER hurried AFTER DELETE ON log_tile EXECUTE FUNCTION hurried()";
+    common::postgres::sql(&url, patience);
+    wait(ledger.logs().begin_anew(vec![(default_log(), "a/epoch-2".into())])).unwrap();
+    assert_eq!(head(&ledger), Head::default());
+    assert_eq!(&*wait(ledger.logs().log_name(&default_log(), "a")).unwrap(), "a/epoch-2");
+}
+
 /// Two gateways on one database, each with a sequencer that never rests, while both act.
 #[test]
 fn two_gateways_on_one_database_never_have_two_roots_of_one_size() {

@@ -3,13 +3,16 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use action::{ActionId, Tenant};
 use receipt::log::Tile;
 use tokio_postgres::Row;
 
 use super::replica::horizon;
-use super::sql::{Db, Done, Failure, bytes, get, id, many, most, number, one, text, unpacked, write};
+use super::sql::{
+    Db, Done, Failure, bytes, get, id, many, most, number, one, patiently, text, unpacked, write,
+};
 use super::{Postgres, read};
 use crate::Answer;
 use crate::entry::{Heading, event_of};
@@ -31,7 +34,7 @@ impl Log for Postgres {
     fn begin_anew(&self, names: Vec<(Tenant, Box<str>)>) -> Answer<'_, ()> {
         self.look(move |db| async move {
             db.batch_execute("BEGIN").await?;
-            let begun = begin_anew(&db, &names).await;
+            let begun = patiently(&db, CLEARING, begin_anew(&db, &names)).await;
             db.batch_execute(if begun.is_ok() { "COMMIT" } else { "ROLLBACK" }).await?;
             begun
         })
@@ -82,7 +85,11 @@ impl Log for Postgres {
     }
 }
 
-/// Whoever grows a log meanwhile is waited for, and is too late afterwards.
+/// The longest that all leaves of a store may take to be deleted, however many there are: nobody acts until they are.
+const CLEARING: Duration = Duration::from_secs(6 * 3600);
+
+/// Whoever grows a log meanwhile is waited for, and is too late afterwards. Whoever reads it does not wait, which they would for a
+/// `TRUNCATE`.
 async fn begin_anew(db: &Db, names: &[(Tenant, Box<str>)]) -> Done<()> {
     one(db, "SELECT upto FROM logged WHERE name = $1 FOR UPDATE", &[&ENTRIES]).await?;
     for sql in ["DELETE FROM log", "DELETE FROM log_tile", "DELETE FROM log_leaf", "DELETE FROM log_name"] {
