@@ -249,6 +249,12 @@ pub trait Ledger: Outbox {
     /// share, and of what lay for half a minute; what another is at is nobody else's.
     fn unsettled(&self, after: Option<i64>, limit: u32) -> Answer<'_, Page<Stored>>;
 
+    /// All of these, whoever's turn it is and whoever is at them: for whoever recovers a store that nobody is on. In one that was put
+    /// back those are still there who were when it was backed up.
+    fn left_open(&self, after: Option<i64>, limit: u32) -> Answer<'_, Page<Stored>> {
+        self.unsettled(after, limit)
+    }
+
     /// Held and approved actions of every tenant that expired by then, oldest first; of many processes each is told of its share.
     fn expired(&self, now_ms: i64, after: Option<i64>, limit: u32) -> Answer<'_, Page<Stored>>;
 

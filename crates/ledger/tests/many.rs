@@ -747,6 +747,30 @@ fn what_is_long_open_stays_the_turn_of_one_of_them() {
 }
 
 #[test]
+fn whoever_recovers_is_told_of_all_that_is_open_though_the_others_seem_to_be_there() {
+    let Some((url, mut gateways)) = gateways(3) else { return };
+    let mut ids: BTreeSet<ActionId> =
+        (0..8).map(|number| under_way(&gateways[0], &format!("sent-{number}"))).collect();
+    ids.extend((0..16).map(|number| admitted(&gateways[1], admission(&format!("doubt-{number}")))));
+    sql(&url, &format!("UPDATE fate SET state = 3 WHERE until < {}", now_ms()));
+    gateways.clear();
+    // As in a backup that was made while they ran.
+    sql(&url, "UPDATE replica SET ended = FALSE, beat = clock_timestamp() + interval '1 hour'");
+    let recovers = Postgres::open(access(&url)).unwrap();
+    let (mut listed, mut after) = (Vec::new(), None);
+    loop {
+        let page = wait(recovers.left_open(after, 7)).unwrap();
+        listed.extend(page.rows.into_iter().map(|it| it.id));
+        after = page.next;
+        if after.is_none() {
+            break;
+        }
+    }
+    assert_eq!(listed.len(), ids.len(), "each once");
+    assert_eq!(listed.into_iter().collect::<BTreeSet<_>>(), ids);
+}
+
+#[test]
 fn a_notice_is_told_by_one_of_them_and_does_not_come_back() {
     let Some((_, gateways)) = gateways(2) else { return };
     for gateway in &gateways {

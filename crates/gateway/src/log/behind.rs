@@ -351,7 +351,7 @@ impl Gateway {
     async fn left_open(&self) -> Result<Vec<(Tenant, action::ActionId)>, Error> {
         let (mut all, mut after) = (Vec::new(), None);
         loop {
-            let page = self.ledger.unsettled(after, PAGE).await.map_err(unavailable)?;
+            let page = self.ledger.left_open(after, PAGE).await.map_err(unavailable)?;
             all.extend(page.rows.into_iter().map(|stored| (stored.tenant, stored.id)));
             match page.next {
                 Some(next) => after = Some(next),

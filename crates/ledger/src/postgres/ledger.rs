@@ -216,6 +216,10 @@ impl Ledger for Postgres {
         self.look(move |db| async move { read::unsettled(&db, me, after, limit).await })
     }
 
+    fn left_open(&self, after: Option<i64>, limit: u32) -> Answer<'_, Page<Stored>> {
+        self.look(move |db| async move { read::left_open(&db, after, limit).await })
+    }
+
     fn expired(&self, now_ms: i64, after: Option<i64>, limit: u32) -> Answer<'_, Page<Stored>> {
         let me = self.process();
         self.look(move |db| async move { read::expired(&db, me, now_ms, after, limit).await })

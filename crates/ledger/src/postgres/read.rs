@@ -178,8 +178,12 @@ const LATE_MS: i64 = 30_000;
 /// at them.
 async fn of_fate(db: &Db, fates: &str, turn: &str, values: Values<'_>, limit: u32) -> Done<Page<Stored>> {
     let at_hand = at_hand();
+    open(db, &format!("{fates} AND {at_hand} AND {turn}"), values, limit).await
+}
+
+async fn open(db: &Db, fates: &str, values: Values<'_>, limit: u32) -> Done<Page<Stored>> {
     let sql = format!(
-        "{STORED} WHERE a.id IN (SELECT f.id FROM fate f WHERE f.state <= 3 AND {fates} AND {at_hand} AND {turn}
+        "{STORED} WHERE a.id IN (SELECT f.id FROM fate f WHERE f.state <= 3 AND {fates}
          ORDER BY f.row LIMIT $2) ORDER BY a.row"
     );
     readable_page(db, &sql, values, limit).await
@@ -189,6 +193,12 @@ pub(super) async fn unsettled(db: &Db, me: i64, after: Option<i64>, limit: u32) 
     let values: Values<'_> = &[&me, &most(limit), &after.unwrap_or(0)];
     let turn = format!("({} OR {})", turn_of_now(), is_let_lie());
     of_fate(db, "f.state IN (2, 3, -5) AND f.row > $3", &turn, values, limit).await
+}
+
+/// The same of everybody.
+pub(super) async fn left_open(db: &Db, after: Option<i64>, limit: u32) -> Done<Page<Stored>> {
+    let values: Values<'_> = &[&after.unwrap_or(0), &most(limit)];
+    open(db, "f.state IN (2, 3, -5) AND f.row > $1", values, limit).await
 }
 
 pub(super) async fn approved(db: &Db, me: i64, after: Option<i64>, limit: u32) -> Done<Page<Stored>> {
