@@ -922,6 +922,31 @@ fn a_commit_whose_wait_for_a_standby_is_cancelled_is_not_acknowledged() {
     wait(gateway.verify()).unwrap();
 }
 
+#[test]
+fn what_is_written_beside_the_writer_is_not_acknowledged_without_the_standby_either() {
+    let Some(binaries) = binaries() else { return };
+    // Who sends no warnings does not say so, unless it is asked to.
+    let server = Server::start(&binaries, &["client_min_messages=error"]);
+    let url = server.database();
+    let gateway = Postgres::open(access(&url)).unwrap();
+    let set = |value: &str| {
+        sql(&url, &format!("ALTER SYSTEM SET synchronous_standby_names = '{value}'"));
+        sql(&url, "SELECT pg_reload_conf()");
+    };
+    set("nobody");
+    let answer = std::thread::scope(|scope| {
+        let asked = scope.spawn(|| wait(gateway.tenant_key(&Tenant::default(), Some(vec![7]))));
+        while !asked.is_finished() {
+            sql(&url, "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'");
+        }
+        asked.join().unwrap()
+    });
+    assert!(matches!(answer, Err(Error::Unavailable(_))), "{answer:?}");
+    set("");
+    let kept = wait(gateway.tenant_key(&Tenant::default(), None)).unwrap();
+    assert_eq!(kept, Some(vec![7]), "it is there");
+}
+
 /// What a database that is shared, or lies behind something that shares connections, may not offer.
 #[test]
 fn no_statement_takes_advisory_locks_listens_or_draws_from_a_sequence() {

@@ -140,6 +140,8 @@ pub struct Postgres {
 struct Shared {
     /// For whoever reads. The writer has a connection of its own: no flood of reads keeps it from telling that it is there.
     pool: Pool,
+    /// What the server says of commits there.
+    heard: connect::Heard,
     /// For what admissions are judged by, which nobody's search keeps waiting.
     judging: Pool,
     /// The process as which this one writes at present.
@@ -258,7 +260,10 @@ impl Postgres {
             runtime.spawn(async move {
                 let looked = async {
                     let db = Arc::new(pool.get().await?);
+                    let heard = shared.heard.times();
+                    // A few things are written here, too. Of whom it was said is not known: then nobody is told that it is kept.
                     let looked = read(Arc::clone(&db)).await;
+                    let looked = looked.and_then(|found| shared.heard.kept_since(heard).map(|()| found));
                     if let (Err(Failure::Lost(_)), Ok(db)) = (&looked, Arc::try_unwrap(db)) {
                         // Nobody else is given a connection that may still be busy with this.
                         drop(Object::take(db));

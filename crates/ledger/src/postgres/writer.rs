@@ -145,9 +145,10 @@ struct Made {
 impl Writer {
     pub(super) async fn open(access: Access) -> Result<(Writer, Arc<Shared>), Error> {
         let cannot = |failure: Failure| Error::Open(failure.to_string().into());
-        let connections = |most| connect::pool(&access.url, &access.schema, most);
         // A migration takes two.
-        let readers = connections(access.readers.max(2))?;
+        let beside = Heard::default();
+        let most = access.readers.max(2);
+        let readers = connect::pool_heard(&access.url, &access.schema, most, beside.clone())?;
         migrate::run(&readers, &access.schema).await?;
         let heard = Heard::default();
         let pool = connect::pool_heard(&access.url, &access.schema, 1, heard.clone())?;
@@ -156,10 +157,11 @@ impl Writer {
         shelf::clear(&db).await.map_err(cannot)?;
         load::prepare(&db).await.map_err(cannot)?;
         let durability = connect::durability(&db).await.map_err(cannot)?;
-        let judging = connections(facts::AT_ONCE)?;
+        let judging = connect::pool(&access.url, &access.schema, facts::AT_ONCE)?;
         let replica = Replica::register(&db, &access).await.map_err(cannot)?;
         let shared = Arc::new(Shared {
             pool: readers,
+            heard: beside,
             judging,
             number: replica.number.into(),
             failed: Default::default(),
@@ -259,7 +261,7 @@ impl Writer {
             self.connect().await?;
             let db = self.db.as_ref().ok_or_else(unconnected)?;
             self.replica.beat(db).await?;
-            self.must_be_kept()?;
+            self.heard.kept_by_now()?;
             if look {
                 if self.since.elapsed() >= silence {
                     end_silent(db, silence).await?;
@@ -398,19 +400,8 @@ impl Writer {
         let world = batch.world;
         read::replies(db, &world, &mut admitted).await?;
         flush::commit(db, &self.replica, &world, &needs, &ours).await?;
-        self.must_be_kept()?;
+        self.heard.kept_by_now()?;
         Ok(Made { admitted, closed, refusals: world.refusals })
-    }
-
-    /// What was committed is where the server says that it has to be. Whose wait for the standby somebody cancelled is told so, and
-    /// that it is committed; after a failover it may not be, so nobody may be told more than of a commit whose answer was lost.
-    fn must_be_kept(&self) -> Done<()> {
-        if self.heard.is_alone() {
-            let why =
-                "the wait for a synchronous standby was cancelled, and what was committed may be on none";
-            return Err(Failure::Lost(why.to_owned()));
-        }
-        Ok(())
     }
 
     fn answer(&self, work: Work, made: Made) {
