@@ -10,8 +10,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use indicatif::ProgressBar;
 use receipt::log::{
-    Checkpoint, Completeness, Edge, Hash, Leaf, LeafKind, Note, Resource, Survey, TILE_WIDTH, Tile, believed,
-    entries_of, epoch_of, leaf_hash, promised_nonce,
+    Checkpoint, Completeness, Edge, Hash, Hours, Leaf, LeafKind, Note, Resource, Survey, TILE_WIDTH, Tile,
+    believed, entries_of, epoch_of, leaf_hash, promised_nonce,
 };
 use receipt::{Document, Event, Pin, Timestamp, Verdict};
 use serde_json::json;
@@ -276,6 +276,7 @@ impl Told {
                 _ => format!("{begins}, and one was due by {}", hour.as_str()),
             });
         }
+        self.compare_hours(&read.survey.hours);
         if let Some(said) = self.statement.take() {
             let found = read.survey.hours.of(said.from, said.until, said.checkpoint.clone());
             if said.checkpoint.origin == *origin && found != said {
@@ -287,6 +288,19 @@ impl Told {
                     said.counts.receipts(),
                 ));
             }
+        }
+    }
+
+    /// A leaf of another hour than its own has no end that is ever due, and is in no period that anybody asks for.
+    fn compare_hours(&mut self, hours: &Hours) {
+        // The gateway's clock may go before ours by a little.
+        for number in hours.later_than(Leaf::hour_of(now()).saturating_add(1)) {
+            self.find(format!("leaf {number} is of an hour that is yet to come"));
+        }
+        for (number, behind) in hours.ahead(MOST_AHEAD) {
+            self.find(format!(
+                "leaf {number} is of an hour more than {MOST_AHEAD} later than that of leaf {behind}, which stands behind it"
+            ));
         }
     }
 }
@@ -387,6 +401,9 @@ const LONGEST_TILE: usize = 32 << 10;
 const MOST_FINDINGS: usize = 1000;
 /// Hours by which an action's end is due later than it began, at most: nothing rests for a quarter of a year.
 const MOST_DUE: u32 = 92 * 24;
+/// Hours by which a leaf is later than one behind it, at most. Leaves are in the order in which their entries were written: of many
+/// gateways one writes what it did before an outage behind what another did after it. That is promised to be logged within a day.
+const MOST_AHEAD: u32 = 25;
 
 fn now() -> Timestamp {
     let millis = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
@@ -405,23 +422,46 @@ mod tests {
     }
 
     fn intent(due_by: u32) -> Leaf {
-        Leaf { kind: LeafKind::Intent, action_ref: [1; 32], hour: 500_000, due_by, commitment: [2; 32] }
+        Leaf { kind: LeafKind::Intent, action_ref: [1; 32], hour: 490_000, due_by, commitment: [2; 32] }
     }
 
     fn told(leaf: &Leaf) -> Vec<String> {
         let (mut told, mut survey) = (Told::default(), Survey::default());
         told.take(0, leaf, 1, Hash::default, LOG);
         survey.take(0, leaf);
-        let overdue = survey.overdue(500_001);
+        let overdue = survey.overdue(490_001);
         told.compare(&checkpoint(LOG, 1, 0), &Read { survey, overdue });
         told.findings
     }
 
     #[test]
     fn an_end_that_is_due_never_or_in_ages_is_found() {
-        assert_eq!(told(&intent(500_024)), [""; 0]);
+        assert_eq!(told(&intent(490_024)), [""; 0]);
         assert_eq!(told(&intent(0)), ["leaf 0 begins what has no end, and does not say by when one is due"]);
         assert_eq!(told(&intent(u32::MAX)), ["leaf 0 begins what has its end due more than 92 days later"]);
+    }
+
+    #[test]
+    fn a_leaf_of_an_hour_that_is_not_its_own_is_found() {
+        let this = Leaf::hour_of(now());
+        let found = |hours: &[u32]| {
+            let mut survey = Survey::default();
+            for (number, hour) in (0..).zip(hours) {
+                let leaf = Leaf { kind: LeafKind::Terminal, hour: *hour, ..intent(0) };
+                survey.take(number, &leaf);
+            }
+            let mut told = Told::default();
+            told.compare(&checkpoint(LOG, hours.len() as u64, 0), &Read { survey, overdue: Vec::new() });
+            told.findings
+        };
+        assert_eq!(found(&[this - 40, this, this - 25, this + 1, this]), [""; 0]);
+        for far in [this + 3, 4_000_000_000, u32::MAX] {
+            assert_eq!(found(&[this, far]), ["leaf 1 is of an hour that is yet to come"]);
+        }
+        let ahead = "leaf 1 is of an hour more than 25 later than that of leaf 3, which stands behind it";
+        assert_eq!(found(&[this - 50, this, this - 30, this - 26]), [ahead]);
+        // By now it is of an hour that came.
+        assert_eq!(found(&[this - 50, this, this - 49, this - 48, this]), [ahead]);
     }
 
     #[test]
@@ -436,8 +476,8 @@ mod tests {
             told.compare(&checkpoint(LOG, 1, 0), &none);
             told.findings
         };
-        assert_eq!(receipt(LeafKind::Terminal, 500_001), [""; 0]);
-        for (kind, hour) in [(LeafKind::Approval, 500_000), (LeafKind::Terminal, 500_002)] {
+        assert_eq!(receipt(LeafKind::Terminal, 490_001), [""; 0]);
+        for (kind, hour) in [(LeafKind::Approval, 490_000), (LeafKind::Terminal, 490_002)] {
             assert_eq!(receipt(kind, hour), ["r.json: is logged as something else, or before it was made"]);
         }
     }
@@ -449,7 +489,7 @@ mod tests {
             let mut told = Told::default();
             told.root(&checkpoint(origin, 1, 7), "seen".to_owned());
             told.must_be_of(&checkpoint(served, 1, 0));
-            told.take(0, &intent(500_024), 1, Hash::default, served);
+            told.take(0, &intent(490_024), 1, Hash::default, served);
             told.findings
         };
         assert_eq!(found(LOG, &now), [""; 0]);

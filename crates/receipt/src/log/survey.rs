@@ -68,6 +68,27 @@ impl Hours {
         hour.counts.0[place(leaf.kind)] += 1;
     }
 
+    /// The first leaf of each hour that is later than this one.
+    #[must_use]
+    pub fn later_than(&self, hour: u32) -> Vec<u64> {
+        let later = self.0.range(hour.saturating_add(1)..);
+        later.map(|(_, hour)| hour.first).collect()
+    }
+
+    /// The first leaf of each hour that is more than so many hours later than that of a leaf behind it, and the last such leaf.
+    #[must_use]
+    pub fn ahead(&self, hours: u32) -> Vec<(u64, u64)> {
+        let (mut earlier, mut last) = (self.0.iter().peekable(), None);
+        let mut ahead = Vec::new();
+        for (at, hour) in &self.0 {
+            while let Some((_, it)) = earlier.next_if(|(then, _)| then.saturating_add(hours) < *at) {
+                last = last.max(Some(it.last));
+            }
+            ahead.extend(last.filter(|last| *last > hour.first).map(|last| (hour.first, last)));
+        }
+        ahead
+    }
+
     /// What a log says of a period when it has that checkpoint.
     #[must_use]
     pub fn of(&self, from: u32, until: u32, checkpoint: Checkpoint) -> Completeness {

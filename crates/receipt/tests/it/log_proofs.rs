@@ -473,6 +473,8 @@ fn a_statement_counts_the_leaves_of_its_hours_and_says_where_they_begin_and_end(
     assert_eq!(of(101, 103), (11, 13, [1, 0], 1));
     assert_eq!(of(100, 104), (10, 15, [2, 1], 2));
     assert_eq!(of(102, 103), (0, 0, [0, 0], 0));
+    assert_eq!((survey.hours.later_than(100), survey.hours.later_than(103)), (vec![11, 14], vec![]));
+    assert_eq!((survey.hours.ahead(0), survey.hours.ahead(1)), (vec![(11, 13)], vec![]));
     // A later word is an end, too.
     let overdue: Vec<u64> = survey.overdue(200).iter().map(|due| due.number).collect();
     assert_eq!((overdue, survey.overdue(125).len()), (vec![11], 0));
