@@ -80,7 +80,7 @@ impl Logs {
             signed.cosigned.keep(&mark, &self.witnesses).map(|count| (mark, count))
         };
         if let (Some((mark, count)), Some(marks)) = (kept, self.marks.get(tenant))
-            && let Err(error) = marks.keep_cosigned(count, &mark.note)
+            && let Err(error) = marks.keep_cosigned(count, &mark, &self.signer)
         {
             // It is had again when the witness is asked once more.
             tracing::warn!(%error, %tenant, "a cosigned checkpoint could not be written");

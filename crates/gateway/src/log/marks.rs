@@ -4,8 +4,10 @@
 //! ```text
 //!   marks/production/default/
 //!       1-812-0b7c5e1f9a3d4c26.checkpoint      epoch, size, root: what it is of
-//!       cosigned-2.checkpoint                  the newest that two witnesses cosigned
+//!       cosigned-2-1-798-5a0e4c26.checkpoint   one that two witnesses cosigned: epoch, size, sum of the note
 //! ```
+//!
+//! Earlier versions called the newest that two witnesses cosigned `cosigned-2.checkpoint`, whichever it was.
 //!
 //! INVARIANT (highest): what was signed last is there before anybody sees it, and is removed only after something higher of the same
 //! log is there. A file is named after what it is of, so no file ever takes another one's place: folders of several gateways may be
@@ -14,8 +16,10 @@
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use receipt::log::{Checkpoint, Note, Signer, Verifier, epoch_of};
+use sha2::{Digest, Sha256};
 
 use crate::files;
 
@@ -24,6 +28,7 @@ pub(super) struct Marks {
     folder: PathBuf,
     /// Others may write the same file at the same time: each to a name of its own first.
     own: String,
+    next: AtomicU64,
 }
 
 /// A checkpoint that was signed, and its note.
@@ -51,44 +56,40 @@ impl Marks {
         files::private_folder(&folder)
             .map_err(|error| format!("cannot make `{}`: {error}", folder.display()))?;
         let own: [u8; 8] = crate::clock::random().map_err(|error| error.to_string())?;
-        Ok(Marks { folder, own: hex::encode(own) })
+        Ok(Marks { folder, own: hex::encode(own), next: AtomicU64::default() })
     }
 
     /// Everything that was signed and is kept, lowest first. Nobody else can have signed it, but somebody may have altered a file:
     /// then nothing is believed.
     pub(super) fn all(&self, signer: &Signer) -> Result<Vec<Mark>, String> {
-        let cannot = |error: io::Error| format!("`{}`: {error}", self.folder.display());
         let mut all = Vec::new();
-        for entry in fs::read_dir(&self.folder).map_err(cannot)? {
-            let path = entry.map_err(cannot)?.path();
-            if path.extension().is_some_and(|end| end == END) {
-                all.extend(read(&path, signer)?);
-            }
+        for path in self.files()? {
+            all.extend(read(&path, signer)?);
         }
         all.sort_by_key(Mark::height);
         Ok(all)
     }
 
+    fn files(&self) -> Result<Vec<PathBuf>, String> {
+        let cannot = |error: io::Error| format!("`{}`: {error}", self.folder.display());
+        let entries = fs::read_dir(&self.folder).map_err(cannot)?;
+        let paths = entries.map(|entry| Ok(entry.map_err(cannot)?.path()));
+        paths
+            .filter(|path| path.as_ref().map_or(true, |path| path.extension().is_some_and(|end| end == END)))
+            .collect()
+    }
+
     /// Was anything signed? Nothing is signed of a log without leaves.
     pub(super) fn is_any(&self) -> Result<bool, String> {
-        let cannot = |error: io::Error| format!("`{}`: {error}", self.folder.display());
-        for entry in fs::read_dir(&self.folder).map_err(cannot)? {
-            if entry.map_err(cannot)?.path().extension().is_some_and(|end| end == END) {
-                return Ok(true);
-            }
-        }
-        Ok(false)
+        Ok(!self.files()?.is_empty())
     }
 
     /// What others than this gateway keep here beside that mark, such as others on the same store.
     pub(super) fn others(&self, mine: Option<&Mark>, signer: &Signer) -> Result<Vec<Mark>, String> {
-        let cannot = |error: io::Error| format!("`{}`: {error}", self.folder.display());
         let (mine, mut others) = (mine.map(Mark::file), Vec::new());
-        for entry in fs::read_dir(&self.folder).map_err(cannot)? {
-            let path = entry.map_err(cannot)?.path();
-            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-            let known = mine.as_deref() == Some(name) || name.starts_with(COSIGNED);
-            if !known && name.ends_with(END) {
+        for path in self.files()? {
+            let name = path.file_name().and_then(|name| name.to_str());
+            if name != mine.as_deref() && !is_cosigned(&path) {
                 others.extend(read(&path, signer)?);
             }
         }
@@ -116,15 +117,37 @@ impl Marks {
         }
     }
 
-    /// Keeps the newest checkpoint that so many witnesses cosigned.
-    pub(super) fn keep_cosigned(&self, count: usize, note: &Note) -> io::Result<()> {
-        let path = self.folder.join(format!("{COSIGNED}{count}.{END}"));
-        files::write_beside(&path, &self.beside(), note.to_string().as_bytes())
+    /// Keeps a checkpoint that so many witnesses cosigned, and no longer what it says all of.
+    pub(super) fn keep_cosigned(&self, count: usize, mark: &Mark, signer: &Signer) -> Result<(), String> {
+        let note = mark.note.to_string();
+        let (epoch, size) = mark.height();
+        let sum = hex::encode(&Sha256::digest(&note)[..4]);
+        let file = self.folder.join(format!("{COSIGNED}{count}-{epoch}-{size}-{sum}.{END}"));
+        let cannot = |error: io::Error| format!("`{}`: {error}", file.display());
+        files::write_beside(&file, &self.beside(), note.as_bytes()).map_err(cannot)?;
+        for path in self.files()?.into_iter().filter(|path| *path != file && is_cosigned(path)) {
+            // Another gateway may have one of witnesses that this one does not know.
+            let is_covered = |old: &Mark| {
+                let is_lower =
+                    old.checkpoint.origin == mark.checkpoint.origin && old.height() <= mark.height();
+                is_lower && mark.note.has_signers_of(&old.note)
+            };
+            if read(&path, signer)?.as_ref().is_some_and(is_covered) {
+                let _ = fs::remove_file(path);
+            }
+        }
+        Ok(())
     }
 
+    /// A name that nobody else writes to: witnesses answer at the same time.
     fn beside(&self) -> PathBuf {
-        self.folder.join(format!("{}.next", self.own))
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        self.folder.join(format!("{}-{number}.next", self.own))
     }
+}
+
+fn is_cosigned(path: &Path) -> bool {
+    path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(COSIGNED))
 }
 
 /// The mark in a file; nothing if there is none, since others remove what they surpass.
@@ -149,3 +172,50 @@ pub(super) fn signed_by(signer: &Signer, note: &Note) -> Result<Checkpoint, rece
 
 const END: &str = "checkpoint";
 const COSIGNED: &str = "cosigned-";
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn cosigned(log: &Signer, size: u64, by: &[&Signer]) -> Mark {
+        let checkpoint = Checkpoint { origin: "gw.example/log/default".to_owned(), size, root: [7; 32] };
+        let mut note = log.sign(&checkpoint).unwrap();
+        for witness in by {
+            let line = witness.cosign("w.example", &note, 5).unwrap();
+            note = Note::parse(&format!("{note}{line}\n")).unwrap();
+        }
+        Mark { checkpoint, note }
+    }
+
+    #[test]
+    fn what_witnesses_cosigned_gives_way_in_a_shared_folder_only_to_what_says_all_of_it() {
+        let [log, one, two] = std::array::from_fn(|_| Signer::generate().unwrap());
+        let folder = tempfile::tempdir().unwrap();
+        let gateways = [0, 1].map(|_| Marks::open(folder.path().to_owned()).unwrap());
+        let sizes = || {
+            let all = gateways[0].all(&log).unwrap();
+            all.into_iter().map(|mark| mark.checkpoint.size).collect::<Vec<_>>()
+        };
+        let keep = |gateway: usize, size, by: &[&Signer]| {
+            gateways[gateway].keep_cosigned(by.len(), &cosigned(&log, size, by), &log).unwrap();
+        };
+        // As earlier versions called it.
+        let old = folder.path().join(format!("{COSIGNED}1.{END}"));
+        fs::write(old, cosigned(&log, 10, &[&one]).note.to_string()).unwrap();
+        keep(0, 20, &[&one, &two]);
+        assert_eq!(sizes(), [20]);
+        // Whoever comes late takes nothing from whoever is ahead, nor one witness from another.
+        keep(0, 40, &[&one]);
+        keep(1, 30, &[&one]);
+        keep(1, 40, &[&two]);
+        assert_eq!(sizes(), [20, 30, 40, 40]);
+        keep(0, 50, &[&one]);
+        assert_eq!(sizes(), [20, 40, 50]);
+        keep(1, 50, &[&one, &two]);
+        assert_eq!(sizes(), [50]);
+        assert!(gateways[0].others(None, &log).unwrap().is_empty());
+        let left = fs::read_dir(folder.path()).unwrap().count();
+        assert_eq!(left, 1, "nothing beside it");
+    }
+}

@@ -73,6 +73,14 @@ impl Note {
         Ok(signed)
     }
 
+    /// Does it bear signatures that say they are of all whose signatures the other one bears?
+    #[must_use]
+    pub fn has_signers_of(&self, other: &Note) -> bool {
+        let is_here =
+            |line: &Line| self.signatures.iter().any(|it| (&it.name, it.id) == (&line.name, line.id));
+        other.signatures.iter().all(is_here)
+    }
+
     /// The same text with what this key signed of it, and nothing else.
     ///
     /// # Errors
