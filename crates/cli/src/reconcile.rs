@@ -249,10 +249,13 @@ struct Period {
 }
 
 impl Period {
-    /// What was charged, and given back, in this time, by the receipts of an action, oldest first; nothing if that is not known. Of
-    /// an action of which no receipt was made then: what was charged of it in all, since a provider may list it later or earlier.
-    /// More than one answer where only the provider knows when it charged what was in doubt.
+    /// What was charged, and given back, in this time, by the receipts of an action; nothing if that is not known. Of an action of
+    /// which no receipt was made then: what was charged of it in all, since a provider may list it later or earlier. More than one
+    /// answer where only the provider knows when it charged what was in doubt.
     fn charged(self, said: &[Said]) -> Option<Vec<BTreeMap<String, i128>>> {
+        // By what they say themselves, in whichever order the gateway lists them.
+        let mut said: Vec<&Said> = said.iter().collect();
+        said.sort_by_key(|it| it.created_ms);
         // What was found out later was so all the time.
         let known = |at: usize| {
             let mut charges = said.iter().skip(at).map(|it| &it.charge);
@@ -261,7 +264,7 @@ impl Period {
         let last_before =
             |time: Option<u64>| said.iter().rposition(|it| time.is_none_or(|time| it.created_ms < time));
         let in_all = known(last_before(self.until).unwrap_or(said.len().saturating_sub(1)))?.sum();
-        let is_within = |it: &Said| {
+        let is_within = |it: &&Said| {
             self.from.is_none_or(|from| it.created_ms >= from)
                 && self.until.is_none_or(|until| it.created_ms < until)
         };
@@ -277,7 +280,7 @@ impl Period {
     }
 }
 
-/// What the receipts of an action say, oldest first, or why nothing is known of it.
+/// What the receipts of an action say, or why nothing is known of it.
 fn receipts(id: &str, pin: &Pin, client: &Client) -> Result<std::result::Result<Vec<Said>, String>> {
     let action = client.exchange(reqwest::Method::GET, &format!("/v1/actions/{}", encoded(id)), &[], None)?;
     match action.status {
@@ -544,7 +547,8 @@ mod tests {
                 created_ms: *created_ms,
                 charge: charge.clone(),
             };
-            receipts.iter().map(said).collect::<Vec<_>>()
+            // In whichever order the gateway lists them.
+            receipts.iter().rev().map(said).collect::<Vec<_>>()
         };
         let five = || Charge::Of("USD".to_owned(), 5);
         let months = [(None, Some(100)), (Some(100), Some(200)), (Some(200), None), (None, None)];
