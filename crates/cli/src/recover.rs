@@ -16,7 +16,7 @@ use crate::resting::Premises;
 ///
 /// Works on a data directory that no gateway holds, with the configuration of the gateway. Says what is lacking, what of it may be
 /// done twice and what is in force again, and goes on once that is accepted: it asks providers, by our reference, what became of all
-/// that is open in the store, puts that on record, and begins the transparency logs anew under a new name. Exit code: 0 the store
+/// that was sent and is open in the store, puts that on record, and begins the transparency logs anew under a new name. Exit code: 0 the store
 /// can be used, 1 it cannot.
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -181,7 +181,7 @@ fn must_be_accepted(repeats: bool, rights: bool) -> Result<()> {
 async fn recover_one(gateway: &Arc<Gateway>, args: &Args) -> Result<()> {
     let asked = gateway.reconcile(Duration::from_secs(args.patience)).await.map_err(failed)?;
     out::line(format_args!(
-        "asked after what is open in the store: {} have their last word now, {} are open",
+        "asked after what was sent and is open in the store: {} have their last word now, {} are open",
         asked.settled, asked.open
     ))?;
     gateway.begin_anew().await.map_err(failed)?;
