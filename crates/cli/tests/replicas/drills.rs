@@ -2,11 +2,12 @@
 //! an old one is found out, and what was lost is not paid twice.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
 
 use tempfile::TempDir;
+use testkit::bank::{Fault, Injection};
 use testkit::postgres::{Cluster, End, binaries};
 
 use crate::house::{House, Plan, Said, countersign};
@@ -105,18 +106,58 @@ async fn a_dump_that_is_put_back_is_found_out_and_recovered() {
     let mut house = on(&url).await;
     paid(&house, "before").await;
     // While the gateway runs.
+    let dump = dumped(&cluster, &house);
+    paid(&house, "lost").await;
+    house.gateway.stop();
+    put_back(&cluster, &dump);
+    is_found_out_and_recovered(&mut house, &url).await;
+}
+
+fn dumped(cluster: &Cluster, house: &House) -> PathBuf {
     let dump = house.path().join("countersign.dump");
     let mut dumping = cluster.client("pg_dump");
     succeed(dumping.args(["--format=custom", "countersign", "--file"]).arg(&dump));
-    paid(&house, "lost").await;
-    house.gateway.stop();
+    dump
+}
+
+fn put_back(cluster: &Cluster, dump: &Path) {
     // What `--clean` drops one by one are parts of what is partitioned, which cannot be.
     for anew in ["DROP DATABASE countersign WITH (FORCE)", "CREATE DATABASE countersign"] {
         cluster.sql("postgres", anew).unwrap();
     }
     let mut restore = cluster.client("pg_restore");
-    succeed(restore.arg("--dbname=countersign").arg(&dump));
-    is_found_out_and_recovered(&mut house, &url).await;
+    succeed(restore.arg("--dbname=countersign").arg(dump));
+}
+
+/// In a dump that was made while three gateways ran all of them are still there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_that_is_in_doubt_is_asked_after_though_three_gateways_seem_to_be_there() {
+    let Some((folder, binaries)) = place() else { return };
+    let cluster = Cluster::start(&binaries, &folder.path().join("a"), &[]).unwrap();
+    cluster.sql("postgres", "CREATE DATABASE countersign").unwrap();
+    let url = cluster.url("countersign");
+    let mut house = on(&url).await;
+    house.bank.inject(Injection::queries(Fault::ErrorBeforeEffect, 100_000));
+    house.bank.inject(Injection::payments(Fault::LostAfterEffect, 8));
+    for number in 0..8 {
+        let key = format!("doubt-{number}");
+        let said = house.agent().execute(&key, &house.payment(&key, "10.00")).await;
+        assert_eq!(said.kind(), "pending_settlement", "{}", said.text());
+    }
+    let others = "INSERT INTO production.replica (number, slot, name, chain, seq, head, at, last, beat)
+        SELECT number + n, slot + n, 'gone', chain || n, seq, head, at, last, beat
+        FROM (SELECT * FROM production.replica ORDER BY number DESC LIMIT 1) r, generate_series(1, 2) n";
+    cluster.sql("countersign", others).unwrap();
+    let dump = dumped(&cluster, &house);
+    house.bank.clear_faults();
+    cluster.sql("countersign", "UPDATE production.replica SET ended = TRUE WHERE name = 'gone'").unwrap();
+    paid(&house, "lost").await;
+    house.gateway.stop();
+    put_back(&cluster, &dump);
+    let mut recover = countersign();
+    recover.args(["recover", "--accept-repeats", "--accept-rights", "--store", &url, "--config"]);
+    let recovered = told(&succeed(recover.arg(house.path().join("countersign.toml"))));
+    assert!(recovered.contains("8 have their last word now, 0 are open"), "{recovered}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
