@@ -480,11 +480,11 @@ impl Tool {
         for (name, value) in arguments {
             let wanted = properties.and_then(|it| it.get(name)?.get("type")?.as_str());
             if let (Value::String(text), Some("integer" | "number")) = (&*value, wanted)
-                && let Ok(number @ Value::Number(_)) = serde_json::from_str(text)
+                && let Ok(Value::Number(number)) = serde_json::from_str(text)
                 // Of more digits than a number keeps it would be another one.
                 && number.to_string() == *text
             {
-                *value = number;
+                *value = number.into();
             }
         }
     }
