@@ -163,7 +163,7 @@ impl Gateway {
         let Some((call, it)) = known.pop() else { return Ok(None) };
         if !known.is_empty() {
             // The latest is put on record; that there were others people are told.
-            let told = now.told.as_ref().map(|told| told.receipt.receipt_id.as_str());
+            let told = pending.told.as_ref().map(|told| told.receipt.receipt_id.as_str());
             self.alert(Alert::DuplicateEffect, &now, told.unwrap_or_default());
         }
         now.row.followed_by(&call, provider.as_ref(), left);
@@ -187,6 +187,9 @@ impl Gateway {
         let provider = rules.providers.get(&*stored.archetype).filter(|provider| provider.recalls());
         let Some(provider) = provider else { return Ok(()) };
         let all = self.attempts_after(tenant, &rules, stored, &Pending::restore(stored, None)?)?;
+        if all.first().is_some_and(|call| call.purpose == Purpose::Reserve) {
+            self.must_not_be_charged(&tenant.hmac, provider.as_ref(), &all, until_ms).await?;
+        }
         match known_of(provider.as_ref(), all, until_ms).await? {
             known if known.is_empty() => Ok(()),
             _ => Err(conflict(DONE).hint("agree to it once more, so that it is on record: nothing is sent")),
@@ -230,6 +233,18 @@ impl Gateway {
             by_all_names(call, on_record)
         });
         Ok(later.collect())
+    }
+
+    /// The same before another attempt is made of what waits for it.
+    ///
+    /// # Errors
+    /// As [`Gateway::done_by_forgotten`].
+    pub(crate) async fn waited_for_what_was_done(
+        &self,
+        tenant: &TenantState,
+        pending: &Pending,
+    ) -> Result<bool, Error> {
+        Ok(self.done_by_forgotten(tenant, pending, &Absence::Final).await?.is_some())
     }
 
     /// Keeps (followed) before what is in doubt is sent once more: whether an attempt that was forgotten has followed on it and had
@@ -325,8 +340,7 @@ pub(crate) async fn known_of(
             Found::Absent { final_: true } => {}
             Found::Absent { final_: false } | Found::Unknown => {
                 tracing::warn!(%action, reference, "a provider does not say whether it has had a call");
-                return Err(Error::new(Code::Unavailable, UNSAID)
-                    .hint("ask again a little later, under the same key"));
+                return Err(unsaid());
             }
         }
     }
@@ -363,6 +377,11 @@ pub(crate) fn must_be_asked(
 const OTHERWISE: &str = "the store was put back, and the provider did something else under this key";
 
 const UNTOLD: &str = "the store was put back, and something was done under this key, maybe not this";
+
+/// What is said as long as a provider does not say.
+pub(crate) fn unsaid() -> Error {
+    Error::new(Code::Unavailable, UNSAID).hint("ask again a little later, under the same key")
+}
 
 /// Is this what is said of what was agreed to and carried out?
 pub(crate) fn is_done(error: &Error) -> bool {

@@ -92,8 +92,11 @@ impl Gateway {
         }
         let pursued = match effects.first() {
             Some(Effect::Clear) => {
-                let in_doubt = stood == Stood::InDoubt;
-                let followed = in_doubt && self.followed_on(tenant, &pending, provider.as_ref()).await?;
+                let followed = match stood {
+                    Stood::InDoubt => self.followed_on(tenant, &pending, provider.as_ref()).await?,
+                    Stood::Waiting { .. } => self.waited_for_what_was_done(tenant, &pending).await?,
+                    _ => false,
+                };
                 // What was just written down is part of what is judged.
                 let stored = self.stored(tenant, id).await?;
                 match followed {

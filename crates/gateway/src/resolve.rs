@@ -295,7 +295,7 @@ impl Gateway {
         let (execution, effects) = self.step(execution, Event::Asked(found))?;
         match self.follow(tenant, pending, &execution, &effects).await {
             // What may have followed and was forgotten it does not tell.
-            Err(error) if is_unsaid(&error) => return Ok(false),
+            Err(error) if decision == Decision::Failed && is_unsaid(&error) => return Ok(false),
             followed => followed?,
         };
         let now = self.stored(tenant, stored.id).await?.state;

@@ -130,7 +130,7 @@ impl Gateway {
             let pending = Pending::restore(stored, self.told(stored).await?)?;
             let absence = Absence::Stopped(cancelled());
             if self.done_by_forgotten(tenant, &pending, &absence).await?.is_some() {
-                let why = "the store was put back, and an attempt that it had forgotten was carried out";
+                let why = "the store was put back, and an attempt that it had forgotten is on record now";
                 return Err(Error::new(Code::StateConflict, why));
             }
             let ending = self.absent(&pending, &absence);

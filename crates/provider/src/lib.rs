@@ -110,6 +110,11 @@ pub trait Provider: Send + Sync + fmt::Debug {
         self.recalls()
     }
 
+    /// Whether a capture can be asked after without what the provider calls what it has set aside.
+    fn recalls_captures(&self) -> bool {
+        self.recalls()
+    }
+
     /// Sees to it, as far as it can, that this action's call can leave at once. Causes no effect.
     fn make_ready(&self, _action: ActionId) -> BoxFuture<'_, ()> {
         Box::pin(ready(()))

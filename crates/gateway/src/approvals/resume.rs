@@ -20,6 +20,7 @@ use crate::atp;
 use crate::caller::{Caller, Role};
 use crate::crash::Point;
 use crate::decide::{Asked, Before, Own, Resumed};
+use crate::forgotten::is_done;
 use crate::gateway::Gateway;
 use crate::late;
 use crate::pending::Pending;
@@ -52,7 +53,7 @@ impl Gateway {
     async fn resume_marked(self: &Arc<Self>, tenant: &Tenant, id: ActionId, under_way: UnderWay) {
         match Box::pin(self.resume_one(tenant, id, under_way)).await {
             Ok(()) => drop(lock(&self.inquiries).remove(&id)),
-            Err(error) if error.code == Code::StateConflict => {}
+            Err(error) if error.code == Code::StateConflict && !is_done(&error) => {}
             Err(error) => {
                 // It stays approved: tried again until its time is over.
                 tracing::warn!(action = %id, %error, "an approved action could not be resumed");
@@ -128,6 +129,7 @@ impl Gateway {
                 _ => Basis::Held { round: stored.round },
             },
             until_ms,
+            only_asks: true,
             escalation: Some(escalation.seen_in(row)),
             ..not_asked(stored, row, under_way)
         };
@@ -149,6 +151,7 @@ impl Gateway {
             Ok(found) => Ok(Some(found)),
             Err(error) if error.code == Code::Unavailable => Err(error),
             Err(error) => {
+                self.must_not_be_done(stored).await?;
                 tracing::info!(action = %stored.id, %error, "an action that waits is no longer offered");
                 self.end_waiting(stored, Code::BoundaryBlock, "no_longer_offered", None).await.map(|()| None)
             }
@@ -333,6 +336,7 @@ impl Gateway {
             basis: Basis::Approved { round: stored.round },
             by: By::Holder(stored.token),
             until_ms: stored.expires_ms.unwrap_or(stored.at_ms),
+            only_asks: false,
             shown: said::shown(stored, pending, &records)?,
             escalation: Some(escalation.seen_in(row)),
             before: None,
@@ -397,6 +401,7 @@ fn not_asked(stored: &Stored, row: &IntentRow, under_way: UnderWay) -> Resumed {
         approved: None,
         principals: Vec::new(),
         until_ms: stored.at_ms,
+        only_asks: false,
         escalation: None,
         shown: Vec::new(),
         before: None,

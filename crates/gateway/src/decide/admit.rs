@@ -237,10 +237,15 @@ impl Gateway {
         for more in 1..=retries.saturating_add(BY_HAND) {
             calls.extend(by_all_names(self.call(case, call.attempt.saturating_add(more))?, on_record));
         }
+        if call.purpose == Purpose::Reserve && case.before().is_none() {
+            self.must_not_be_charged(&case.asked.tenant.hmac, case.provider.as_ref(), &calls, until_ms)
+                .await?;
+        }
         let known = known_of(case.provider.as_ref(), calls, until_ms).await?.pop();
         let Some((call, mut confirmation)) = known else { return Ok(None) };
-        // Of what is on record more than was asked for is an overage.
-        if case.before().is_none() {
+        // What is on record from before has had its key all the time, and more than was asked for is an overage then.
+        let is_older = i64::try_from(call.action_id.unix_ms()).is_ok_and(|at_ms| at_ms < until_ms);
+        if case.before().is_none() && !is_older {
             must_be_asked(case.provider.as_ref(), &call, &confirmation)?;
         }
         if call.purpose == Purpose::Reserve && confirmation.expires_ms.is_none() {

@@ -36,6 +36,8 @@ pub(crate) struct Resumed {
     pub principals: Vec<Box<str>>,
     /// When the hold they agreed to expires.
     pub until_ms: i64,
+    /// Whether it is judged only to ask people, whatever they agreed to before.
+    pub only_asks: bool,
     /// What they were asked, if they were.
     pub escalation: Option<EscalationRow>,
     /// What they said, as the receipt shows it.

@@ -76,7 +76,8 @@ impl Case<'_> {
 
     /// What people are asked about it, if they have not answered and it is judged only to ask them by other rules.
     pub(super) fn asked_anew(&self) -> Option<&EscalationRow> {
-        let resumed = self.resumed.as_ref().filter(|it| matches!(it.basis, Basis::Held { .. }));
+        let only_asks = |it: &&Resumed| it.only_asks || matches!(it.basis, Basis::Held { .. });
+        let resumed = self.resumed.as_ref().filter(only_asks);
         resumed?.escalation.as_ref()
     }
 }

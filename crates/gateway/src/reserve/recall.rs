@@ -4,13 +4,16 @@
 //! it. So the captures that may have followed on those on record are asked after before another one is sent, and before what is set
 //! aside is set free. One that had its effect is what the action came to, with what its provider says that it charged.
 
-use execution::{Absence, Call, Confirmation, Stood};
+use std::cmp::Ordering;
+
+use action::HmacKey;
+use execution::{Absence, Call, Confirmation, Found, Purpose, Reservation, Stood};
 use provider::Provider;
 
 use super::row::{CaptureRow, ReservationRow};
-use super::{NOT_CAPTURED, reservation_of};
+use super::{EXPIRED, reservation_of};
 use crate::check::OURSELVES;
-use crate::forgotten::known_of;
+use crate::forgotten::{known_of, unsaid};
 use crate::gateway::Gateway;
 use crate::pending::Pending;
 use crate::prove::absence_word;
@@ -104,40 +107,94 @@ impl Gateway {
         later: Vec<Call>,
         left: (&Absence, i64),
     ) -> Result<Option<i64>, Error> {
-        // First of all: what is charged is not set aside any more, and a provider may say no more of that.
-        for call in &later {
-            let it = Confirmation::default();
-            let taken = now.reserved_by(call, provider, &it, left)?;
+        let mut reserved: Option<(Call, Confirmation)> = None;
+        for call in later {
+            let asked = Call { send_by_ms: left.1, ..call.clone() };
+            let found = provider.query(&asked, clock::now_ms()).await;
+            // What is charged is not set aside any more, and a provider may say no more of that: its captures tell.
+            let it = match &found {
+                Found::Confirmed(it) => it.clone(),
+                Found::Absent { final_: true } if !provider.recalls_captures() => continue,
+                _ if !provider.recalls_captures() => return Err(unsaid()),
+                _ => Confirmation::default(),
+            };
+            let taken = now.reserved_by(&call, provider, &it, left)?;
             match self.recall_capture(tenant, &taken).await? {
                 Recalled::Nothing => {}
                 Recalled::Charged => return Ok(Some(clock::now_ms())),
                 // It is for a person to say how much, where it cannot be set free.
-                Recalled::Untold => return self.keep_recalled(tenant, taken, true).await.map(Some),
+                Recalled::Untold => {
+                    return self.keep_recalled(tenant, taken, Some((OURSELVES, EXPIRED))).await.map(Some);
+                }
+            }
+            match found {
+                Found::Absent { final_: true } => {}
+                Found::Confirmed(it) => {
+                    let before = reserved.replace((call, it));
+                    // A provider that goes by its key knows an attempt by all of its names.
+                    let is_other = |(before, _): &(Call, Confirmation)| {
+                        reserved.as_ref().is_some_and(|(call, _)| call.provider_key != before.provider_key)
+                    };
+                    if let Some((call, it)) = before.filter(is_other) {
+                        self.set_stray_free(tenant, &now, provider, (&call, &it)).await;
+                    }
+                }
+                _ => return Err(unsaid()),
             }
         }
-        let mut known = known_of(provider, later, left.1).await?;
-        let Some((call, it)) = known.pop() else { return Ok(None) };
-        for (call, it) in &known {
-            self.set_stray_free(tenant, &now, provider, (call, it)).await;
-        }
-        // Who ends what is on record ends this too.
-        let ends = now.row.reservation.as_ref().is_some_and(|before| before.release.is_some());
+        let Some((call, it)) = reserved else { return Ok(None) };
+        tracing::warn!(action = %now.id, reference = call.reference, "it had money set aside before the store forgot it");
         let taken = now.reserved_by(&call, provider, &it, left)?;
+        // Who ends what is on record ends this too.
+        let before = now.row.reservation.as_ref().and_then(|before| before.release.as_ref());
+        let ends = before.map(|before| (&*before.by, &*before.why));
         self.keep_recalled(tenant, taken, ends).await.map(Some)
     }
 
-    /// Has it stand as reserved from now on, and set free at once where that is to be.
+    /// What is asked for anew, or waits for people, was not charged by way of a reservation in the stretch that is lost.
+    ///
+    /// # Errors
+    /// `EP_STATE_CONFLICT` if it was, `EP_UNAVAILABLE` as long as the provider does not say.
+    pub(crate) async fn must_not_be_charged(
+        &self,
+        key: &HmacKey,
+        provider: &dyn Provider,
+        calls: &[Call],
+        until_ms: i64,
+    ) -> Result<(), Error> {
+        if !provider.recalls_captures() {
+            return Ok(());
+        }
+        let captures = calls.iter().flat_map(|call| {
+            (1..=MOST).map(|number| Call {
+                provider_key: execution::capture_key(key, &call.provider_key, number),
+                reference: execution::capture_reference(&call.reference, number),
+                purpose: Purpose::Capture {
+                    reservation: None,
+                    of: Reservation { money: call.money, until_ms },
+                },
+                ..call.clone()
+            })
+        });
+        match known_of(provider, captures.collect(), until_ms).await?.is_empty() {
+            true => Ok(()),
+            false => Err(conflict("it was reserved and charged before the store was put back")
+                .hint("look into the provider's own books: it is not done again")),
+        }
+    }
+
+    /// Has it stand as reserved from now on; `ends`: who has it set free at once, and why, if somebody does.
     async fn keep_recalled(
         &self,
         tenant: &TenantState,
         mut taken: Pending,
-        frees: bool,
+        ends: Option<(&str, &str)>,
     ) -> Result<i64, Error> {
         let until_ms = reservation_of(&taken.row)?.until_ms;
-        if frees {
-            self.plan_release(tenant, &mut taken, OURSELVES, NOT_CAPTURED)?;
+        if let Some((by, why)) = ends {
+            self.plan_release(tenant, &mut taken, by, why)?;
         }
-        let due_ms = if frees { clock::now_ms() } else { until_ms };
+        let due_ms = if ends.is_some() { clock::now_ms() } else { until_ms };
         self.keep_reserved(tenant, &mut taken, due_ms, ledger::RESERVED).await?;
         self.wake_at(taken.id, due_ms);
         Ok(due_ms)
@@ -155,11 +212,19 @@ impl Pending {
     ) -> Result<Pending, Error> {
         let mut taken = self.clone();
         taken.row.followed_by(call, provider, left);
-        let (call, money) = (taken.row.call.clone(), self.money);
+        let before = taken.row.reservation.take();
+        if let Some(attempt) = taken.row.attempts.last_mut() {
+            attempt.reservation = attempt.reservation.take().or(before);
+        }
+        let (call, asked) = (taken.row.call.clone(), self.money);
+        let less = it.charged.filter(|held| {
+            asked.is_some_and(|asked| matches!(held.compare(asked), Some(Ordering::Less | Ordering::Equal)))
+        });
+        let money = less.or(asked).ok_or_else(|| internal("nothing was to be set aside"))?;
         taken.row.reservation = Some(Box::new(ReservationRow {
             call: call.ok_or_else(|| internal("a call that was sent is not on record"))?,
             confirmed: it.reference.clone(),
-            amount: money.ok_or_else(|| internal("nothing was to be set aside"))?.to_string(),
+            amount: money.to_string(),
             // Where nobody says when it was made, it is kept for no longer.
             until_ms: it.expires_ms.unwrap_or_else(clock::now_ms),
             captures: Vec::new(),

@@ -377,7 +377,7 @@ async fn reserved_by_a_later_attempt(charged: Option<&str>) -> (House, Bank, Str
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_charged_of_what_a_later_attempt_has_set_aside_is_on_record_and_not_done_again() {
-    for ends in ["cancelled", "due"] {
+    for ends in ["cancelled", "forbidden", "due"] {
         let (house, bank, id) = reserved_by_a_later_attempt(Some("10.00")).await;
         match ends {
             "cancelled" => {
@@ -385,8 +385,10 @@ async fn what_was_charged_of_what_a_later_attempt_has_set_aside_is_on_record_and
                 assert_eq!(refused.code, Code::StateConflict, "{refused}");
             }
             _ => {
-                house.write("policies/default/payments.cedar", "");
-                house.gateway().reload(&house.admin).await.unwrap();
+                if ends == "forbidden" {
+                    house.write("policies/default/payments.cedar", "");
+                    house.gateway().reload(&house.admin).await.unwrap();
+                }
                 make_due(&house);
             }
         }
@@ -451,4 +453,43 @@ async fn a_persons_word_counts_where_the_provider_does_not_say_what_followed() {
     bank.inject(Injection::queries(Fault::ErrorBeforeEffect, 1000));
     let record = resolve(&house, "anna", said.id(), Decision::Failed).await.unwrap();
     assert_eq!((record.state.as_str(), bank.effects().count), ("FAILED", 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_reserved_and_charged_for_an_action_that_is_lost_is_not_begun_again() {
+    let (house, bank, backup) = backed_up(reserving::binding).await;
+    let mut body = reserving(&house, "25.00");
+    body["constraints"]["recipient"] = json!("acct-2");
+    let said = house.said("k", &body).await;
+    house.gateway().capture(&house.agent, said.id(), None).await.unwrap();
+    let record = until(&house, said.id(), "COMPLETED").await;
+    logged(&house, &record).await;
+    let before = bank.effects().count;
+    let house = recovered(put_back(house, &backup).await).await;
+    let refused = house.send("k", &body).await.err().unwrap();
+    assert!(refused.code == Code::StateConflict && refused.to_string().contains("charged"), "{refused}");
+    assert_eq!((bank.effects().count, bank.reserved()), (before, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_provider_that_must_be_named_what_it_has_set_aside_is_not_asked_after_captures_of_nothing() {
+    let by_its_name = |bank: &Bank| {
+        let text = reserving::binding(bank);
+        let (before, after) = text.split_once("[binding.capture.query]").unwrap();
+        let params = r#"params = { reference = { "$action" = "reference" } }"#;
+        let named =
+            format!("{params}\nheaders = {{ Reservation = {{ \"$action\" = \"provider_reference\" }} }}");
+        format!("{before}[binding.capture.query]{}", after.swapped(params, &named))
+    };
+    let bank = banked::bank("USD").await;
+    let house = running(&bank, &by_its_name(&bank)).await;
+    let said = house.said("k", &reserving(&house, "25.00")).await;
+    assert_eq!(said.kind(), "held", "{}", said.body);
+    let backup = back_up(&house);
+    let lost = house.said("lost", &house.payment("acct-3", "1.00")).await;
+    bundle(&house, lost.body["receipt"].as_str().unwrap()).await;
+    let house = recovered(put_back(house, &backup).await).await;
+    drop(house.gateway().release(&house.agent, said.id()).await.unwrap());
+    until(&house, said.id(), "FAILED").await;
+    assert_eq!(bank.reserved(), 0);
 }

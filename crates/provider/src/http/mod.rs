@@ -390,6 +390,10 @@ impl Provider for Http {
         self.is_asked_by(&[ActionPart::Reference])
     }
 
+    fn recalls_captures(&self) -> bool {
+        self.recalls() && self.reserving.as_ref().is_none_or(Reserving::captures_by_our_names)
+    }
+
     fn call<'a>(&'a self, call: &'a Call, now_ms: i64) -> BoxFuture<'a, Reply> {
         Box::pin(self.act(call, now_ms))
     }

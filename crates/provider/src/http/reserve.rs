@@ -82,6 +82,11 @@ impl Reserving {
         }
     }
 
+    /// Whether what became of a capture is asked without the provider's name for what it has set aside.
+    pub(super) fn captures_by_our_names(&self) -> bool {
+        self.captured.as_ref().is_some_and(|(query, _)| !query.carries(ActionPart::Confirmed))
+    }
+
     /// How it is asked at all.
     pub(super) fn queries(&self) -> impl Iterator<Item = &(Template, QueryReading)> {
         self.reserved.iter().chain(&self.captured)
