@@ -86,8 +86,8 @@ const CLAIMED: &str = "SELECT w.digest, c.action, a.request_hash, f.state, a.at
     CROSS JOIN LATERAL (SELECT a.tenant, a.request_hash, a.at FROM action a WHERE a.id = c.action OFFSET 0) a
     CROSS JOIN LATERAL (SELECT f.state FROM fate f WHERE f.id = c.action OFFSET 0) f WHERE a.tenant = w.tenant";
 /// What stands around the rows: whether anything is frozen, or has one of the effects, and what was seen before. Each is looked
-/// for by itself (`OFFSET 0`, or `LIMIT 1` where one tells): a plan that is made while there are few rows would join whole tables, and go on doing so when there
-/// are many.
+/// for by itself (`OFFSET 0`, or `LIMIT 1` where one tells): a plan that is made while there are few rows would join whole tables,
+/// and go on doing so when there are many.
 const AROUND: &str = "SELECT 1::smallint, NULL::bigint WHERE EXISTS (SELECT FROM stop)
     UNION ALL
     SELECT 2::smallint, NULL FROM unnest($1::text[], $2::bytea[], $3::bigint[]) w (tenant, hash, since)
