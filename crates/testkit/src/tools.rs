@@ -22,10 +22,10 @@ use axum::serve::ListenerExt;
 use futures_util::TryStreamExt;
 use rmcp::model::{
     CallToolRequestParams, CallToolResponse, CallToolResult, CompleteRequestParams, CompleteResult,
-    CompletionInfo, ContentBlock, CustomRequest, CustomResult, DiscoverResult, ElicitRequest,
-    ElicitRequestParams, ElicitResult, ElicitationSchema, ErrorCode, Extensions, GetPromptRequestParams,
-    GetPromptResponse, GetPromptResult, InitializeRequestParams, InitializeResult, InputRequest,
-    InputRequiredResult, ListPromptsResult, ListResourceTemplatesResult, ListResourcesResult,
+    CompletionInfo, ContentBlock, CustomNotification, CustomRequest, CustomResult, DiscoverResult,
+    ElicitRequest, ElicitRequestParams, ElicitResult, ElicitationSchema, ErrorCode, Extensions,
+    GetPromptRequestParams, GetPromptResponse, GetPromptResult, InitializeRequestParams, InitializeResult,
+    InputRequest, InputRequiredResult, ListPromptsResult, ListResourceTemplatesResult, ListResourcesResult,
     ListToolsResult, NotificationMetaObject, PaginatedRequestParams, ProgressNotification,
     ProgressNotificationParam, Prompt, PromptArgument, PromptMessage, ProtocolVersion,
     ReadResourceRequestParams, ReadResourceResponse, ReadResourceResult, Resource, ResourceContents,
@@ -83,6 +83,7 @@ struct Books {
     counts: BTreeMap<String, u64>,
     calls: Vec<(String, Value)>,
     metas: Vec<Value>,
+    told: Vec<Value>,
     descriptions: BTreeMap<String, String>,
     /// What is written instead of what.
     instead: Vec<(String, String)>,
@@ -187,6 +188,11 @@ impl Tools {
     /// What stood in `_meta` of each.
     pub fn metas(&self) -> Vec<Value> {
         self.shop.books().metas.clone()
+    }
+
+    /// What it was told by methods of its own, in order: `method` and `params`.
+    pub fn told(&self) -> Vec<Value> {
+        self.shop.books().told.clone()
     }
 
     /// How it writes this.
@@ -471,7 +477,10 @@ impl Counter {
     ) -> CallToolResponse {
         let greeted = |answer: Option<&Value>| {
             let name = answer.and_then(|it| it.pointer("/content/name")?.as_str()).unwrap_or("nobody");
-            said(format!("hello {name}"))
+            // Whatever else it was told with the name.
+            let meta = answer.and_then(|it| it.get("_meta")?.as_object()).filter(|meta| !meta.is_empty());
+            let meta = meta.map(|meta| format!(" {}", json!(meta))).unwrap_or_default();
+            said(format!("hello {name}{meta}"))
         };
         let question = asking(question);
         if context.protocol_version().is_some_and(|version| version >= STATELESS) {
@@ -742,6 +751,18 @@ impl ServerHandler for Counter {
             "shop/open" => Ok(CustomResult(json!({ "open": true, "asked": request.params }))),
             method => Err(ErrorData::new(ErrorCode::METHOD_NOT_FOUND, method.to_owned(), None)),
         }
+    }
+
+    async fn on_custom_notification(
+        &self,
+        notification: CustomNotification,
+        context: NotificationContext<RoleServer>,
+    ) {
+        let mut told = json!({ "method": notification.method, "params": notification.params });
+        if let Some(meta) = context.extensions.get::<NotificationMetaObject>() {
+            told["params"]["_meta"] = json!(meta);
+        }
+        self.0.books().told.push(told);
     }
 
     async fn list_tools(

@@ -269,7 +269,7 @@ async fn what_is_tried_again_is_not_held_against_itself() {
 }
 
 /// A note at the bank: one cent to somebody, which twice does no harm.
-fn note(bank: &Bank) -> String {
+pub(crate) fn note(bank: &Bank) -> String {
     format!(
         r#"
 name = "NOTE"

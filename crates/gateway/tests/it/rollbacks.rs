@@ -5,13 +5,13 @@ use std::sync::Arc;
 use countersign_gateway::{ActionView, Code, FreezeAsk, FreezeScope};
 use serde_json::json;
 use testkit::Swap;
-use testkit::bank::{Bank, Fault, Injection};
+use testkit::bank::{Bank, Fault, Injection, Options};
 
 use crate::banked::{self, RIGHT};
 use crate::faults::{Dies, found};
 use crate::house::{BINDING, House, Said};
 use crate::late::NO_RETRY;
-use crate::retries::{AT_ONCE, LATER, a_while};
+use crate::retries::{AT_ONCE, LATER, a_while, note};
 use crate::unbound::wake;
 
 /// Payments that can be given back for an hour.
@@ -232,6 +232,49 @@ async fn who_did_not_answer_was_silent_and_forgets_only_what_it_could_be_sent_ag
         let rollback = house.record(said.id()).await.rollback.unwrap();
         assert_eq!((rollback.reason.as_deref(), rollback.sends), (Some(reason), 1));
     }
+}
+
+/// A note that can be taken back by a bank that knows no keys.
+fn retractable(bank: &Bank) -> String {
+    let text = note(bank)
+        .swapped(AT_ONCE, NO_RETRY)
+        .swapped("currency = \"USD\" }", "currency = \"USD\", reference = { \"$action\" = \"reference\" } }");
+    format!(
+        r#"{text}reference = "/payment_id"
+
+[binding.rollback]
+within_seconds = 3600
+path = ["payments", {{ "$action" = "provider_reference" }}, "refunds"]
+success = {{ status = [201], pointer = "/status", equals = ["refunded"] }}
+refused = [{{ status = [404, 409, 422] }}]
+"#
+    )
+}
+
+#[tokio::test]
+async fn what_is_safe_to_repeat_is_not_safe_to_undo_twice() {
+    let bank = Bank::start(Options { idempotency: None, ..Options::default() }).await.unwrap();
+    let house = House::with(|config| {
+        banked::reaching(config, &[&bank]);
+        let folder = config.catalogue_dir.as_ref().unwrap().join("default");
+        std::fs::write(folder.join("note.toml"), retractable(&bank)).unwrap();
+    })
+    .await;
+    let body =
+        json!({ "archetype": "NOTE", "constraints": { "to": "acct-1" }, "delegation_token": house.token });
+    let said = house.said("k", &body).await;
+    assert_eq!(said.kind(), "executed", "{}", said.body);
+    bank.inject(Injection::refunds(Fault::LostAfterEffect, 1));
+    let record = house.gateway().rollback(&house.operator, said.id()).await.unwrap();
+    assert_eq!(record.phase, Some("rollback_failed"));
+    let again = house.gateway().rollback(&house.operator, said.id()).await.unwrap_err();
+    assert!(
+        again.code == Code::StateConflict && again.message.contains("does not recognise"),
+        "{}",
+        again.message
+    );
+    let asked: Vec<u64> = bank.asked_back().into_values().collect();
+    assert_eq!((asked, house.record(said.id()).await.rollback.unwrap().sends), (vec![1], 1));
 }
 
 #[tokio::test]

@@ -428,9 +428,10 @@ impl Server {
         let meta = std::mem::take(request.get_meta_mut());
         for _ in 0..MOST_ROUNDS {
             match link.0.pass(request.clone(), meta.clone(), tie, self.silence()).await {
-                Ok(said) if said.asks() && link.0.asks_by_answers() => {
+                Ok(said) if said.asks() => {
                     let formless = || unreachable(self.unreachable("what it asks has no form"));
-                    let input = said.input().filter(Input::says_something).ok_or_else(formless)?;
+                    let asks = |input: &Input| link.0.asks_by_answers() && input.says_something();
+                    let input = said.input().filter(asks).ok_or_else(formless)?;
                     let state = input.state.clone();
                     let answers = answered(party, input, tie).await?;
                     if !tie.may_go_on().await {

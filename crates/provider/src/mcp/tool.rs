@@ -291,9 +291,10 @@ impl Tool {
         for round in 0..MOST_ROUNDS {
             left.store(true, Ordering::Relaxed);
             match link.0.call(&asked, tie, self.server.silence()).await {
-                // In a session a server asks by requests, and says this by mistake.
-                Ok(said) if said.asks() && link.0.asks_by_answers() => {
-                    let Some(input) = said.input().filter(Input::says_something) else {
+                Ok(said) if said.asks() => {
+                    // In a session a server asks by requests of its own: there this means nothing.
+                    let asks = |input: &Input| link.0.asks_by_answers() && input.says_something();
+                    let Some(input) = said.input().filter(asks) else {
                         return lost(Doubt::NotUnderstood, "what the server asks has no form");
                     };
                     let state = input.state.clone();
@@ -329,9 +330,10 @@ impl Tool {
                 Err(Fault::Lost(how, why)) => return Reply::Lost { how, why },
             }
         }
-        match wanted.on_error {
-            OnError::Doubt => lost(Doubt::NotUnderstood, "the server asked too often"),
-            OnError::Refused => refused("asked_too_often", Value::Null),
+        // It may have done something each time before it asked.
+        match self.read_only {
+            true => refused("asked_too_often", Value::Null),
+            false => lost(Doubt::NotUnderstood, "the server asked too often"),
         }
     }
 

@@ -20,7 +20,7 @@ use rmcp::model::{
     ClientCapabilities, ElicitationCapability, Implementation, InputRequests, InputResponses, ProgressToken,
     ProtocolVersion, RequestId, ServerNotification, SubscriptionFilter,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 use testkit::tools::{SESSIONS, STATELESS, Tools};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -245,6 +245,8 @@ fn secret_of(value: &str, hosts: &[String]) -> Secrets {
 struct Agent {
     client: Client,
     answers: bool,
+    /// What it says with each answer.
+    meta: Option<Value>,
     asked: Mutex<Vec<InputRequests>>,
     told: Mutex<Vec<ServerNotification>>,
 }
@@ -254,6 +256,7 @@ impl Agent {
         Arc::new(Agent {
             client: client(name, has_session),
             answers: true,
+            meta: None,
             asked: Mutex::default(),
             told: Mutex::default(),
         })
@@ -284,7 +287,10 @@ impl Party for Agent {
         _: Option<&'a RequestId>,
     ) -> BoxFuture<'a, Result<InputResponses, ErrorData>> {
         self.asked.lock().unwrap().push(requests.clone());
-        let answer = json!({ "action": "accept", "content": { "name": self.client.info.name } });
+        let mut answer = json!({ "action": "accept", "content": { "name": self.client.info.name } });
+        if let Some(meta) = &self.meta {
+            answer["_meta"] = meta.clone();
+        }
         let answers = requests.into_keys().map(|key| (key, answer.clone())).collect();
         let said = if self.answers { Ok(answers) } else { Err(ErrorData::internal_error("gone", None)) };
         Box::pin(std::future::ready(said))
@@ -732,6 +738,42 @@ async fn what_a_server_asks_in_the_midst_of_a_call_reaches_its_client_and_no_oth
 }
 
 #[tokio::test]
+async fn what_asks_in_no_form_of_its_revision_is_in_doubt_and_not_sent_again() {
+    const ASKS: &str = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n\
+                        {\"jsonrpc\":\"2.0\",\"id\":ID,\"result\":{\"resultType\":\"input_required\",\"requestState\":\"s\"}}";
+    const NOTHING: &str = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n\
+                           {\"jsonrpc\":\"2.0\",\"id\":ID,\"result\":{\"resultType\":\"input_required\"}}";
+    for (revision, said) in [(SESSIONS, ASKS), (SESSIONS, NOTHING), (STATELESS, NOTHING)] {
+        let (world, _between) = World::behind(&[revision], Way::Says(said)).await;
+        let (call, provider) = world.bind("count", "");
+        let client = Agent::new("ann", false);
+        let party: Arc<dyn Party> = client.clone();
+        let _taken = world.servers.seats().take(call.action_id, Seat::new(party, None, Tie::default(), None));
+        let reply = provider.call(&call, NOW_MS).await;
+        assert_eq!(reply.doubt(), Some(Doubt::NotUnderstood), "{said}: {reply:?}");
+        assert_eq!((world.tools.count("k"), client.asked.lock().unwrap().len()), (1, 0), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn who_asks_without_end_leaves_a_doubt_unless_it_only_reads() {
+    let world = World::new(&[STATELESS]).await;
+    for (more, doubt) in [("", Some(Doubt::NotUnderstood)), ("read_only = true", None)] {
+        let (mut call, provider) = world.bind("enrol", more);
+        call.constraints = json!({ "key": "k", "names": 1000 });
+        let client = Agent::new("ann", false);
+        let party: Arc<dyn Party> = client.clone();
+        let _taken = world.servers.seats().take(call.action_id, Seat::new(party, None, Tie::default(), None));
+        let reply = provider.call(&call, NOW_MS).await;
+        assert_eq!(reply.doubt(), doubt, "{more}: {reply:?}");
+        if doubt.is_none() {
+            assert_eq!(refusal(reply).code.as_deref(), Some("asked_too_often"));
+        }
+        assert_eq!(client.asked.lock().unwrap().len(), 10, "{more}");
+    }
+}
+
+#[tokio::test]
 async fn a_question_that_nobody_answers_is_declined() {
     for (name, revisions) in REVISIONS {
         let world = World::new(revisions).await;
@@ -741,6 +783,21 @@ async fn a_question_that_nobody_answers_is_declined() {
         let _taken =
             world.servers.seats().take(call.action_id, Seat::new(silent, None, Tie::default(), None));
         assert_eq!(text(&provider.call(&call, NOW_MS).await), "hello nobody", "{name}");
+    }
+}
+
+#[tokio::test]
+async fn what_a_client_answers_for_us_reaches_no_server() {
+    for (name, revisions) in REVISIONS {
+        let world = World::new(revisions).await;
+        let (call, provider) = world.bind("ask", "");
+        let mut client = Agent::new("ann", false);
+        let meta = json!({ "io.countersign/mandate": "in confidence", "shop/till": 3 });
+        Arc::get_mut(&mut client).unwrap().meta = Some(meta);
+        let _taken =
+            world.servers.seats().take(call.action_id, Seat::new(client, None, Tie::default(), None));
+        let said = text(&provider.call(&call, NOW_MS).await);
+        assert_eq!(said, r#"hello ann {"shop/till":3}"#, "{name}");
     }
 }
 
@@ -846,6 +903,45 @@ async fn another_tool_takes_back_what_one_did_by_what_it_answered() {
     assert_eq!(world.tools.count("k"), 0);
     let mistakes = world.try_bind("count", &rollback, "").unwrap_err();
     assert!(mistakes[0].message.contains("not reversible"), "{mistakes:?}");
+}
+
+#[tokio::test]
+async fn what_is_undone_is_named_to_the_last_digit_or_not_at_all() {
+    const LARGE: &str = "18446744073709551617";
+    let world = World::new(&[SESSIONS]).await;
+    let rollback = format!(
+        "reference = \"/structuredContent/key\"\n[binding.rollback]\ntool = \"slow\"\npinned = \"{}\"\nwithin_seconds = \
+         60\narguments = {{ steps = {{ \"$action\" = \"provider_reference\" }} }}",
+        world.pinned("slow")
+    );
+    let (call, provider) = world.try_bind("count", &rollback, "reversible = true").unwrap();
+    for (reference, sent) in [("2", json!(2)), (LARGE, json!(LARGE)), ("1e2", json!("1e2"))] {
+        let done = Done { reference: Some(reference), snapshot: None };
+        assert!(matches!(provider.undo(&call, done, NOW_MS).await, Reply::Confirmed(_)), "{reference}");
+        let (tool, arguments) = world.tools.calls().pop().unwrap();
+        assert_eq!((tool.as_str(), &arguments["steps"]), ("slow", &sent));
+    }
+    world.tools.say_instead("\"key\":\"k\"", &format!("\"key\":{LARGE}"));
+    let Reply::Confirmed(confirmation) = provider.call(&call, NOW_MS).await else {
+        panic!("it was not done")
+    };
+    assert_eq!(confirmation.answer["structuredContent"]["key"], json!(LARGE.parse::<f64>().unwrap()));
+    assert_eq!(confirmation.reference, None);
+}
+
+#[tokio::test]
+async fn an_undo_that_says_that_it_failed_is_in_doubt_where_its_action_would_be() {
+    let world = World::new(&[SESSIONS]).await;
+    let rollback = format!(
+        "[binding.rollback]\ntool = \"fail\"\npinned = \"{}\"\nwithin_seconds = 60\narguments = {{ key = \"k\" }}",
+        world.pinned("fail")
+    );
+    for (says, doubt) in [("", None), ("on_error = \"doubt\"\n", Some(Doubt::SaysFailed))] {
+        let binding = format!("{says}{rollback}");
+        let (call, provider) = world.try_bind("count", &binding, "reversible = true").unwrap();
+        let reply = provider.undo(&call, Done::default(), NOW_MS).await;
+        assert_eq!(reply.doubt(), doubt, "{says}: {reply:?}");
+    }
 }
 
 #[tokio::test]
