@@ -26,6 +26,6 @@ async fn who_asks_again_for_what_a_store_has_forgotten_reads_why_that_waits() {
     let why = "the store was put back, and the provider does not say whether this was done";
     assert!(said.text().contains(why), "{}", said.text());
     house.bank.clear_faults();
-    let said = house.agent().insist("lost", &body).await;
+    let said = house.agent().insist_after_recovery("lost", &body).await;
     assert_eq!((said.kind(), house.bank.effects().count), ("executed", 2), "{}", said.text());
 }

@@ -260,6 +260,18 @@ impl Voice {
         }
     }
 
+    /// The same until it is told: a provider's "I have none" is its last word only a second after a recovery.
+    pub(crate) async fn insist_after_recovery(&self, key: &str, body: &Value) -> Said {
+        loop {
+            let said = self.insist(key, body).await;
+            if said.code() != "EP_UNAVAILABLE" {
+                return said;
+            }
+            assert_eq!((said.status, said.headers.contains_key("retry-after")), (503, true));
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
     /// A request to execute, with what production wants to see and no body yet.
     pub(crate) fn ask(&self, key: &str) -> RequestBuilder {
         let request = self.request("POST", "/api/execute");
