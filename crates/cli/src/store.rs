@@ -1,4 +1,5 @@
-//! `countersign store`: moves stores from the files of a data directory into a database that many gateways share.
+//! `countersign store`: moves stores from the files of a data directory into a database that many gateways share, and puts old
+//! months together there.
 
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
@@ -7,12 +8,12 @@ use std::str::FromStr;
 
 use gateway::config::Store;
 use indicatif::{ProgressBar, ProgressStyle};
-use ledger::{Arrived, COPY_STEPS, Copied, Copying, Finding, Lock, Route};
+use ledger::{Archive, Archived, Arrived, COPY_STEPS, Copied, Copying, Finding, Lock, MONTHLY, Route};
 
 use crate::error::{Context, Error, Result};
 use crate::{crash, out};
 
-/// Move the stores of a data directory into a database
+/// Move the stores of a data directory into a database, and put old months together there
 #[derive(clap::Args)]
 pub(crate) struct Args {
     #[command(subcommand)]
@@ -31,6 +32,24 @@ enum Command {
     ///
     /// The database is asked, and closed to gateways before the files are opened to them.
     Reclaim(Reclaim),
+    /// Put the months of a database that are over together, in one partition of each table, on a disk of its own if that is wanted
+    ///
+    /// Works on a database that no gateway is on. All of it stays where gateways and verification find it. It may be ended at any time:
+    /// each table is as it was or done, and the same command does the rest.
+    Archive(Together),
+}
+
+#[derive(clap::Args)]
+struct Together {
+    /// The database, `postgres://…`; better given in the environment, where other users do not see its password
+    #[arg(long, value_name = "URL", env = "COUNTERSIGN_STORE", hide_env_values = true)]
+    store: Store,
+    /// The first month that stays as it is (UTC), for example 2026-01
+    #[arg(long, value_name = "MONTH")]
+    before: Box<str>,
+    /// The server's tablespace for what is put together
+    #[arg(long, value_name = "NAME")]
+    tablespace: Option<Box<str>>,
 }
 
 #[derive(clap::Args)]
@@ -83,6 +102,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     match &args.command {
         Command::Copy(copy) => copy.run(),
         Command::Reclaim(reclaim) => reclaim.run(),
+        Command::Archive(together) => together.run(),
     }
 }
 
@@ -270,5 +290,53 @@ impl Reclaim {
             )?,
         }
         Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl Together {
+    fn run(&self) -> Result<ExitCode> {
+        let mut all = Vec::new();
+        for store in STORES {
+            let progress = Progress::of(format!("{store}: tables"), MONTHLY.len() as u64, 0);
+            let mut done = 0;
+            let archive = Archive {
+                url: self.store.url().into(),
+                schema: store.into(),
+                before: self.before.clone(),
+                tablespace: self.tablespace.clone(),
+            };
+            let moved = archive.run(|table| {
+                done += 1;
+                progress.at(done);
+                all.extend(table.map(|table| (store, table)));
+            });
+            progress.done();
+            match moved {
+                Err(ledger::Error::Absent(_)) if store != STORES[0] => {}
+                moved => moved.map_err(|why| self.failed(store, why))?,
+            }
+        }
+        if all.is_empty() {
+            out::line(format_args!("there is no month before {} that lies by itself", self.before))?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        let rows = all.iter().map(|(store, Archived { partitions, into, rows, .. })| {
+            [(*store).to_owned(), partitions.len().to_string(), rows.to_string(), into.to_string()]
+        });
+        out::table(["store", "partitions", "rows", "are in"], &rows.collect::<Vec<_>>())?;
+        out::line("gateways may start again")?;
+        Ok(ExitCode::SUCCESS)
+    }
+
+    fn failed(&self, store: &str, why: ledger::Error) -> Error {
+        let hint = match &why {
+            ledger::Error::Archive(_) => {
+                "end all gateways on it, wait for ten seconds, and name a month that is over"
+            }
+            _ => "run the same command again: what is done stays, and it goes on with the rest",
+        };
+        Error::new(format!("cannot put the months of {store} before {} together", self.before))
+            .because(why)
+            .hint(hint)
     }
 }

@@ -85,6 +85,9 @@ pub enum Error {
     /// Why a store cannot be copied, or no further.
     #[error("the store cannot be copied: {0}")]
     Copy(Arc<str>),
+    /// Why months cannot be put together.
+    #[error("months cannot be put together: {0}")]
+    Archive(Arc<str>),
     /// This one write was not accepted by the store.
     #[error("the store refused the write: {0}")]
     Rejected(Arc<str>),

@@ -97,7 +97,7 @@ pub use log::{
 pub use memory::Memory;
 pub use outbox::{Notice, Outbox, Standing, Tried, Waiting};
 pub use packed::unpack;
-pub use postgres::{Access, Postgres};
+pub use postgres::{Access, Archive, Archived, MONTHLY, Postgres};
 pub use session::{
     BUDGET_BREACHED, Cycle, Declared, Declaring, Governed, Heard, INTENT_DECLARED, Intention, Lapse, Lapsed,
     Opening, RECOVERY_COMPLETE, RECOVERY_INITIATED, Record, Recovering, SESSION_CLOSED, SESSION_HALTED,

@@ -15,10 +15,11 @@ use action::{ActionId, Subject, Tenant};
 use common::postgres::{asked, server, sql};
 use common::*;
 use ledger::{
-    Access, Admission, Admitted, ApiKey, Basis, By, COPY_STEPS, Clustering, Copying, Cycle, Deed, Doer,
-    Erasure, Error, Event, Facts, FactsQuery, FailPoints, Heard, Ledger, LogOf, Notice, Options, Order,
-    PASSKEY_ENROLLED, PASSKEY_REGISTERED, PASSKEY_REVOKED, Postgres, PrincipalKey, RECOVERY_INITIATED, Route,
-    Scope, Sealer, Search, SecurityEvent, Sequencer, Settlement, Sqlite, State, Turn, reclaim, withdraw,
+    Access, Admission, Admitted, ApiKey, Archive, Archived, Basis, By, COPY_STEPS, Clustering, Copying,
+    Cycle, Deed, Doer, Erasure, Error, Event, Facts, FactsQuery, FailPoints, Heard, Ledger, LogOf, Notice,
+    Options, Order, PASSKEY_ENROLLED, PASSKEY_REGISTERED, PASSKEY_REVOKED, Postgres, PrincipalKey,
+    RECOVERY_INITIATED, Route, Scope, Sealer, Search, SecurityEvent, Sequencer, Settlement, Sqlite, State,
+    Turn, reclaim, withdraw,
 };
 use mandate::{Session, Usage};
 use receipt::log::{RefKey, Tile};
@@ -580,4 +581,151 @@ fn a_file_is_taken_back_by_who_says_so() {
     assert!(copied(route(folder.path(), &url)).is_err(), "they are two by now");
     let partitions = "SELECT count(*) FROM pg_inherits WHERE inhrelid::regclass::text LIKE '%_older'";
     assert_eq!(asked(&url, partitions).unwrap()[0][0].as_deref(), Some("7"));
+}
+
+/// The partitions of a table, and how many rows each has.
+fn partitions(url: &str, table: &str) -> Vec<(String, u64)> {
+    let named = format!(
+        "SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+         WHERE i.inhparent = '{table}'::regclass ORDER BY 1"
+    );
+    let text = |rows: Vec<Vec<Option<String>>>| rows.into_iter().filter_map(|mut row| row.remove(0));
+    text(asked(url, &named).unwrap())
+        .map(|name| {
+            let count = text(asked(url, &format!("SELECT count(*) FROM {name}")).unwrap()).next().unwrap();
+            (name, count.parse().unwrap())
+        })
+        .collect()
+}
+
+fn archive(url: &str, before: &str, tablespace: Option<&str>) -> Result<Vec<Archived>, Error> {
+    let tablespace = tablespace.map(Box::from);
+    let months = Archive { url: url.into(), schema: "public".into(), before: before.into(), tablespace };
+    let mut all = Vec::new();
+    months.run(|table| all.extend(table))?;
+    Ok(all)
+}
+
+#[test]
+fn months_that_are_put_together_are_found_and_verified_as_before() {
+    let Some(server) = server() else { return };
+    let (url, folder) = (server.database(), tempfile::tempdir().unwrap());
+    let done = grown(folder.path());
+    copied(route(folder.path(), &url)).unwrap();
+    // As if April had begun without a partition of its own.
+    sql(
+        &url,
+        "CREATE TABLE was AS SELECT * FROM usage_2026_04; DROP TABLE usage_2026_04; INSERT INTO usage SELECT * FROM was; DROP TABLE was",
+    );
+    let ledger = gateway(&url, "chain-pg").unwrap();
+    let before = told(&ledger);
+    let why = archive(&url, "2026-06", None).unwrap_err().to_string();
+    assert!(why.contains("1 gateways are on this database"), "{why}");
+    drop(ledger);
+    let (actions, usage) = (partitions(&url, "action"), partitions(&url, "usage"));
+    let of = |all: &[(String, u64)], name: &str| all.iter().find(|it| it.0 == name).map(|it| it.1);
+    let rows = of(&actions, "action_2026_04").unwrap();
+    assert!(rows > 250, "{actions:?}");
+    assert!(of(&usage, "usage_default").unwrap() > 0, "{usage:?}");
+
+    // Whoever ends it on its way leaves each table as it was, or done.
+    let slow = "BEGIN; LOCK TABLE usage; SELECT pg_sleep(6); COMMIT";
+    let mut moved = std::thread::scope(|scope| {
+        scope.spawn(|| sql(&url, slow));
+        let is_locked =
+            "SELECT 1 FROM pg_locks WHERE relation = 'usage'::regclass AND mode = 'AccessExclusiveLock'";
+        while asked(&url, is_locked).unwrap().is_empty() {}
+        let mut all = Vec::new();
+        let months = Archive {
+            url: url.as_str().into(),
+            schema: "public".into(),
+            before: "2026-06".into(),
+            tablespace: None,
+        };
+        let ended = months.run(|table| all.extend(table));
+        assert!(matches!(ended, Err(Error::Busy)), "{ended:?}");
+        all
+    });
+    let tables = |moved: &[Archived]| moved.iter().map(|it| it.table).collect::<Vec<_>>();
+    assert_eq!(tables(&moved), ledger::MONTHLY[..4]);
+    assert!(of(&partitions(&url, "usage"), "usage_default").unwrap() > 0);
+    moved.extend(archive(&url, "2026-06", None).unwrap());
+    assert_eq!(tables(&moved), ledger::MONTHLY);
+    let of_actions = moved.iter().find(|it| it.table == "action").unwrap();
+    let names = ["action_older", "action_2026_04", "action_2026_05"].map(Box::from).to_vec();
+    assert_eq!(
+        (&of_actions.partitions, &*of_actions.into, of_actions.rows),
+        (&names, "action_upto_2026_06", rows)
+    );
+    for (table, before) in [("action", actions), ("usage", usage)] {
+        let after = partitions(&url, table);
+        let sum = |all: &[(String, u64)]| all.iter().map(|it| it.1).sum::<u64>();
+        assert_eq!(sum(&after), sum(&before), "{after:?}");
+        assert_eq!(of(&after, &format!("{table}_default")), Some(0));
+        assert!(of(&after, &format!("{table}_2026_04")).is_none());
+    }
+    assert_eq!(archive(&url, "2026-06", None).unwrap(), [], "once is enough");
+
+    let ledger = gateway(&url, "chain-pg-2").unwrap();
+    wait(ledger.verify()).unwrap();
+    for (after, before) in told(&ledger).into_iter().zip(before) {
+        // What is to be told to people the gateway before has taken in hand.
+        assert!(after == before || before.starts_with("[Waiting"), "{after} was {before}");
+    }
+    goes_on(&ledger, done);
+    wait(ledger.verify()).unwrap();
+}
+
+#[test]
+fn months_are_put_together_year_by_year_on_a_disk_of_their_own() {
+    let Some(server) = server() else { return };
+    let url = server.database();
+    let months = |year: u32| (1..=12_u32).map(move |month| (year, month));
+    let id = |(year, month): (u32, u32)| {
+        let text = format!(
+            "SELECT (extract(epoch FROM make_timestamptz({year}, {month}, 1, 0, 0, 0, 'UTC')) * 1000)::bigint"
+        );
+        let ms: u64 = asked(&url, &text).unwrap()[0][0].as_ref().unwrap().parse().unwrap();
+        ms
+    };
+    let first = |ms: u64| format!("'\\x{}00000000000000000000'", &hex::encode(ms.to_be_bytes())[4..]);
+    let mut made = String::new();
+    for (year, month) in months(2024).chain(months(2025)) {
+        let next = if month == 12 { (year + 1, 1) } else { (year, month + 1) };
+        let (from, to) = (id((year, month)), id(next));
+        made += &format!(
+            "CREATE TABLE usage_{year}_{month:02} PARTITION OF usage FOR VALUES FROM ({}) TO ({});
+             INSERT INTO usage SELECT {}, {month}, 0, 0, 0, 0;",
+            first(from),
+            first(to),
+            first(from + 5)
+        );
+    }
+    sql(&url, &made);
+    // Within the server's own folder, so that no other has to be its user's.
+    let in_place = format!(
+        "{url}{}options=-c%20allow_in_place_tablespaces%3Don",
+        if url.contains('?') { '&' } else { '?' }
+    );
+    sql(&in_place, "CREATE TABLESPACE slow LOCATION ''");
+    let sum = || asked(&url, "SELECT sum(seconds), count(*) FROM usage").unwrap();
+    let before = sum();
+    for (until, months) in [("2025-01", 12), ("2026-01", 12)] {
+        let moved = archive(&url, until, Some("slow")).unwrap();
+        let usage = moved.iter().find(|it| it.table == "usage").unwrap();
+        assert_eq!((usage.partitions.len(), usage.rows), (months, 12), "{until}");
+        assert_eq!(sum(), before);
+    }
+    let names: Vec<_> = partitions(&url, "usage").into_iter().filter(|it| it.1 > 0).collect();
+    assert_eq!(names, [("usage_upto_2025_01".to_owned(), 12), ("usage_upto_2026_01".to_owned(), 12)]);
+    let there = "SELECT count(*) FROM pg_class c JOIN pg_tablespace t ON t.oid = c.reltablespace
+                 WHERE spcname = 'slow' AND relname LIKE 'usage_upto%' AND relkind IN ('r', 'i')";
+    assert_eq!(asked(&url, there).unwrap()[0][0].as_deref(), Some("4"), "two tables with an index each");
+    for (until, wanted) in [("2999-01", "is not over"), ("2026-1", "is no month"), ("2026_01", "is no month")]
+    {
+        let why = archive(&url, until, None).unwrap_err().to_string();
+        assert!(why.contains(wanted), "{why}");
+    }
+    let why = archive(&url, "2025-06", Some("nowhere")).unwrap_err().to_string();
+    assert!(why.contains("no tablespace `nowhere`"), "{why}");
 }

@@ -242,6 +242,23 @@ async fn what_was_begun_on_files_goes_on_in_a_database_and_nothing_happens_twice
     assert!(at_rest(&["audit", "verify", "--sandbox"]).contains("all there"));
     assert!(at_rest(&["recover"]).contains("nothing to recover"));
     assert!(at_rest(&["keys", "api", "list"]).contains("default-agent"));
+
+    // What was moved there is older than this month's partition.
+    let month = jiff::Timestamp::now().to_zoned(jiff::tz::TimeZone::UTC).strftime("%Y-%m").to_string();
+    let archive = |before: &str| {
+        let mut command = countersign();
+        command.args(["store", "archive", "--before", before]).env("COUNTERSIGN_STORE", &url);
+        said(&command.output().unwrap())
+    };
+    assert!(archive("2999-01").contains("is not over"));
+    let put_together = archive(&month);
+    let into = format!("entry_upto_{}", month.replace('-', "_"));
+    assert!(
+        put_together.contains(&into) && put_together.contains("gateways may start again"),
+        "{put_together}"
+    );
+    assert!(archive(&month).contains(&format!("there is no month before {month} that lies by itself")));
+    assert!(at_rest(&["audit", "verify"]).contains("all there"));
 }
 
 #[test]

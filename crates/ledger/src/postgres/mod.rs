@@ -21,6 +21,7 @@
 //! transaction does anything, because that begins with a lock on the row of the own chain. A database that goes away and
 //! comes back is found again by the next write or beat.
 
+mod archive;
 mod audit;
 mod chores;
 mod connect;
@@ -53,6 +54,7 @@ use futures_util::future::BoxFuture;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{mpsc, oneshot};
 
+pub use self::archive::{Archive, Archived, MONTHLY};
 use self::needs::Needs;
 use self::sql::{Db, Done, Failure};
 use self::writer::{Act, Batch, Deed, Write, Writer};
