@@ -28,7 +28,7 @@ use crate::alert::Alert;
 use crate::gateway::Gateway;
 use crate::pending::Pending;
 use crate::prove::absence_word;
-use crate::rollback::{conflict, millis};
+use crate::rollback::{conflict, is_unbound, millis};
 use crate::row::{CallRow, IntentRow, internal};
 use crate::tenants::{Rules, TenantState};
 use crate::{Code, Error, clock};
@@ -235,20 +235,30 @@ impl Gateway {
         Ok(later.collect())
     }
 
-    /// The same before another attempt is made of what waits for it.
+    /// Up to when what may have followed on its latest attempt is forgotten, Unix milliseconds.
+    pub(crate) fn forgot_after(&self, tenant: &TenantState, pending: &Pending) -> Option<i64> {
+        self.forgot_after_ms(&tenant.tenant, pending.row.call.as_ref()?)
+    }
+
+    /// What may have been gone on with in a stretch that is lost is not sent again under another key where nobody can be asked.
     ///
     /// # Errors
-    /// As [`Gateway::done_by_forgotten`].
-    pub(crate) async fn waited_for_what_was_done(
+    /// `EP_STATE_CONFLICT` if that is so, and twice does harm.
+    pub(crate) fn must_be_askable(
         &self,
         tenant: &TenantState,
         pending: &Pending,
-    ) -> Result<bool, Error> {
-        Ok(self.done_by_forgotten(tenant, pending, &Absence::Final).await?.is_some())
+        provider: &dyn Provider,
+    ) -> Result<(), Error> {
+        let harmless = provider.capabilities().repeat_safe || provider.runner().is_some();
+        if harmless || provider.recalls() || self.forgot_after(tenant, pending).is_none() {
+            return Ok(());
+        }
+        Err(conflict(UNASKED).hint("let a person say what became of it"))
     }
 
-    /// Keeps (followed) before what is in doubt is sent once more: whether an attempt that was forgotten has followed on it and had
-    /// the effect, which is on record then.
+    /// Keeps (followed) before what is in doubt, or waits for its next attempt, is sent once more: whether an attempt that was
+    /// forgotten has followed on it and had the effect, which is on record then.
     ///
     /// # Errors
     /// As [`Gateway::done_by_forgotten`], and `EP_STATE_CONFLICT` if nobody can be asked.
@@ -258,16 +268,12 @@ impl Gateway {
         pending: &Pending,
         provider: &dyn Provider,
     ) -> Result<bool, Error> {
-        let sent = pending.row.call.as_ref();
-        let harmless = provider.capabilities().repeat_safe || provider.runner().is_some();
-        let forgot = sent.and_then(|sent| self.forgot_after_ms(&tenant.tenant, sent));
-        if forgot.is_none() || (harmless && !provider.recalls()) {
+        if self.forgot_after(tenant, pending).is_none() {
             return Ok(false);
         }
+        self.must_be_askable(tenant, pending, provider)?;
         if !provider.recalls() {
-            let why =
-                "it was in doubt before the store was put back, and nobody can be asked what followed on it";
-            return Err(conflict(why).hint("let a person say what became of it"));
+            return Ok(false);
         }
         let captures = pending.row.reservation.as_ref().is_some_and(|it| it.charging().is_some());
         if captures {
@@ -394,6 +400,14 @@ const DONE: &str = "it was agreed to and carried out before the store was put ba
 pub(crate) fn is_unsaid(error: &Error) -> bool {
     error.code == Code::Unavailable && error.message == UNSAID
 }
+
+/// Is it for a person, because nobody else says what followed?
+pub(crate) fn is_for_person(error: &Error) -> bool {
+    is_unsaid(error) || is_unbound(error) || error.message == UNASKED
+}
+
+const UNASKED: &str =
+    "it was sent before the store was put back, and nobody can be asked what followed on it";
 
 const UNSAID: &str = "the store was put back, and the provider does not say whether this was done";
 

@@ -93,14 +93,17 @@ impl Gateway {
         let pursued = match effects.first() {
             Some(Effect::Clear) => {
                 let followed = match stood {
-                    Stood::InDoubt => self.followed_on(tenant, &pending, provider.as_ref()).await?,
-                    Stood::Waiting { .. } => self.waited_for_what_was_done(tenant, &pending).await?,
+                    Stood::InDoubt | Stood::Waiting { .. } => {
+                        self.followed_on(tenant, &pending, provider.as_ref()).await?
+                    }
                     _ => false,
                 };
                 // What was just written down is part of what is judged.
                 let stored = self.stored(tenant, id).await?;
                 match followed {
                     true => self.look_after_recalled(tenant, &stored).await?,
+                    // Whoever has taken it in hand while its provider was asked goes on with it.
+                    false if pending.by != By::Holder(stored.token) => Pursued::Rests(self.soon_ms()),
                     false => self.clear(tenant, &rules, &stored, pending, execution, under_way).await?,
                 }
             }

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use action::{ActionId, Money, PaymentMode};
 use execution::{
-    Call, Capabilities, Confirmation, Course, Event, Execution, Found, Resolution, Stood, Terms,
+    Absence, Call, Capabilities, Confirmation, Course, Event, Execution, Found, Resolution, Stood, Terms,
 };
 use ledger::{By, Settled, Settlement, State, Stored};
 use receipt::{Amendment, Json, PaymentStatus, Salts};
@@ -31,12 +31,13 @@ use crate::act::UnderWay;
 use crate::approvals::readable;
 use crate::caller::{Caller, Deed};
 use crate::crash::Point;
-use crate::forgotten::is_unsaid;
+use crate::forgotten::{is_for_person, is_unsaid};
 use crate::gateway::Gateway;
 use crate::outcome::{Details, Kind};
 use crate::pending::Pending;
 use crate::prove::{Ending, amending, push_split};
 use crate::remember::{outward, stored as kept, telling, unavailable};
+use crate::reserve::reservation_of;
 use crate::rollback::{done, is_unbound};
 use crate::row::{IntentRow, OutcomeRow, ResolutionRow, VERSION, internal};
 use crate::steer::busy;
@@ -205,23 +206,26 @@ impl Gateway {
         if said_before(&outcomes, &row, &word)? {
             return Ok(());
         }
-        if !Decision::of(stored.state).contains(&decision) {
-            return Err(needs_no_word(stored.state, decision));
+        let state = self.stands_as(tenant, &stored, &pending).await?;
+        if !Decision::of(state).contains(&decision) {
+            return Err(needs_no_word(state, decision));
         }
-        let doubt = stored.state == State::InDoubt;
+        let doubt = state == State::InDoubt;
         if doubt && decision == Decision::Executed && pending.only_reserves() {
             let why = "the action was to reserve money, which charges nothing";
             return Err(Error::new(Code::StateConflict, why)
                 .hint("say `failed`: whatever is reserved ends by itself, and is set free if it turns up"));
         }
         let given = [("charged", word.charged.is_some()), ("reference", word.reference.is_some())];
-        let says_more = matches!(stored.state, State::InDoubt | State::ReleaseFailed);
+        let says_more = matches!(state, State::InDoubt | State::ReleaseFailed);
         if let Some((name, _)) = given.iter().find(|(_, given)| *given && !says_more) {
             let why = format!("`{name}` is what the provider confirmed, and on record");
             return Err(wrong(&format!("/{name}"), &why).hint("leave it out"));
         }
         let told = match stored.state {
-            State::InDoubt => self.provider_tells(tenant, &stored, &pending, decision).await?,
+            // It was just asked.
+            asked if asked != state => false,
+            State::InDoubt => self.provider_tells(tenant, &pending, decision).await?,
             State::ReleaseFailed => self.release_tells(tenant, &pending, decision).await?,
             State::Unchecked => self.check_tells(tenant, &mut pending, decision).await?,
             _ => false,
@@ -232,7 +236,7 @@ impl Gateway {
         pending.word = Some(Box::new(word));
         // Whoever is alone with what is open knows that nobody here is sending, however long the lease of the last send may be.
         pending.by = By::Holder(stored.token);
-        match stored.state {
+        match state {
             State::ReleaseFailed => self.settle_release(tenant, pending, decision).await?,
             State::Unchecked => self.settle_unchecked(tenant, &mut pending, decision).await?,
             State::RollbackFailed => {
@@ -244,6 +248,58 @@ impl Gateway {
         tracing::warn!(action = %id, tenant = %tenant.tenant, decision = decision.as_str(), "a person has resolved it");
         drop(under_way);
         Ok(())
+    }
+
+    /// As what it stands for whoever says what became of it. After a store was put back, what waits for its next attempt is in doubt as
+    /// long as nobody else says what followed on the latest, and so is what its payer did not confirm; and what is being set free has
+    /// not been.
+    async fn stands_as(
+        &self,
+        tenant: &TenantState,
+        stored: &Stored,
+        pending: &Pending,
+    ) -> Result<State, Error> {
+        let is_forgotten = self.forgot_after(tenant, pending).is_some();
+        let (asked, state) = match stored.state {
+            State::Waiting if is_forgotten => (self.followed_if_bound(tenant, pending).await, State::InDoubt),
+            State::Challenged if is_forgotten && self.is_unconfirmed(tenant, stored, pending).await? => {
+                (self.followed_if_bound(tenant, pending).await, State::InDoubt)
+            }
+            State::Reserved if reservation_of(&pending.row)?.release.is_some() => {
+                (self.recall_capture(tenant, pending).await.map(drop), State::ReleaseFailed)
+            }
+            _ => return Ok(stored.state),
+        };
+        match asked {
+            Err(error) if is_for_person(&error) => Ok(state),
+            asked => asked.and(Ok(self.stored(tenant, stored.id).await?.state)),
+        }
+    }
+
+    /// Asks whoever the latest attempt was sent to what followed on it.
+    async fn followed_if_bound(&self, tenant: &TenantState, pending: &Pending) -> Result<(), Error> {
+        let (provider, _) = self.bound(pending, &tenant.rules(), Stood::InDoubt)?;
+        self.followed_on(tenant, pending, provider.as_ref()).await.map(drop)
+    }
+
+    /// Its payer's time is over, and its provider says that it was not confirmed.
+    async fn is_unconfirmed(
+        &self,
+        tenant: &TenantState,
+        stored: &Stored,
+        pending: &Pending,
+    ) -> Result<bool, Error> {
+        if stored.due_ms.is_some_and(|until_ms| clock::now_ms() < until_ms) {
+            return Ok(false);
+        }
+        match self.bound(pending, &tenant.rules(), Stood::InDoubt) {
+            Ok((provider, call)) => {
+                let found = provider.query(&call, clock::now_ms()).await;
+                Ok(matches!(found, Found::Absent { final_: true }))
+            }
+            Err(error) if is_unbound(&error) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// Marks the action, once whoever only asks after it is done.
@@ -264,7 +320,6 @@ impl Gateway {
     async fn provider_tells(
         &self,
         tenant: &TenantState,
-        stored: &Stored,
         pending: &Pending,
         decision: Decision,
     ) -> Result<bool, Error> {
@@ -291,14 +346,33 @@ impl Gateway {
             }
             Found::Confirmed(_) | Found::Absent { final_: true } => {}
         }
+        // Before it is said to be tried again.
+        if let (Found::Absent { .. }, None) = (&found, &pending.row.reservation) {
+            match self.done_by_forgotten(tenant, pending, &Absence::Final).await {
+                Ok(None) => {}
+                Ok(Some(_)) => return self.agrees(tenant, pending, decision).await,
+                Err(error) if is_unsaid(&error) => return Ok(false),
+                Err(error) => return Err(error),
+            }
+        }
         let execution = pending.execution(call, provider.as_ref(), Stood::InDoubt);
         let (execution, effects) = self.step(execution, Event::Asked(found))?;
         match self.follow(tenant, pending, &execution, &effects).await {
             // What may have followed and was forgotten it does not tell.
-            Err(error) if decision == Decision::Failed && is_unsaid(&error) => return Ok(false),
+            Err(error) if is_unsaid(&error) => return Ok(false),
             followed => followed?,
         };
-        let now = self.stored(tenant, stored.id).await?.state;
+        self.agrees(tenant, pending, decision).await
+    }
+
+    /// Says that its provider has told, if a person says the same of what is on record now.
+    async fn agrees(
+        &self,
+        tenant: &TenantState,
+        pending: &Pending,
+        decision: Decision,
+    ) -> Result<bool, Error> {
+        let now = self.stored(tenant, pending.id).await?.state;
         // What is set aside stays so where what was to charge it had no effect.
         let uncharged = pending.row.reservation.is_some() && now == State::Reserved;
         let carried_out = matches!(now, State::Executed | State::Checking);

@@ -95,11 +95,14 @@ impl Gateway {
         pending: &Pending,
         rules: &Rules,
     ) -> Result<(), Error> {
-        let Ok(call) = pending.call(self.environment, rules) else { return Ok(()) };
-        if self.may_be_forgotten(&call).is_none()
-            || !words(&self.outcomes_of(stored).await?, &pending.row)?.is_empty()
-        {
+        if !words(&self.outcomes_of(stored).await?, &pending.row)?.is_empty() {
             return Ok(());
+        }
+        let Ok(call) = pending.call(self.environment, rules) else { return Ok(()) };
+        if self.may_be_forgotten(&call).is_none() {
+            let provider = rules.providers.get(&*stored.archetype);
+            let tenant = self.tenant(&stored.tenant)?;
+            return provider.map_or(Ok(()), |it| self.must_be_askable(tenant, pending, it.as_ref()));
         }
         let why = "the store was recovered shortly before: the provider may have done this for an action that was lost, and \
                    would do it once more";

@@ -479,10 +479,10 @@ impl Lease {
         Lease { token, owner: None, until_ms }
     }
 
-    /// What is left of it while the action rests. Each step of undoing it, or of setting free what is reserved, is taken in
-    /// hand anew.
+    /// What is left of it while the action rests. Each attempt, and each step of undoing it or of setting free what is reserved, is
+    /// taken in hand anew: who read it before does not go on with it.
     pub(crate) fn deferred(self, state: State, due_ms: i64) -> Lease {
-        let anew = state.is_being_undone() || state == State::Reserved;
+        let anew = state.is_being_undone() || matches!(state, State::Reserved | State::Waiting);
         let token = self.token.saturating_add(u32::from(anew));
         Lease { token, owner: None, until_ms: Some(due_ms) }
     }

@@ -515,7 +515,7 @@ fn attempts_are_found_in_the_trail_by_what_their_action_is_found_by() {
         let asked = varied(1);
         let id = admitted(&*ledger, asked.clone());
         wait(ledger.defer(deferral(id, 1, NOW))).unwrap();
-        send_again(&*ledger, id, Basis::Sent { token: 1 }, asked);
+        send_again(&*ledger, id, Basis::Sent { token: 2 }, asked);
         for search in [
             Search { verb: Some("deploy".into()), ..Search::default() },
             Search { state: Some("EXECUTING".into()), ..Search::default() },

@@ -1444,7 +1444,7 @@ fn what_waits_for_its_next_attempt_keeps_its_debits_and_claims_and_is_sent_when_
         let id = admitted(&*ledger, asked());
         wait(ledger.defer(deferral(id, 1, NOW + 500))).unwrap();
         let stored = wait(ledger.action(&tenant, id)).unwrap().unwrap();
-        assert_eq!((stored.state, stored.due_ms, stored.token), (State::Waiting, Some(NOW + 500), 1));
+        assert_eq!((stored.state, stored.due_ms, stored.token), (State::Waiting, Some(NOW + 500), 2));
         assert_eq!((stored.debit, &*stored.payload), (300, &b"deferred"[..]));
         assert_eq!((spent(&*ledger, "leaf"), spent(&*ledger, "root")), (300, 300));
         let same = Admission { effect: effect(5), ..payment("b", 1, &["leaf"]) };
@@ -1457,10 +1457,13 @@ fn what_waits_for_its_next_attempt_keeps_its_debits_and_claims_and_is_sent_when_
 
         let mut anew = Admission { effect: None, ..asked() };
         anew.intent.payload = b"attempt 2".to_vec();
-        let sent = send_again(&*ledger, id, Basis::Sent { token: 1 }, anew.clone());
+        // Whoever read it before it was said to wait does not go on with it.
+        let before = send_again(&*ledger, id, Basis::Sent { token: 1 }, anew.clone());
+        assert_eq!(before, Admitted::Refused(Obstacle::Overtaken));
+        let sent = send_again(&*ledger, id, Basis::Sent { token: 2 }, anew.clone());
         assert!(matches!(sent, Admitted::New { .. }), "{sent:?}");
         let stored = wait(ledger.action(&tenant, id)).unwrap().unwrap();
-        assert_eq!((stored.state, stored.due_ms, stored.token), (State::Sent, None, 2));
+        assert_eq!((stored.state, stored.due_ms, stored.token), (State::Sent, None, 3));
         assert_eq!((stored.debit, &*stored.payload), (300, &b"attempt 2"[..]));
         assert_eq!(
             (spent(&*ledger, "leaf"), spent(&*ledger, "root")),
@@ -1470,9 +1473,9 @@ fn what_waits_for_its_next_attempt_keeps_its_debits_and_claims_and_is_sent_when_
         let agent = subject();
         let facts = wait(ledger.facts(query(&tenant, &agent))).unwrap();
         assert_eq!(facts.series.amounts().collect::<Vec<_>>(), [300], "nor counted twice");
-        let twice = send_again(&*ledger, id, Basis::Sent { token: 1 }, anew);
+        let twice = send_again(&*ledger, id, Basis::Sent { token: 2 }, anew);
         assert_eq!(twice, Admitted::Refused(Obstacle::Overtaken));
-        let by = By::Holder(2);
+        let by = By::Holder(3);
         let none = Settlement { charged: Some(0), by, ..settlement(id, State::Failed, "a") };
         wait(ledger.settle(none)).unwrap();
         assert_eq!((spent(&*ledger, "leaf"), spent(&*ledger, "root")), (0, 0));
@@ -1486,7 +1489,7 @@ fn freezes_and_revocations_stop_what_is_sent_again_and_change_nothing() {
         let tenant = Tenant::default();
         let id = admitted(&*ledger, payment("a", 300, &["m"]));
         wait(ledger.defer(deferral(id, 1, NOW))).unwrap();
-        let again = || send_again(&*ledger, id, Basis::Sent { token: 1 }, payment("a", 300, &["m"]));
+        let again = || send_again(&*ledger, id, Basis::Sent { token: 2 }, payment("a", 300, &["m"]));
         let freeze = freeze(Scope::Tenant(tenant.clone()));
         wait(ledger.freeze(freeze.clone(), event("frozen"))).unwrap();
         assert!(matches!(again(), Admitted::Refused(Obstacle::Frozen(_))));
@@ -1494,7 +1497,7 @@ fn freezes_and_revocations_stop_what_is_sent_again_and_change_nothing() {
         wait(ledger.revoke(&tenant, "m", event("revoked"))).unwrap();
         assert!(matches!(again(), Admitted::Refused(Obstacle::Revoked { .. })));
         let stored = wait(ledger.action(&tenant, id)).unwrap().unwrap();
-        assert_eq!((stored.state, stored.token, &*stored.payload), (State::Waiting, 1, &b"deferred"[..]));
+        assert_eq!((stored.state, stored.token, &*stored.payload), (State::Waiting, 2, &b"deferred"[..]));
     });
 }
 
@@ -1615,14 +1618,15 @@ fn what_waits_may_be_told_of_and_called_off() {
     on_every_ledger(|ledger| {
         let id = admitted(&*ledger, payment("a", 300, &["m"]));
         wait(ledger.defer(deferral(id, 1, NOW + 500))).unwrap();
-        wait(ledger.settle(settlement(id, State::Waiting, "told"))).unwrap();
+        let by = By::Holder(2);
+        wait(ledger.settle(Settlement { by, ..settlement(id, State::Waiting, "told") })).unwrap();
         let stored = wait(ledger.action(&Tenant::default(), id)).unwrap().unwrap();
         assert_eq!((stored.state, stored.due_ms), (State::Waiting, Some(NOW + 500)), "it goes on waiting");
-        let off = Settlement { charged: Some(0), ..settlement(id, State::Failed, "off") };
+        let off = Settlement { charged: Some(0), by, ..settlement(id, State::Failed, "off") };
         wait(ledger.settle(off)).unwrap();
         assert_eq!((state_of(&*ledger, id), spent(&*ledger, "m")), (State::Failed, 0));
         assert!(wait(ledger.due(NOW + 1000, None, 10)).unwrap().rows.is_empty());
-        let late = wait(ledger.defer(deferral(id, 1, NOW)));
+        let late = wait(ledger.defer(deferral(id, 2, NOW)));
         assert!(matches!(late, Err(Error::Illegal { from: State::Failed, .. })), "{late:?}");
     });
 }

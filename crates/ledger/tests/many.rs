@@ -972,3 +972,12 @@ fn no_statement_takes_advisory_locks_listens_or_draws_from_a_sequence() {
     }
     assert!(read > 10);
 }
+
+#[test]
+fn who_was_silent_while_the_database_was_away_is_given_time_to_be_heard_before_others_are_counted() {
+    let Some((url, gateways)) = gateways(2) else { return };
+    sql(&url, "UPDATE replica SET beat = clock_timestamp() - interval '1 minute'");
+    assert_eq!(wait(gateways[0].others()).unwrap(), 1);
+    admitted(&gateways[1], admission("goes-on"));
+    assert_eq!(asked(&url, "SELECT count(*) FROM replica WHERE ended").unwrap()[0][0].as_deref(), Some("0"));
+}

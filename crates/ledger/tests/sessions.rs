@@ -351,7 +351,7 @@ fn what_somebody_asks_for_anew_is_not_sent_while_the_session_waits_for_people() 
         for asked in [retry(), charge()] {
             assert_eq!(asked, Admitted::Refused(Obstacle::SessionChanged));
         }
-        let due = send_again(ledger, waiting, Basis::Sent { token: 1 }, admission("waiting"));
+        let due = send_again(ledger, waiting, Basis::Sent { token: 2 }, admission("waiting"));
         assert!(matches!(due, Admitted::New { .. }), "nobody asked for it");
         wait(ledger.reject(approval(held, "bob"), 0, settlement(held, State::Refused, "held"))).unwrap();
         for asked in [retry(), charge()] {
@@ -619,15 +619,15 @@ fn what_is_in_doubt_or_waits_for_its_next_attempt_is_under_way() {
         let id = admitted(ledger, in_session("a", "s-1", 2));
         wait(ledger.defer(deferral(id, 1, NOW + 100))).unwrap();
         assert_eq!(stands(ledger, "s-1").in_flight, 1);
-        let again = send_again(ledger, id, Basis::Sent { token: 1 }, admission("a"));
+        let again = send_again(ledger, id, Basis::Sent { token: 2 }, admission("a"));
         assert!(matches!(again, Admitted::New { .. }));
-        let doubt = ledger::Settlement { by: ledger::By::Holder(2), ..settlement(id, State::InDoubt, "a") };
+        let doubt = ledger::Settlement { by: ledger::By::Holder(3), ..settlement(id, State::InDoubt, "a") };
         wait(ledger.settle(doubt)).unwrap();
         assert_eq!(stands(ledger, "s-1").in_flight, 1);
-        let failed = ledger::Settlement { by: ledger::By::Holder(2), ..settlement(id, State::Failed, "b") };
+        let failed = ledger::Settlement { by: ledger::By::Holder(3), ..settlement(id, State::Failed, "b") };
         wait(ledger.settle(failed)).unwrap();
         assert_eq!(stands(ledger, "s-1").in_flight, 0);
-        let retried = send_again(ledger, id, Basis::Failed { token: 2 }, admission("a"));
+        let retried = send_again(ledger, id, Basis::Failed { token: 3 }, admission("a"));
         assert!(matches!(retried, Admitted::New { .. }));
         assert_eq!(stands(ledger, "s-1").in_flight, 1);
         let said: Vec<_> =

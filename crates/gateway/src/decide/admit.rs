@@ -237,7 +237,9 @@ impl Gateway {
         for more in 1..=retries.saturating_add(BY_HAND) {
             calls.extend(by_all_names(self.call(case, call.attempt.saturating_add(more))?, on_record));
         }
-        if call.purpose == Purpose::Reserve && case.before().is_none() {
+        // Of what waits that was asked already ([`Gateway::followed_on`]).
+        let waits = case.before().is_some_and(|before| matches!(before.stood, Stood::Waiting { .. }));
+        if call.purpose == Purpose::Reserve && !waits {
             self.must_not_be_charged(&case.asked.tenant.hmac, case.provider.as_ref(), &calls, until_ms)
                 .await?;
         }

@@ -349,13 +349,17 @@ async fn people_are_asked_once_more_about_what_was_done_and_has_expired_since() 
     is_whole(&house).await;
 }
 
+/// A bank that may be too busy to set anything aside.
+fn reserving_at_times(bank: &Bank) -> String {
+    let success = r#"success = { status = [201], pointer = "/status", equals = ["reserved"] }"#;
+    reserving::binding(bank).swapped(success, &format!("{success}\ntransient = [{{ status = [429] }}]"))
+}
+
 /// 25 dollars that a second attempt has set aside, after the backup; of which `charged` is charged.
 async fn reserved_by_a_later_attempt(charged: Option<&str>) -> (House, Bank, String) {
     let bank = banked::bank("USD").await;
-    let success = r#"success = { status = [201], pointer = "/status", equals = ["reserved"] }"#;
-    let text = reserving::binding(&bank)
+    let text = reserving_at_times(&bank)
         .swapped(AT_ONCE, LATER)
-        .swapped(success, &format!("{success}\ntransient = [{{ status = [429] }}]"))
         .swapped("extends = \"builtin\"\n", "extends = \"builtin\"\nguarantee_level = \"atp-2\"\n");
     let house = running(&bank, &text).await;
     bank.inject(Injection::on(Target::Reservations, Fault::RateLimited { retry_after: 0 }, 1));
@@ -443,16 +447,148 @@ async fn what_is_known_by_its_key_alone_is_not_taken_for_what_is_asked() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_persons_word_counts_where_the_provider_does_not_say_what_followed() {
-    let (house, bank, backup, said) =
-        backed_up_amidst(|bank| queryable(bank, ONCE), Fault::LostBeforeEffect).await;
-    let record = until(&house, said.id(), "FAILED").await;
+    // With and without another attempt to follow of itself.
+    for (retry, decision) in [
+        (ONCE, Decision::Failed),
+        (ONCE, Decision::Executed),
+        (LATER, Decision::Failed),
+        (LATER, Decision::Executed),
+    ] {
+        let (house, bank, backup, said) =
+            backed_up_amidst(|bank| queryable(bank, retry), Fault::LostBeforeEffect).await;
+        assert_eq!(said.kind(), "pending_settlement", "{}", said.body);
+        let paid = house.said("other", &house.payment("acct-2", "1.00")).await;
+        bundle(&house, paid.body["receipt"].as_str().unwrap()).await;
+        // Until "none" is its last word.
+        while house.record(said.id()).await.phase == Some("in_doubt") {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let house = put_back(house, &backup).await;
+        // It says that the attempt on record came to nothing.
+        bank.inject(Injection::queries(Fault::None, 1));
+        bank.inject(Injection::queries(Fault::ErrorBeforeEffect, 1000));
+        let record = resolve(&house, "anna", said.id(), decision).await.unwrap();
+        let state = if decision == Decision::Failed { "FAILED" } else { "COMPLETED" };
+        assert_eq!((record.state.as_str(), bank.balance("acct-1").unwrap_or(0)), (state, 0));
+    }
+}
+
+/// A payment that waited for its second attempt when the backup was made; then that was carried out, unless somebody called it off.
+async fn waiting(text: impl Fn(&Bank) -> String, is_done: bool) -> (House, Bank, String) {
+    let busy = Fault::RateLimited { retry_after: 0 };
+    let (house, bank, backup, said) = backed_up_amidst(text, busy).await;
+    assert_eq!(house.record(said.id()).await.phase, Some("waiting"), "{}", said.body);
+    if is_done {
+        make_due(&house);
+    } else {
+        drop(house.gateway().cancel(&house.agent, said.id()).await.unwrap());
+    }
+    let record = until(&house, said.id(), if is_done { "COMPLETED" } else { "FAILED" }).await;
     logged(&house, &record).await;
-    let house = put_back(house, &backup).await;
-    // It says that the attempt on record came to nothing.
-    bank.inject(Injection::queries(Fault::None, 1));
-    bank.inject(Injection::queries(Fault::ErrorBeforeEffect, 1000));
-    let record = resolve(&house, "anna", said.id(), Decision::Failed).await.unwrap();
-    assert_eq!((record.state.as_str(), bank.effects().count), ("FAILED", 0));
+    // When a store was recovered is known to the second, and "none" is a last word after it.
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    let house = recovered(put_back(house, &backup).await).await;
+    tokio::time::sleep(Duration::from_millis(2100)).await;
+    (house, bank, said.id().to_owned())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_is_for_a_person_where_nobody_says_what_followed() {
+    for (gone, decision) in
+        [(false, Decision::Failed), (false, Decision::Executed), (true, Decision::Executed)]
+    {
+        let (house, bank, id) = waiting(|bank| queryable(bank, LATER), true).await;
+        bank.inject(Injection::queries(Fault::ErrorBeforeEffect, 1000));
+        if gone {
+            std::fs::remove_file(house.path("catalogue/default/payment.toml")).unwrap();
+            house.gateway().reload(&house.admin).await.unwrap();
+        }
+        make_due(&house);
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        assert_eq!((house.record(&id).await.phase, bank.effects().count), (Some("waiting"), 1));
+        let record = resolve(&house, "anna", &id, decision).await.unwrap();
+        let state = if decision == Decision::Failed { "FAILED" } else { "COMPLETED" };
+        assert_eq!((record.state.as_str(), bank.effects().count), (state, 1), "{gone}");
+        is_whole(&house).await;
+    }
+    // Whose provider says what became of it needs nobody's word, and nobody has one on what goes on by itself.
+    let (house, bank, id) = waiting(|bank| queryable(bank, LATER), true).await;
+    let refused = resolve(&house, "anna", &id, Decision::Failed).await.unwrap_err();
+    assert!(refused.to_string().contains("was carried out"), "{refused}");
+    assert_eq!((until(&house, &id, "COMPLETED").await.attempts.len(), bank.effects().count), (2, 1));
+    let (house, _bank, id) = waiting(|bank| queryable(bank, LATER), false).await;
+    let refused = resolve(&house, "anna", &id, Decision::Failed).await.unwrap_err();
+    assert!(refused.to_string().contains("waits for its next attempt"), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waited_or_failed_is_not_sent_under_another_key_where_nobody_can_be_asked_what_followed() {
+    let idempotent = |bank: &Bank| retrying(bank, Promise::Idempotent, LATER);
+    let (house, bank, id) = waiting(idempotent, true).await;
+    let sends = bank.effects();
+    make_due(&house);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!((house.record(&id).await.phase, bank.effects()), (Some("waiting"), sends.clone()));
+    let record = resolve(&house, "anna", &id, Decision::Executed).await.unwrap();
+    assert_eq!((record.state.as_str(), bank.effects()), ("COMPLETED", sends));
+
+    let idempotent = |bank: &Bank| retrying(bank, Promise::Idempotent, ONCE);
+    let (house, bank, backup, said) =
+        backed_up_amidst(idempotent, Fault::RateLimited { retry_after: 0 }).await;
+    assert_eq!(said.kind(), "failed", "{}", said.body);
+    house.gateway().retry(&house.agent, said.id()).await.unwrap();
+    let record = until(&house, said.id(), "COMPLETED").await;
+    logged(&house, &record).await;
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    let house = recovered(put_back(house, &backup).await).await;
+    let sends = bank.effects();
+    let refused = house.gateway().retry(&house.agent, said.id()).await.unwrap_err();
+    assert!(refused.to_string().contains("nobody can be asked"), "{refused}");
+    assert_eq!(bank.effects(), sends);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_takes_it_in_hand_while_its_provider_is_asked_goes_on_with_it() {
+    let patient =
+        |bank: &Bank| retrying(bank, Promise::Both, LATER).swapped("timeout_ms = 200", "timeout_ms = 5000");
+    let (house, bank, id) = waiting(patient, false).await;
+    bank.inject(Injection::queries(Fault::DelayAnswer { ms: 1000 }, 1000));
+    make_due(&house);
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    // As another gateway has it that sends it meanwhile.
+    let sent = "UPDATE fate SET token = token + 1, state = 2, until = 9000000000000";
+    house.store().execute(sent, []).unwrap();
+    tokio::time::sleep(Duration::from_millis(2000)).await;
+    assert_eq!((bank.effects().count, house.record(&id).await.attempts.len()), (0, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_failed_and_was_reserved_and_charged_since_is_not_reserved_again() {
+    let bank = banked::bank("USD").await;
+    let house = running(&bank, &reserving_at_times(&bank)).await;
+    bank.inject(Injection::on(Target::Reservations, Fault::RateLimited { retry_after: 0 }, 1));
+    let said = house.said("k", &reserving(&house, "25.00")).await;
+    assert_eq!(said.kind(), "failed", "{}", said.body);
+    let backup = back_up(&house);
+    house.gateway().retry(&house.agent, said.id()).await.unwrap();
+    house.gateway().capture(&house.agent, said.id(), None).await.unwrap();
+    let record = until(&house, said.id(), "COMPLETED").await;
+    logged(&house, &record).await;
+    let house = recovered(put_back(house, &backup).await).await;
+    let refused = house.gateway().retry(&house.agent, said.id()).await.unwrap_err();
+    assert!(refused.code == Code::StateConflict && refused.to_string().contains("charged"), "{refused}");
+    assert_eq!((bank.effects().count, bank.reserved()), (1, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_being_set_free_is_for_a_person_where_nobody_says_whether_it_was_charged() {
+    let (house, bank, id) = captured(reserving::binding).await;
+    bank.inject(Injection::on(Target::Queries, Fault::ErrorBeforeEffect, 1000));
+    drop(house.gateway().release(&house.agent, &id).await);
+    assert_eq!(house.record(&id).await.phase, Some("reserved"));
+    let said = ResolveAsk { charged: Some("10.00".to_owned()), ..word(Decision::Executed) };
+    let record = house.gateway().resolve(&approver(&house, "anna"), &id, said).await.unwrap();
+    assert_eq!((record.state.as_str(), bank.effects().count, house.spent()), ("COMPLETED", 1, 1000));
 }
 
 #[tokio::test(flavor = "multi_thread")]

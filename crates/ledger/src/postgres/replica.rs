@@ -14,6 +14,8 @@
 
 use std::time::Duration;
 
+use tokio::time::sleep;
+
 use super::Access;
 use super::copy::is_under_way;
 use super::sql::{Db, Done, Failure, answered, get, many, maybe_bytes, number, one, text, write};
@@ -204,10 +206,21 @@ fn barred(key: &str) -> String {
     format!("key {key}")
 }
 
-/// How many besides this one may still write: who is silent may not any more.
+/// How many besides this one may still write. Who is silent may not any more, but where the database was away all were, and each is
+/// given the time to be heard again.
 pub(super) async fn alone(db: &Db, own: Process) -> Done<u64> {
-    end_silent(db, SILENCE).await?;
+    if others(db, own).await? == 0 && unended(db, own).await? > 0 {
+        sleep(SILENCE).await;
+    }
+    match others(db, own).await? {
+        0 => end_silent(db, SILENCE).await?,
+        there => return Ok(there),
+    };
     // Whose row was in use just now was not ended, however silent it is.
+    unended(db, own).await
+}
+
+async fn unended(db: &Db, own: Process) -> Done<u64> {
     let sql = "SELECT count(*) FROM replica WHERE NOT ended AND number <> $1";
     one(db, sql, &[&own]).await?.map_or(Ok(0), |row| number(&row, 0))
 }
