@@ -29,6 +29,9 @@ struct World {
     key: String,
 }
 
+/// A notification that both servers take.
+const SHUT: &str = "notifications/shop/shut";
+
 /// Everything is allowed.
 const PERMIT: &str = "permit (principal, action, resource);\n";
 
@@ -92,7 +95,7 @@ impl World {
             (config.egress.allow, config.egress.plain_http) = (at.clone(), at);
             let server = |tools: &Tools| McpServer {
                 url: Some(tools.url().to_owned()),
-                methods: vec!["shop/open".to_owned()],
+                methods: vec!["shop/open".to_owned(), SHUT.to_owned()],
                 ..McpServer::default()
             };
             let shop = McpServer { url: Some(format!("http://{shop_at}/mcp")), ..server(&tools) };
@@ -1915,6 +1918,100 @@ async fn whatever_is_no_call_passes_and_finds_the_server_it_is_for() {
         assert_eq!(all.error("shop/open", json!({})).await["code"], -32601, "it is nobody's in particular");
     }
     assert_eq!(world.tools.calls().len() + world.farm.calls().len(), 0);
+}
+
+/// A server in a shell that takes notifications of its own, speaks the revision that its argument is, and keeps what it reads in a
+/// file of that name.
+const KEEPING: &str = r#"
+cd "$(dirname "$0")"
+say() { printf '{"jsonrpc":"2.0",%s}\n' "$1"; }
+while read -r line; do
+    printf '%s\n' "$line" >> "$1"
+    id=$(printf '%s' "$line" | sed -n 's/.*"id":\([0-9]*\).*/\1/p')
+    case $1$line in
+    2025*'"initialize"'*) say "\"id\":$id,"'"result":{"protocolVersion":"2025-11-25","capabilities":{},"serverInfo":{"name":"keeping","version":"1"}}' ;;
+    2026*'"server/discover"'*) say "\"id\":$id,"'"result":{"resultType":"complete","supportedVersions":["2026-07-28"],"capabilities":{},"ttlMs":0,"cacheScope":"private"}' ;;
+    *'"initialize"'* | *'"server/discover"'*) say "\"id\":$id,\"error\":{\"code\":-32601,\"message\":\"no\"}" ;;
+    *'"shop/open"'*) say "\"id\":$id,"'"result":{"resultType":"complete"}' ;;
+    esac
+done
+"#;
+
+#[tokio::test]
+async fn what_a_client_tells_comes_with_what_of_its_meta_is_for_the_server() {
+    let folder = tempfile::tempdir().unwrap();
+    let script = folder.path().join("keeping.sh");
+    std::fs::write(&script, KEEPING).unwrap();
+    let keeping = |revision: &str| McpServer {
+        command: ["/bin/sh", script.to_str().unwrap(), revision].map(str::to_owned).to_vec(),
+        methods: vec!["shop/open".to_owned(), SHUT.to_owned()],
+        ..McpServer::default()
+    };
+    // Over HTTP rmcp, of which the shop is made, takes notifications in sessions only.
+    let world = World::speaking(&[SESSIONS], PERMIT, |mcp| {
+        mcp.servers.insert("old".to_owned(), keeping(OLD));
+        mcp.servers.insert("new".to_owned(), keeping(NEW));
+    })
+    .await;
+    let kept = |revision: &str| {
+        let lines = std::fs::read_to_string(folder.path().join(revision)).unwrap();
+        let all = lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let told = all.filter(|it| [SHUT, ROOTS].iter().any(|method| it["method"] == *method));
+        told.map(|it| json!({"method": it["method"], "params": it["params"]})).collect::<Vec<_>>()
+    };
+    for (path, told) in [
+        ("/mcp/shop", &(|| world.tools.told()) as &dyn Fn() -> Vec<Value>),
+        ("/mcp/old", &|| kept(OLD)),
+        ("/mcp/new", &|| kept(NEW)),
+    ] {
+        let client = world.greeted(path, OLD).await;
+        client.result("shop/open", json!({})).await;
+        let mut expected = Vec::new();
+        for (word, comes) in told_by_clients() {
+            client.request(Method::POST).json(&word).send().await.unwrap();
+            expected.push(json!({"method": word["method"], "params": comes}));
+            testkit::comes("the server hears it", async || (told().len() == expected.len()).then_some(()))
+                .await;
+        }
+        assert_eq!(told(), expected, "{path}");
+    }
+    let (mut input, mut output) = narrow(&world).await;
+    let client = world.client("/mcp/shop", OLD);
+    let info = json!({"name": "test", "version": "1"});
+    let greeting = json!({"protocolVersion": OLD, "capabilities": {}, "clientInfo": info});
+    write(&mut output, &client.message(0, "initialize", greeting)).await;
+    next_message(&mut input).await;
+    write(&mut output, &json!({"jsonrpc": "2.0", "method": "notifications/initialized"})).await;
+    write(&mut output, &client.message(1, "shop/open", json!({}))).await;
+    while next_message(&mut input).await["id"] != 1 {}
+    let before = world.tools.told().len();
+    let [(word, comes), ..] = told_by_clients();
+    write(&mut output, &word).await;
+    let last = async || world.tools.told().get(before).cloned();
+    assert_eq!(testkit::comes("the server hears it", last).await["params"], comes);
+}
+
+/// What a client tells, and with which parameters it comes to its server.
+fn told_by_clients() -> [(Value, Value); 4] {
+    let meta = json!({
+        "shop/till": 4, "progressToken": 5, "io.countersign/session": "s",
+        "io.modelcontextprotocol/clientInfo": {"name": "test", "version": "1"},
+    });
+    let told = |method: &str, params: Value| json!({"jsonrpc": "2.0", "method": method, "params": params});
+    let bare = json!({"jsonrpc": "2.0", "method": ROOTS});
+    [
+        (told(SHUT, json!({"a": 1, "_meta": meta})), json!({"a": 1, "_meta": {"shop/till": 4}})),
+        (told(SHUT, json!({"a": 2, "_meta": {"progressToken": 5}})), json!({"a": 2})),
+        (told(ROOTS, json!({"_meta": meta})), json!({"_meta": {"shop/till": 4}})),
+        (bare, Value::Null),
+    ]
+}
+
+const ROOTS: &str = "notifications/roots/list_changed";
+
+/// Says this over pipes.
+async fn write(output: &mut WriteHalf<DuplexStream>, message: &Value) {
+    output.write_all(format!("{message}\n").as_bytes()).await.unwrap();
 }
 
 #[tokio::test]

@@ -190,7 +190,7 @@ impl Tools {
         self.shop.books().metas.clone()
     }
 
-    /// What it was told by methods of its own, in order: `method` and `params`.
+    /// What it was told by methods of its own, and of roots, in order: `method` and `params`.
     pub fn told(&self) -> Vec<Value> {
         self.shop.books().told.clone()
     }
@@ -373,6 +373,14 @@ impl Shop {
 struct Counter(Arc<Shop>);
 
 impl Counter {
+    fn hear(&self, method: &str, params: Option<Value>, context: &NotificationContext<RoleServer>) {
+        let mut told = json!({ "method": method, "params": params });
+        if let Some(meta) = context.extensions.get::<NotificationMetaObject>() {
+            told["params"]["_meta"] = json!(meta);
+        }
+        self.0.books().told.push(told);
+    }
+
     async fn call(
         &self,
         request: CallToolRequestParams,
@@ -758,11 +766,11 @@ impl ServerHandler for Counter {
         notification: CustomNotification,
         context: NotificationContext<RoleServer>,
     ) {
-        let mut told = json!({ "method": notification.method, "params": notification.params });
-        if let Some(meta) = context.extensions.get::<NotificationMetaObject>() {
-            told["params"]["_meta"] = json!(meta);
-        }
-        self.0.books().told.push(told);
+        self.hear(&notification.method, notification.params, &context);
+    }
+
+    async fn on_roots_list_changed(&self, context: NotificationContext<RoleServer>) {
+        self.hear("notifications/roots/list_changed", None, &context);
     }
 
     async fn list_tools(

@@ -12,8 +12,8 @@ use rmcp::RoleClient;
 use rmcp::model::{
     CallToolRequest, CallToolRequestParams, CancelledNotificationMethod, CancelledNotificationParam,
     ClientNotification, ClientRequest, ConstString, CustomNotification, ErrorData, GetExtensions, GetMeta,
-    InputResponses, JsonObject, LoggingLevel, PingRequest, ProtocolVersion, RequestId, RequestMetaObject,
-    ServerPeerInfo, ServerResult, SetLevelRequest, SetLevelRequestParams,
+    InputResponses, JsonObject, LoggingLevel, NotificationMetaObject, PingRequest, ProtocolVersion,
+    RequestId, RequestMetaObject, ServerPeerInfo, ServerResult, SetLevelRequest, SetLevelRequestParams,
 };
 use rmcp::service::{
     ClientInitializeError, ClientLifecycleMode, Peer, PeerRequestOptions, RunningService, ServiceError,
@@ -537,6 +537,19 @@ fn carried(meta: RequestMetaObject) -> RequestMetaObject {
     let mut meta = meta;
     meta.0.retain(|name, _| is_carried(name) || KEPT.contains(&name.as_str()));
     meta
+}
+
+/// What a client tells, with what of its `_meta` is for the server. An empty one is none.
+pub(super) fn carried_with(notification: ClientNotification) -> ClientNotification {
+    let mut notification = notification;
+    let extensions = notification.extensions_mut();
+    if let Some(mut meta) = extensions.remove::<NotificationMetaObject>() {
+        meta.0.0.retain(|name, _| is_carried(name));
+        if !meta.0.0.is_empty() {
+            extensions.insert(meta);
+        }
+    }
+    notification
 }
 
 /// Whether a member of a client's `_meta` is for the server: not what is between the client and us.

@@ -19,7 +19,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::launch::{Declared, Launch};
-use super::link::{Fault, GRACE, Greeting, Heard, Link, Unopened, Use};
+use super::link::{Fault, GRACE, Greeting, Heard, Link, Unopened, Use, carried_with};
 use super::listed::SeenTool;
 use super::ours::without_ours_in;
 use super::party::{Nobody, Party, PartyId, Tie};
@@ -447,8 +447,9 @@ impl Server {
         Err(ErrorData::internal_error("the server asked too often", None))
     }
 
-    /// Passes a notification on, where there is a connection for this party.
+    /// Passes a notification on, where there is a connection for this party, with what of its `_meta` is for the server.
     pub async fn tell(&self, party: &Arc<dyn Party>, notification: ClientNotification) {
+        let notification = carried_with(notification);
         let links = match lock(&self.links).get(&party.client().id) {
             Some(links) => links.clone(),
             None => return,

@@ -11,13 +11,13 @@ use rmcp::ServerHandler;
 use rmcp::model::{
     CallToolRequestParams, CallToolResponse, CancelTaskParams, CancelledNotificationParam,
     ClientNotification, CompleteRequestParams, CompleteResult, CustomNotification, CustomRequest,
-    CustomResult, DiscoverResult, ErrorData, GetPromptRequestParams, GetPromptResponse,
+    CustomResult, DiscoverResult, ErrorData, GetExtensions, GetPromptRequestParams, GetPromptResponse,
     GetSkillRequestParams, GetSkillResult, GetTaskParams, GetTaskResult, InitializeRequestParams,
     InitializeResult, ListPromptsResult, ListResourceTemplatesResult, ListResourcesResult, ListSkillsResult,
-    ListToolsResult, PaginatedRequestParams, ProtocolVersion, ReadResourceDirectoryRequestParams,
-    ReadResourceRequestParams, ReadResourceResponse, RootsListChangedNotification, ServerConfig,
-    SetLevelRequestParams, SubscribeRequestParams, SubscriptionFilter, TASKS_EXTENSION_ID, Tool,
-    UnsubscribeRequestParams, UpdateTaskParams,
+    ListToolsResult, NotificationMetaObject, PaginatedRequestParams, ProtocolVersion,
+    ReadResourceDirectoryRequestParams, ReadResourceRequestParams, ReadResourceResponse,
+    RootsListChangedNotification, ServerConfig, SetLevelRequestParams, SubscribeRequestParams,
+    SubscriptionFilter, TASKS_EXTENSION_ID, Tool, UnsubscribeRequestParams, UpdateTaskParams,
 };
 use rmcp::service::{NotificationContext, RequestContext, RoleServer, SubscriptionContext};
 
@@ -92,8 +92,13 @@ impl Face {
         Ok(answer)
     }
 
-    async fn pass_word(&self, notification: ClientNotification, to: impl Fn(&Server) -> bool) {
+    /// With the `_meta` that it came with, which rmcp keeps beside it.
+    async fn pass_word(&self, notification: ClientNotification, heard: &Heard, to: impl Fn(&Server) -> bool) {
         let Some(session) = self.session() else { return };
+        let mut notification = notification;
+        if let Some(meta) = heard.extensions.get::<NotificationMetaObject>() {
+            notification.extensions_mut().insert(meta.clone());
+        }
         let party = Arc::clone(session) as Arc<dyn Party>;
         for server in self.scope.servers().iter().filter(|server| to(server)) {
             if self.scope.gateway.may_speak_with(&session.caller, server.name()).await.is_ok() {
@@ -272,14 +277,14 @@ impl ServerHandler for Face {
         self.follow_changes().await;
     }
 
-    async fn on_roots_list_changed(&self, _: Heard) {
-        self.pass_word(RootsListChangedNotification::default().into(), |_| true).await;
+    async fn on_roots_list_changed(&self, heard: Heard) {
+        self.pass_word(RootsListChangedNotification::default().into(), &heard, |_| true).await;
     }
 
-    async fn on_custom_notification(&self, notification: CustomNotification, _: Heard) {
+    async fn on_custom_notification(&self, notification: CustomNotification, heard: Heard) {
         let CustomNotification { method, params, .. } = notification;
         let takes = |server: &Server| may_pass(server, &method);
-        self.pass_word(CustomNotification::new(method.clone(), params).into(), takes).await;
+        self.pass_word(CustomNotification::new(method.clone(), params).into(), &heard, takes).await;
     }
 }
 
