@@ -2,7 +2,8 @@
 //!
 //! A read has a new key each time. One that waits for people keeps its key until its client has the outcome, so that the same call
 //! again leads there, and nobody is asked twice. This is known to this process only: elsewhere, or after a restart, people are
-//! asked anew, which changes nothing.
+//! asked anew, which changes nothing. Where the outcome is delivered elsewhere (as a task), that is kept in the store, and looked at
+//! before the same call leads there.
 
 use std::collections::HashMap;
 use std::sync::Mutex;

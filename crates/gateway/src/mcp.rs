@@ -104,8 +104,8 @@ pub struct Delivery {
 enum Means {
     /// So many of those that are alike are delivered then.
     Times(Alike, u64),
-    /// A read that waited for people does so no more.
-    Read(Alike),
+    /// A read that waited for people does so no more: what is alike to it, and its [`Gateway::read_mark`].
+    Read(Alike, Alike),
 }
 
 /// HMAC of caller, tool, arguments and what they repeat under the tenant's key.
@@ -201,8 +201,9 @@ impl Gateway {
             if key.means.is_none() && call.key.is_none() {
                 let what = (&call.arguments, call.repeat_of.as_deref());
                 let alike = self.alike(caller, &archetype, what)?;
+                let mark = self.read_mark(caller, key.key.as_str())?;
                 self.held_reads.hold(alike, key.key);
-                delivery = Some(Delivery { gateway: Arc::clone(self), of: Means::Read(alike) });
+                delivery = Some(Delivery { gateway: Arc::clone(self), of: Means::Read(alike, mark) });
             }
         }
         let mut pause = Pause::new(until);
@@ -310,12 +311,13 @@ impl Gateway {
     /// `EP_NOT_FOUND` if it is not the caller's.
     pub async fn delivery(self: &Arc<Self>, caller: &Caller, id: &str) -> Result<Option<Delivery>, Error> {
         let stored = self.visible(caller, id).await?;
-        let Some(key) = stored.key.as_deref() else { return Ok(None) };
-        let Some((alike, times)) = made_of(key) else {
-            let read = self.held_reads.of_key(key).map(Means::Read);
-            return Ok(read.map(|of| Delivery { gateway: Arc::clone(self), of }));
+        let Some(key) = stored.key.as_deref().filter(|_| stored.subject == caller.subject) else {
+            return Ok(None);
         };
-        if stored.subject != caller.subject || stored.payload.is_empty() {
+        let Some((alike, times)) = made_of(key) else {
+            return self.delivery_of_read(caller, &stored.archetype, key).await;
+        };
+        if stored.payload.is_empty() {
             return Ok(None);
         }
         let row = IntentRow::of(&stored)?;
@@ -328,6 +330,27 @@ impl Gateway {
             return Ok(None);
         }
         Ok(Some(Delivery::of(self, alike, times.saturating_add(1))))
+    }
+
+    /// The same of a read, which waited for people here, or maybe at another gateway of the same store: that leads the same call to
+    /// it until it learns of this.
+    async fn delivery_of_read(
+        self: &Arc<Self>,
+        caller: &Caller,
+        archetype: &str,
+        key: &str,
+    ) -> Result<Option<Delivery>, Error> {
+        let mark = self.read_mark(caller, key)?;
+        if let Some(alike) = self.held_reads.of_key(key) {
+            return Ok(Some(Delivery { gateway: Arc::clone(self), of: Means::Read(alike, mark) }));
+        }
+        let is_made_for_reads = key.parse::<ActionId>().is_ok();
+        let is_shared = self.ledger.shelf().is_some();
+        if !is_shared || !is_made_for_reads || !is_read_only(&self.tenant(&caller.tenant)?.rules(), archetype)
+        {
+            return Ok(None);
+        }
+        Ok((self.delivered(&mark).await? == 0).then(|| Delivery::of(self, mark, 1)))
     }
 
     /// The tools of a server that this caller may see: listed, accepted as they are, and not forbidden to it whatever it asks.
@@ -450,7 +473,12 @@ impl Gateway {
             if !self.held_reads.is_empty() {
                 let alike = self.alike(caller, archetype, what)?;
                 if let Some(key) = self.held_reads.key_of(&alike) {
-                    return Ok(Key { key, means: Some(Means::Read(alike)) });
+                    let mark = self.read_mark(caller, key.as_str())?;
+                    // Whoever cannot know tells it once more.
+                    if !self.delivered(&mark).await.is_ok_and(|times| times > 0) {
+                        return Ok(Key { key, means: Some(Means::Read(alike, mark)) });
+                    }
+                    self.held_reads.forget(&alike);
                 }
             }
             let key = parse(clock::new_id(clock::now_ms())?.to_string())?;
@@ -477,6 +505,14 @@ impl Gateway {
             None => canonical_array(&parts),
             Some(of) => canonical_array(&[&parts[..], &[Item::Text(of)]].concat()),
         };
+        Ok(self.tenant(&caller.tenant)?.hmac.sign(text.as_bytes()))
+    }
+
+    /// Under what it is kept that the outcome of a read that waited for people was delivered, for the gateway that held it. No call
+    /// is alike to it.
+    fn read_mark(&self, caller: &Caller, key: &str) -> Result<Alike, Error> {
+        let parts = ["countersign/mcp-read/1", self.environment.as_str(), caller.subject.as_str(), key];
+        let text = canonical_array(&parts.map(Item::Text));
         Ok(self.tenant(&caller.tenant)?.hmac.sign(text.as_bytes()))
     }
 
@@ -693,7 +729,7 @@ impl Delivery {
     pub fn owed(&self) -> Option<(Alike, u64)> {
         match self.of {
             Means::Times(alike, times) => Some((alike, times)),
-            Means::Read(_) => None,
+            Means::Read(_, mark) => Some((mark, 1)),
         }
     }
 
@@ -701,7 +737,7 @@ impl Delivery {
     pub fn done(self) {
         match self.of {
             Means::Times(alike, times) => self.gateway.deliver(alike, times),
-            Means::Read(alike) => self.gateway.held_reads.forget(&alike),
+            Means::Read(alike, _) => self.gateway.held_reads.forget(&alike),
         }
     }
 }

@@ -45,8 +45,12 @@ impl Market {
                 ),
             ]
         });
+        let tool = tools.listed().into_iter().find(|tool| tool.name == "echo").unwrap();
+        let mut files = files.concat();
+        files.push(("catalogue/default/echo.toml".to_owned(), reading(&provider::mcp::digest_of(&tool))));
+        files.push(("policies/default/echo.cedar".to_owned(), ASK_FOR_READS.to_owned()));
         let at = tools.url().strip_prefix("http://").unwrap().strip_suffix("/mcp").unwrap().to_owned();
-        let plan = Plan { config, files: files.concat(), reach: vec![at], ..Plan::default() };
+        let plan = Plan { config, files, reach: vec![at], ..Plan::default() };
         Some(Market { street: Street::with(plan).await?, tools })
     }
 
@@ -143,6 +147,32 @@ pinned = "{pinned}"
     )
 }
 
+/// A tool of the shop's that only reads. A person has to agree to it.
+fn reading(pinned: &str) -> String {
+    format!(
+        r#"name = "mcp/shop/echo"
+description = "A tool"
+reversible = true
+[schema.properties.text]
+type = "string"
+description = "d"
+x-opaque = true
+examples = ["x"]
+[binding]
+provider = "mcp"
+server = "shop"
+tool = "echo"
+read_only = true
+pinned = "{pinned}"
+"#
+    )
+}
+
+const ASK_FOR_READS: &str = r#"permit (principal, action == Action::"mcp/shop/echo", resource);
+@id("ask") @escalate
+forbid (principal, action == Action::"mcp/shop/echo", resource);
+"#;
+
 /// A client of 2026-07-28 that can be asked.
 #[derive(Clone)]
 struct Client {
@@ -169,7 +199,7 @@ impl Client {
             .header("accept", "application/json, text/event-stream")
             .header("mcp-protocol-version", REVISION)
             .header("mcp-method", method)
-            .header("mcp-name", params["name"].as_str().unwrap());
+            .header("mcp-name", params["name"].as_str().or(params["taskId"].as_str()).unwrap());
         let message = json!({"jsonrpc": "2.0", "id": 7, "method": method, "params": params});
         let text = request.json(&message).send().await.unwrap().text().await.unwrap();
         let lines = text.lines().map(|line| line.strip_prefix("data:").unwrap_or(line).trim());
@@ -498,4 +528,29 @@ async fn what_others_took_for_orphaned_is_not_gone_on_with_by_whoever_held_it() 
     let [action] = market.actions(&*store, "unmoved").await.try_into().unwrap();
     assert_eq!((action.state, market.tools.count("unmoved")), (State::Failed, 0), "{late}");
     market.until_the_shelf_is_empty().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_read_that_was_held_and_told_at_another_gateway_is_not_told_once_more() {
+    let Some(mut market) = Market::new(Asks::InBetween).await else { return };
+    let tasks = json!({"extensions": {"io.modelcontextprotocol/tasks": {}}});
+    let agents: Vec<_> =
+        market.agents().into_iter().map(|agent| Client { capabilities: tasks.clone(), ..agent }).collect();
+    let read = json!({"name": "echo", "arguments": {"text": "a"}});
+    let task = async || agents[0].call(&read).await["result"]["taskId"].as_str().map(str::to_owned);
+    let held = task().await.unwrap();
+    assert_eq!(task().await.as_ref(), Some(&held), "nobody is asked twice");
+    let approver = market.street.house.voice("default", "approver");
+    let agreed = approver.post(&format!("/v1/actions/{held}/approve"), &json!({"comment": "checked"})).await;
+    assert_eq!(agreed.status, 200, "{}", agreed.text());
+    let is_told = async || {
+        let told = agents[1].ask("tasks/get", json!({"taskId": held})).await.pop().unwrap();
+        told["result"]["status"] == "completed"
+    };
+    until("it is told at another gateway", is_told).await;
+    let count = "SELECT count(*) FROM production.delivery";
+    let is_kept = async || market.street.cluster.sql("postgres", count).unwrap().trim() == "1";
+    until("that is on record", is_kept).await;
+    let next = task().await;
+    assert!(next.is_some_and(|next| next != held), "it is a new one");
 }
