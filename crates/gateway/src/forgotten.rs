@@ -251,7 +251,9 @@ impl Gateway {
         provider: &dyn Provider,
     ) -> Result<(), Error> {
         let harmless = provider.capabilities().repeat_safe || provider.runner().is_some();
-        if harmless || provider.recalls() || self.forgot_after(tenant, pending).is_none() {
+        // What it says, and what harms it, is nothing to whoever had it before.
+        let is_same = pending.row.call.as_ref().is_some_and(|sent| sent.was_for(provider));
+        if self.forgot_after(tenant, pending).is_none() || (is_same && (harmless || provider.recalls())) {
             return Ok(());
         }
         Err(conflict(UNASKED).hint("let a person say what became of it"))
@@ -322,7 +324,7 @@ pub(crate) fn is_by_id(name: &str) -> bool {
 /// Which of these calls its provider has had, one of each attempt, and what it says of them. None of them left after `until_ms`.
 ///
 /// # Errors
-/// `EP_UNAVAILABLE` if the provider does not say that it has had none.
+/// `EP_UNAVAILABLE` if the provider says of none that it has had it, and not of each that it has not.
 pub(crate) async fn known_of(
     provider: &dyn Provider,
     calls: Vec<Call>,
@@ -332,6 +334,7 @@ pub(crate) async fn known_of(
     let now_ms = clock::now_ms();
     let found = join_all(asked.iter().map(|call| provider.query(call, now_ms))).await;
     let mut known: Vec<(Call, Confirmation)> = Vec::new();
+    let mut is_untold = false;
     for (call, found) in calls.into_iter().zip(found) {
         let (action, reference) = (call.action_id, call.reference.clone());
         match found {
@@ -346,11 +349,12 @@ pub(crate) async fn known_of(
             Found::Absent { final_: true } => {}
             Found::Absent { final_: false } | Found::Unknown => {
                 tracing::warn!(%action, reference, "a provider does not say whether it has had a call");
-                return Err(unsaid());
+                is_untold = true;
             }
         }
     }
-    Ok(known)
+    // What it has done is done, whatever it does not say of others.
+    if known.is_empty() && is_untold { Err(unsaid()) } else { Ok(known) }
 }
 
 /// What a provider has done for a new action under the name of an earlier one has to be what that asks for. Our reference is made

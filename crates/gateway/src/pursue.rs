@@ -102,8 +102,10 @@ impl Gateway {
                 let stored = self.stored(tenant, id).await?;
                 match followed {
                     true => self.look_after_recalled(tenant, &stored).await?,
-                    // Whoever has taken it in hand while its provider was asked goes on with it.
-                    false if pending.by != By::Holder(stored.token) => Pursued::Rests(self.soon_ms()),
+                    // Whoever has taken it in hand while its provider was asked goes on with it, or has ended it.
+                    false if pending.by != By::Holder(stored.token) || !still_stands(stood, stored.state) => {
+                        Pursued::Rests(self.soon_ms())
+                    }
                     false => self.clear(tenant, &rules, &stored, pending, execution, under_way).await?,
                 }
             }
@@ -572,6 +574,14 @@ impl Gateway {
     ) -> Result<Pursued, Error> {
         let tenant = Arc::clone(self.tenant(tenant)?);
         self.pursue(&tenant, id, under_way, false).await
+    }
+}
+
+/// Is what stood so before still to be gone on with?
+fn still_stands(stood: Stood, now: State) -> bool {
+    match stood {
+        Stood::Waiting { .. } => now == State::Waiting,
+        _ => matches!(now, State::Sent | State::InDoubt),
     }
 }
 

@@ -222,9 +222,13 @@ impl Gateway {
             let why = format!("`{name}` is what the provider confirmed, and on record");
             return Err(wrong(&format!("/{name}"), &why).hint("leave it out"));
         }
-        let told = match stored.state {
+        if decision == Decision::TryAgain && stored.state == State::Reserved {
+            let why = "it is being set free, and its provider is asked every minute whether that may go on";
+            return Err(Error::new(Code::StateConflict, why).hint("say `released` or `executed`"));
+        }
+        let told = match state {
             // It was just asked.
-            asked if asked != state => false,
+            State::InDoubt if stored.state != state => false,
             State::InDoubt => self.provider_tells(tenant, &pending, decision).await?,
             State::ReleaseFailed => self.release_tells(tenant, &pending, decision).await?,
             State::Unchecked => self.check_tells(tenant, &mut pending, decision).await?,
@@ -272,7 +276,12 @@ impl Gateway {
         };
         match asked {
             Err(error) if is_for_person(&error) => Ok(state),
-            asked => asked.and(Ok(self.stored(tenant, stored.id).await?.state)),
+            asked => {
+                asked?;
+                let now = self.stored(tenant, stored.id).await?.state;
+                // Somebody else went on with it, and what they came to is another matter.
+                if now != stored.state && !Decision::of(now).is_empty() { Err(busy()) } else { Ok(now) }
+            }
         }
     }
 

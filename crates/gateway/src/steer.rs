@@ -102,13 +102,12 @@ impl Gateway {
         if self.may_be_forgotten(&call).is_none() {
             let provider = rules.providers.get(&*stored.archetype);
             let tenant = self.tenant(&stored.tenant)?;
-            return provider.map_or(Ok(()), |it| self.must_be_askable(tenant, pending, it.as_ref()));
+            let asked = provider.map_or(Ok(()), |it| self.must_be_askable(tenant, pending, it.as_ref()));
+            return asked.map_err(|error| error.hint(IN_THE_BOOKS));
         }
         let why = "the store was recovered shortly before: the provider may have done this for an action that was lost, and \
                    would do it once more";
-        let hint =
-            "look into the provider's own books, and send a request under a new key if it is not there";
-        Err(Error::new(Code::StateConflict, why).hint(hint))
+        Err(Error::new(Code::StateConflict, why).hint(IN_THE_BOOKS))
     }
 
     /// Calls an action off that is not sent, or waits to be sent again after nothing came of what was sent.
@@ -164,6 +163,9 @@ fn too_late(state: State) -> Option<&'static str> {
         State::RollingBack | State::RollbackFailed | State::RolledBack => Some("the action is over"),
     }
 }
+
+const IN_THE_BOOKS: &str =
+    "look into the provider's own books, and send a request under a new key if it is not there";
 
 const CANCELLED: &str = "cancelled";
 

@@ -13,7 +13,7 @@ use provider::Provider;
 use super::row::{CaptureRow, ReservationRow};
 use super::{EXPIRED, reservation_of};
 use crate::check::OURSELVES;
-use crate::forgotten::{known_of, unsaid};
+use crate::forgotten::{is_unsaid, known_of, unsaid};
 use crate::gateway::Gateway;
 use crate::pending::Pending;
 use crate::prove::absence_word;
@@ -108,6 +108,7 @@ impl Gateway {
         left: (&Absence, i64),
     ) -> Result<Option<i64>, Error> {
         let mut reserved: Option<(Call, Confirmation)> = None;
+        let mut is_untold = false;
         for call in later {
             let asked = Call { send_by_ms: left.1, ..call.clone() };
             let found = provider.query(&asked, clock::now_ms()).await;
@@ -115,11 +116,21 @@ impl Gateway {
             let it = match &found {
                 Found::Confirmed(it) => it.clone(),
                 Found::Absent { final_: true } if !provider.recalls_captures() => continue,
-                _ if !provider.recalls_captures() => return Err(unsaid()),
+                _ if !provider.recalls_captures() => {
+                    is_untold = true;
+                    continue;
+                }
                 _ => Confirmation::default(),
             };
             let taken = now.reserved_by(&call, provider, &it, left)?;
-            match self.recall_capture(tenant, &taken).await? {
+            let recalled = match self.recall_capture(tenant, &taken).await {
+                Err(error) if is_unsaid(&error) => {
+                    is_untold = true;
+                    continue;
+                }
+                recalled => recalled?,
+            };
+            match recalled {
                 Recalled::Nothing => {}
                 Recalled::Charged => return Ok(Some(clock::now_ms())),
                 // It is for a person to say how much, where it cannot be set free.
@@ -139,8 +150,12 @@ impl Gateway {
                         self.set_stray_free(tenant, &now, provider, (&call, &it)).await;
                     }
                 }
-                _ => return Err(unsaid()),
+                _ => is_untold = true,
             }
+        }
+        // What is charged may be among what it does not say.
+        if is_untold {
+            return Err(unsaid());
         }
         let Some((call, it)) = reserved else { return Ok(None) };
         tracing::warn!(action = %now.id, reference = call.reference, "it had money set aside before the store forgot it");

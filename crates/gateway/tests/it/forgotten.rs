@@ -548,18 +548,20 @@ async fn what_waited_or_failed_is_not_sent_under_another_key_where_nobody_can_be
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_takes_it_in_hand_while_its_provider_is_asked_goes_on_with_it() {
-    let patient =
-        |bank: &Bank| retrying(bank, Promise::Both, LATER).swapped("timeout_ms = 200", "timeout_ms = 5000");
-    let (house, bank, id) = waiting(patient, false).await;
-    bank.inject(Injection::queries(Fault::DelayAnswer { ms: 1000 }, 1000));
-    make_due(&house);
-    tokio::time::sleep(Duration::from_millis(500)).await;
-    // As another gateway has it that sends it meanwhile.
-    let sent = "UPDATE fate SET token = token + 1, state = 2, until = 9000000000000";
-    house.store().execute(sent, []).unwrap();
-    tokio::time::sleep(Duration::from_millis(2000)).await;
-    assert_eq!((bank.effects().count, house.record(&id).await.attempts.len()), (0, 1));
+async fn whoever_takes_it_in_hand_or_ends_it_while_its_provider_is_asked_is_not_overtaken() {
+    // As another gateway has it that sends it meanwhile, or that has it called off.
+    for meanwhile in ["token = token + 1, state = 2, until = 9000000000000", "state = 5"] {
+        let patient = |bank: &Bank| {
+            retrying(bank, Promise::Both, LATER).swapped("timeout_ms = 200", "timeout_ms = 5000")
+        };
+        let (house, bank, id) = waiting(patient, false).await;
+        bank.inject(Injection::queries(Fault::DelayAnswer { ms: 1000 }, 1000));
+        make_due(&house);
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        house.store().execute(&format!("UPDATE fate SET {meanwhile}"), []).unwrap();
+        tokio::time::sleep(Duration::from_millis(2000)).await;
+        assert_eq!((bank.effects().count, house.record(&id).await.attempts.len()), (0, 1), "{meanwhile}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -586,6 +588,8 @@ async fn what_is_being_set_free_is_for_a_person_where_nobody_says_whether_it_was
     bank.inject(Injection::on(Target::Queries, Fault::ErrorBeforeEffect, 1000));
     drop(house.gateway().release(&house.agent, &id).await);
     assert_eq!(house.record(&id).await.phase, Some("reserved"));
+    let refused = resolve(&house, "anna", &id, Decision::TryAgain).await.unwrap_err();
+    assert!(refused.to_string().contains("every minute"), "{refused}");
     let said = ResolveAsk { charged: Some("10.00".to_owned()), ..word(Decision::Executed) };
     let record = house.gateway().resolve(&approver(&house, "anna"), &id, said).await.unwrap();
     assert_eq!((record.state.as_str(), bank.effects().count, house.spent()), ("COMPLETED", 1, 1000));

@@ -80,6 +80,8 @@ impl Archive {
             }
             migrate::run(&pool, &self.schema).await?;
             db.batch_execute("SET statement_timeout = 0").await.map_err(Failure::from)?;
+            // So that a statement ends soon after whoever asked for it. Servers that cannot look for that end it in their own time.
+            let _ = db.batch_execute("SET client_connection_check_interval = '5s'").await;
             for table in MONTHLY {
                 tell(self.table(&db, table).await?);
             }
@@ -89,11 +91,13 @@ impl Archive {
 
     async fn table(&self, db: &Db, table: &'static str) -> Result<Option<Archived>, Error> {
         answered(db.batch_execute("BEGIN")).await?;
-        let moved = patiently(db, PATIENCE, async { Ok(self.within(db, table).await) }).await;
-        let moved = moved.map_err(Error::from).flatten();
-        let end = if moved.is_ok() { "COMMIT" } else { "ROLLBACK" };
-        answered(db.batch_execute(end)).await?;
-        let moved = moved?;
+        let moved = patiently(db, PATIENCE, async {
+            let moved = self.within(db, table).await;
+            let end = if moved.is_ok() { "COMMIT" } else { "ROLLBACK" };
+            answered(db.batch_execute(end)).await?;
+            Ok(moved)
+        });
+        let moved = moved.await??;
         if let Some(Archived { into, .. }) = &moved {
             // Hardly anybody changes it any more, so it need never be looked through again for the sake of its age.
             let vacuumed = db.batch_execute(&format!("VACUUM (FREEZE, ANALYZE) {into}")).await;
