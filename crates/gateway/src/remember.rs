@@ -56,6 +56,7 @@ impl Gateway {
         let (over, cost) = (overage.as_ref().map(|it| it.receipt_id.clone()), proven.cost(beside.minor));
         let (kind, reply) = (proven.outcome.kind, proven.reply.clone());
         let (before, after) = outcome_of(pending, proven.state);
+        let is_over = is_over(proven.state);
         let mut settlement = settlement(tenant, pending, proven, overage);
         beside.added_to(&mut settlement);
         if let Some(used) = &mut settlement.used {
@@ -70,6 +71,9 @@ impl Gateway {
                 over
             }
         };
+        if is_over {
+            self.mcp().seats().forget(pending.id);
+        }
         self.at(after)?;
         self.metrics.outcome(kind);
         if beside.is_twice(cost.state) {
@@ -151,6 +155,11 @@ enum Meanwhile {
     Ended(ledger::Reply),
     /// Not even the first was.
     Nothing,
+}
+
+/// Whether nothing more is sent of an action.
+fn is_over(state: State) -> bool {
+    matches!(state, State::Executed | State::Failed | State::Refused | State::RolledBack)
 }
 
 /// Commit 2 of an action, in the ledger's words.

@@ -1425,6 +1425,11 @@ async fn nobody_listens_to_more_resources_than_are_bearable_and_all_are_looked_f
     };
     let client = world.client("/mcp", NEW);
     assert_eq!(client.error("subscriptions/listen", listen(1001)).await["code"], -32602);
+    let long = format!("book://0/{}", "x".repeat(2048));
+    let filter = json!({"notifications": {"resourceSubscriptions": [long]}});
+    assert_eq!(client.error("subscriptions/listen", filter).await["code"], -32602);
+    let session = world.greeted("/mcp/shop", OLD).await;
+    assert_eq!(session.error("resources/subscribe", json!({"uri": long})).await["code"], -32602);
     let before = world.farm.resource_lists();
     let mut response =
         client.post(&client.message(1, "subscriptions/listen", listen(100))).send().await.unwrap();
@@ -2103,6 +2108,49 @@ async fn arguments_that_are_too_long_are_refused_by_name_and_reach_no_server() {
         }
     }
     assert_eq!(text(&world.client("/mcp/shop", NEW).call("echo", json!({"text": "a"})).await), "a");
+}
+
+#[tokio::test]
+async fn meta_that_is_too_long_is_refused_by_name_and_reaches_no_server() {
+    const MOST: usize = 64 * 1024;
+    let world = World::new().await;
+    for revision in [OLD, NEW] {
+        let client = world.greeted("/mcp/shop", revision).await;
+        let before = world.tools.calls().len();
+        let call = async |bytes: usize| {
+            let meta = json!({"example.com/trace": "x".repeat(bytes)});
+            let params = json!({"name": "echo", "arguments": {"text": "a"}, "_meta": meta});
+            client.result("tools/call", params).await
+        };
+        assert_eq!(text(&call(MOST - 1024).await), "a", "{revision}");
+        for bytes in [MOST, 4_000_000] {
+            let refused = call(bytes).await;
+            let told = &refused["structuredContent"];
+            assert_eq!((&refused["isError"], &told["kind"]), (&json!(true), &json!("error")), "{revision}");
+            assert_eq!((&told["code"], &told["field"]), (&json!("EP_BODY_TOO_LARGE"), &json!("/_meta")));
+        }
+        assert_eq!(world.tools.calls().len(), before + 1, "{revision}");
+    }
+}
+
+#[tokio::test]
+async fn of_a_call_that_waited_nothing_is_kept_once_it_is_over() {
+    let world = World::judged(ASK, |_| {}).await;
+    let gateway = world.served.production();
+    let client =
+        world.client("/mcp/shop", NEW).able(json!({"extensions": {"io.modelcontextprotocol/tasks": {}}}));
+    for end in ["completed", "cancelled"] {
+        let task = client.call("count", json!({"key": end})).await;
+        let id = json!({"taskId": task["taskId"]});
+        let action = task["taskId"].as_str().unwrap().parse().unwrap();
+        assert!(gateway.mcp().seats().keeps(action), "{end}: it goes on where its client is");
+        match end {
+            "cancelled" => drop(client.result("tasks/cancel", id.clone()).await),
+            _ => approve(&world, &task["taskId"]).await,
+        }
+        assert_eq!(over(&client, &id).await["status"], end);
+        testkit::until("nothing is kept", || !gateway.mcp().seats().keeps(action)).await;
+    }
 }
 
 #[tokio::test]

@@ -271,6 +271,16 @@ impl Seats {
         }
     }
 
+    /// The action is over: nothing of it goes on any more.
+    pub fn forget(&self, id: ActionId) {
+        lock(&self.left).remove(&id);
+    }
+
+    /// Whether a client's place is kept for when the action goes on.
+    pub fn keeps(&self, id: ActionId) -> bool {
+        lock(&self.left).contains_key(&id)
+    }
+
     pub(super) fn of(&self, id: ActionId) -> Option<Arc<Seat>> {
         let taken = lock(&self.taken).get(&id).cloned();
         taken.or_else(|| lock(&self.left).get(&id).filter(|seat| !seat.party.is_gone()).cloned())

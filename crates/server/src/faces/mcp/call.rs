@@ -249,6 +249,7 @@ fn tool_call(
     inquiry: &Inquiry,
 ) -> Result<ToolCall, Error> {
     let meta: &MetaObject = &inquiry.meta;
+    must_be_kept(meta)?;
     Ok(ToolCall {
         server: server.name().to_owned(),
         tool: tool.to_owned(),
@@ -267,6 +268,15 @@ fn tool_call(
         request_id: inquiry.visit.request_id.to_string(),
         bound: None,
     })
+}
+
+/// What waits for a person is kept with its `_meta`, and there may be many.
+fn must_be_kept(meta: &MetaObject) -> Result<(), Error> {
+    let bytes = serde_json::to_vec(meta).map_or(usize::MAX, |text| text.len());
+    if bytes > MOST_META {
+        return Err(Error::new(Code::BodyTooLarge, "`_meta` is longer than 64 KiB").field("/_meta"));
+    }
+    Ok(())
 }
 
 /// What a client says to us in `_meta`.
@@ -297,6 +307,9 @@ const UNFIT: &str =
     "it cannot be accepted either, because no call can be held against the schema of its arguments";
 
 const NO_EFFECT: CalledKind = CalledKind::Outcome(Kind::Failed);
+
+/// As compact JSON, with who the client is and what it can do where that is in there.
+const MOST_META: usize = 64 * 1024;
 
 const KEY: &str = "io.countersign/idempotency-key";
 const MANDATE: &str = "io.countersign/mandate";

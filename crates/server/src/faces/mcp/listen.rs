@@ -26,7 +26,7 @@ use super::face::{Face, owner};
 use super::inquiry::Inquiry;
 use super::mail::{Letter, Mail};
 use super::party::Session;
-use super::scope::{Scope, no_resource};
+use super::scope::{LONGEST_URI, Scope, no_resource};
 use super::{Mcp, lock};
 
 type Context = RequestContext<RoleServer>;
@@ -254,11 +254,19 @@ fn news_of(capabilities: &ServerCapabilities) -> Vec<ServerNotification> {
 /// As many resources as one may want to hear of at once.
 ///
 /// # Errors
-/// There are more.
+/// There are more, or one has a URI that is too long.
 pub(super) fn must_be_bearable(filter: &SubscriptionFilter) -> Result<(), ErrorData> {
     let asked = filter.resource_subscriptions.as_ref().map_or(0, Vec::len);
     if asked > MOST_FOLLOWED {
         let why = format!("no more than {MOST_FOLLOWED} resources can be subscribed to at once");
+        return Err(ErrorData::invalid_params(why, None));
+    }
+    filter.resource_subscriptions.iter().flatten().try_for_each(|uri| must_be_short(uri))
+}
+
+fn must_be_short(uri: &str) -> Result<(), ErrorData> {
+    if uri.len() > LONGEST_URI {
+        let why = format!("nobody can subscribe to a URI of more than {LONGEST_URI} bytes");
         return Err(ErrorData::invalid_params(why, None));
     }
     Ok(())
@@ -399,8 +407,9 @@ impl Wanted {
     /// Whether it is one that was not wanted before.
     ///
     /// # Errors
-    /// They are as many as can be.
+    /// They are as many as can be, or it is too long.
     fn add(&mut self, uri: &str) -> Result<bool, ErrorData> {
+        must_be_short(uri)?;
         let mut uris = lock(&self.uris);
         if !uris.contains(uri) && uris.len() >= MOST_FOLLOWED {
             return Err(ErrorData::invalid_request("as many resources as can be are subscribed to", None));

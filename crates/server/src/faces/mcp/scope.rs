@@ -317,7 +317,8 @@ pub(super) fn no_resource(uri: &str) -> ErrorData {
 }
 
 const MOST_KNOWN: usize = 10_000;
-const LONGEST_URI: usize = 2048;
+/// Longer ones are not kept.
+pub(super) const LONGEST_URI: usize = 2048;
 const MOST_PAGES: usize = 20;
 /// What is known already is there by then.
 const SHORTEST: Duration = Duration::from_millis(100);
