@@ -83,7 +83,8 @@ impl Gateway {
         Ok(About { by: caller.clone(), agent, ambiguous })
     }
 
-    /// The mandates that the keys of an agent bring along, each once; `None` for keys that bring none.
+    /// The mandates that the keys of an agent bring along, and the tokens of the issuer that names it, each once; `None` where one
+    /// brings none. Where issuers share their names with others, nobody knows whether a token ever names this agent.
     async fn mandates_brought_by(
         &self,
         caller: &Caller,
@@ -98,6 +99,8 @@ impl Gateway {
         };
         let counting = keys.into_iter().filter(counts);
         let mut mandates: Vec<_> = counting.map(|key| key.default_mandate.map(String::from)).collect();
+        let issuer = self.issuer_of(&caller.tenant, agent).filter(|it| it.names_agent(&caller.tenant, agent));
+        mandates.extend(issuer.map(|issuer| issuer.default_mandate.clone()));
         mandates.sort();
         mandates.dedup();
         Ok(mandates)

@@ -30,7 +30,7 @@ pub(crate) struct TokenIssuer {
     prefix: String,
     shares_subjects: bool,
     scopes: Vec<String>,
-    default_mandate: Option<String>,
+    pub(crate) default_mandate: Option<String>,
     keys: Arc<Keys>,
 }
 

@@ -12,6 +12,7 @@ mod checks;
 mod clusters;
 mod cycles;
 mod delegation;
+mod evaluating;
 mod exactly_once;
 mod faults;
 mod forgotten;
