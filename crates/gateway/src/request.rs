@@ -171,7 +171,10 @@ impl Gateway {
         let action = action.map_err(|error| words.named(error))?;
         self.keyed(&asked, &action)?;
         let provider = match words {
-            Words::Evaluation => provider_or_none(&rules, &action.archetype.name),
+            // Whoever carries it out elsewhere answers for what it can keep.
+            Words::Evaluation if !rules.providers.contains_key(&action.archetype.name) => {
+                Arc::new(Elsewhere::default())
+            }
             _ => self.able_provider(&rules, &action).map_err(|error| words.named(error))?,
         };
         self.can_be_given(&caller, &action, provider.as_ref()).await?;
@@ -263,11 +266,6 @@ impl Drop for Place {
     fn drop(&mut self) {
         self.0.places_taken.fetch_sub(1, Ordering::Relaxed);
     }
-}
-
-/// The provider of an action that is only asked about: whoever carries it out elsewhere answers for what it can keep.
-fn provider_or_none(rules: &Rules, archetype: &str) -> Arc<dyn Provider> {
-    rules.providers.get(archetype).map_or_else(|| Arc::new(Elsewhere::default()) as _, Arc::clone)
 }
 
 /// What the request asks for must be what this version and the binding can do.

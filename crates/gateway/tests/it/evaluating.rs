@@ -2,10 +2,11 @@
 
 use action::Subject;
 use countersign_gateway::config::TokenIssuer;
-use countersign_gateway::{Evaluation, EvaluationAsk, Foreseen};
+use countersign_gateway::{Code, Evaluation, EvaluationAsk, Foreseen};
 use serde_json::{Map, Value, json};
+use testkit::Swap;
 
-use crate::house::House;
+use crate::house::{BINDING, House};
 
 /// A payment of the house's agent, asked about by its operator; beside it what `/api/execute` takes.
 async fn foreseen(house: &House, more: &Value) -> Evaluation {
@@ -45,4 +46,38 @@ async fn whoever_comes_by_tokens_is_judged_by_the_mandate_that_its_issuer_names(
         let found = foreseen(&house, &json!({})).await.found.unwrap();
         assert_eq!(found == Foreseen::Pass, expected, "{more}: {found:?}");
     }
+}
+
+#[tokio::test]
+async fn what_its_provider_cannot_keep_is_no_action_unless_it_is_carried_out_elsewhere() {
+    let binding = BINDING.swapped("extends = \"builtin\"\n", "extends = \"builtin\"\nreversible = false\n");
+    let house = House::bound(&binding, |_| {}).await;
+    for (more, code) in [
+        (json!({"guarantee_level": "atp-3"}), Code::RollbackRequired),
+        (json!({"payment_mode": "QUOTE_ONLY"}), Code::ProviderCannot),
+    ] {
+        let mut body = house.payment("acct-1", "20.00");
+        body.as_object_mut().unwrap().extend(more.as_object().cloned().unwrap());
+        assert_eq!(house.send("k1", &body).await.unwrap_err().code, code, "{more}");
+        let found = foreseen(&house, &with_token(&house, &more)).await.found.unwrap_err();
+        let member = more.as_object().unwrap().keys().next().unwrap();
+        let field = format!("/context/countersign/{member}");
+        assert_eq!((found.code, found.field), (code, Some(field)), "{more}");
+    }
+    assert_eq!(foreseen(&house, &with_token(&house, &json!({}))).await.found.unwrap(), Foreseen::Pass);
+    let (unbound, _) = binding.split_once("[binding]").unwrap();
+    house.rebind(unbound).await;
+    let question = with_token(&house, &json!({"payment_mode": "QUOTE_ONLY"}));
+    assert_eq!(
+        foreseen(&house, &question).await.found.unwrap(),
+        Foreseen::Pass,
+        "it is not carried out here"
+    );
+}
+
+/// Under the mandate of the house.
+fn with_token(house: &House, more: &Value) -> Value {
+    let mut question = more.clone();
+    question["delegation_token"] = house.token.as_str().into();
+    question
 }
