@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use action::json::{Item, canonical_array};
-use action::{ActionId, IdempotencyKey};
+use action::{ActionId, IdempotencyKey, Tenant};
 use ledger::{AsideId, State};
 use mandate::SessionState;
 use provider::mcp::{Quarantine, Seat, SeenTool, Servers, Tool, Unreachable, provider_of};
@@ -24,6 +24,7 @@ use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
+use tokio::sync::watch;
 
 use crate::act::lock;
 use crate::atp::Words;
@@ -130,6 +131,15 @@ impl Gateway {
     /// The operator's servers.
     pub fn mcp(&self) -> &Arc<Servers> {
         &self.outside.servers
+    }
+
+    /// Hears from now on of what changes the tools that agents of this tenant see, and no server tells of: other rules, and
+    /// quarantines.
+    ///
+    /// # Errors
+    /// There is no such tenant.
+    pub fn tools_changed(&self, tenant: &Tenant) -> Result<watch::Receiver<u64>, Error> {
+        Ok(self.tenant(tenant)?.tools_changed())
     }
 
     /// How long clients are kept waiting.

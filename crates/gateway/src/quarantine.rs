@@ -84,7 +84,7 @@ impl Gateway {
         for (archetype, quarantined) in looked_at(&tenant.rules(), server, listed) {
             let noted = match &quarantined {
                 Some(quarantined) => self.note_one(tenant, archetype, quarantined).await,
-                None => self.note_over((tenant.tenant.clone(), archetype)).await,
+                None => self.note_over(tenant, archetype).await,
             };
             if let Err(error) = noted {
                 tracing::warn!(server, %error, "a quarantine could not be put on record yet");
@@ -94,7 +94,8 @@ impl Gateway {
 
     /// It is as accepted: what is on record of it is over, so that the same is another matter later. A process that begins only
     /// then knows nothing of it.
-    async fn note_over(&self, key: (Tenant, String)) -> Result<(), Error> {
+    async fn note_over(&self, tenant: &TenantState, archetype: String) -> Result<(), Error> {
+        let key = (tenant.tenant.clone(), archetype);
         let open = |noted: &Noted| noted.record.clone().filter(|_| !noted.is_over);
         let Some(record) = lock(&self.quarantined).get(&key).and_then(open) else { return Ok(()) };
         let (name, text) = over(&record)?;
@@ -102,6 +103,7 @@ impl Gateway {
         if let Some(noted) = lock(&self.quarantined).get_mut(&key) {
             noted.is_over = noted.is_over || noted.record.as_ref() == Some(&record);
         }
+        tenant.change_tools();
         Ok(())
     }
 
@@ -129,6 +131,7 @@ impl Gateway {
                 if let Some(noted) = lock(&self.quarantined).get_mut(&key) {
                     noted.record = Some(name.clone());
                 }
+                tenant.change_tools();
             }
         }
         if let Ok((_, true)) = noted {

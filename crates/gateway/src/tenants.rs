@@ -10,6 +10,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use action::{Catalogue, Environment, HmacKey, Mistake, Source, Tenant};
 use boundary::Policies;
 use provider::Provider;
+use tokio::sync::watch;
 
 use crate::approvals::Version;
 use crate::config::Config;
@@ -51,6 +52,8 @@ pub(crate) struct TenantState {
     /// want it.
     pub budgets: Arc<tokio::sync::Mutex<()>>,
     rules: RwLock<Arc<Rules>>,
+    /// Counts what changes which tools agents see, here and not at their servers: other rules, and quarantines.
+    tools_changed: watch::Sender<u64>,
     /// Until when observe mode is on, Unix milliseconds; zero when it is off. Where many gateways share a store, as that said last.
     observe_until_ms: AtomicI64,
 }
@@ -67,6 +70,7 @@ impl TenantState {
             version: tokio::sync::Mutex::new(None),
             budgets: Arc::default(),
             rules: RwLock::new(Arc::new(rules)),
+            tools_changed: watch::Sender::new(0),
             observe_until_ms: AtomicI64::new(0),
         })
     }
@@ -77,6 +81,17 @@ impl TenantState {
 
     pub(crate) fn swap(&self, rules: Rules) {
         *self.rules.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(rules);
+        self.change_tools();
+    }
+
+    /// Agents may see other tools from now on.
+    pub(crate) fn change_tools(&self) {
+        self.tools_changed.send_modify(|changes| *changes = changes.wrapping_add(1));
+    }
+
+    /// Hears of each time from now on.
+    pub(crate) fn tools_changed(&self) -> watch::Receiver<u64> {
+        self.tools_changed.subscribe()
     }
 
     pub(crate) fn observes(&self, now_ms: i64) -> bool {

@@ -1386,6 +1386,33 @@ async fn changes_are_told_to_whoever_listens() {
 }
 
 #[tokio::test]
+async fn whoever_listens_is_told_of_tools_that_change_here() {
+    for path in ["/mcp", "/mcp/shop"] {
+        let world = World::new().await;
+        let (old, new) = (world.greeted(path, OLD).await, world.client(path, NEW));
+        let [mut listening, mut session] = streams(&old, &new).await;
+        assert!(piece(&mut listening, "an acknowledgement").await.contains("acknowledged"));
+        let listed = new.names().await.len();
+        // The shop tells of nothing: it has what it had.
+        let echo = world.tools.listed().into_iter().find(|tool| tool.name == "echo").unwrap();
+        let other = archetype(&echo, &"0".repeat(64));
+        world.served.rewrite("catalogue/default/mcp.shop.echo.toml", &other).await;
+        for stream in [&mut listening, &mut session] {
+            until_told(stream).await;
+        }
+        assert_eq!(new.names().await.len(), listed - 1, "{path}");
+        for stream in [&mut listening, &mut session] {
+            until_told(stream).await;
+        }
+    }
+}
+
+/// Waits until a stream tells that there are other tools.
+async fn until_told(stream: &mut Response) {
+    while !piece(stream, "that the tools changed").await.contains("notifications/tools/list_changed") {}
+}
+
+#[tokio::test]
 async fn who_connected_last_decides_for_nobody_else_how_changes_are_told() {
     let world = World::new().await;
     let old = world.greeted("/mcp/shop", OLD).await;

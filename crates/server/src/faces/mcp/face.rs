@@ -71,6 +71,7 @@ impl Face {
             (Arc::clone(&visit.caller), self.owner(&visit.caller)),
             (greeting.client_info.clone(), greeting.capabilities.clone()),
             self.scope.gateway.mcp_settings().input(),
+            self.scope.gateway.tools_changed(&self.scope.tenant).ok(),
         );
         let _ = self.seated.set(Seated::new(&self.scope.gateway, session));
     }

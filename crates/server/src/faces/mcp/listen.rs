@@ -17,7 +17,7 @@ use rmcp::model::{
     ToolListChangedNotification, UnsubscribeRequest, UnsubscribeRequestParams,
 };
 use rmcp::service::{RequestContext, RoleServer, SubscriptionContext, SubscriptionSendError};
-use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -147,6 +147,7 @@ impl Opened {
         }
         let owner: Arc<str> = owner(scope.gateway.environment(), caller).into();
         let place = mcp.listening.take(&owner)?;
+        let changed = scope.gateway.tools_changed(&scope.tenant)?;
         mcp.shown.look(scope).await;
         let (mail, heard) = Mail::with_the_answer();
         let id = PartyId(format!("listener:{}", uuid::Uuid::now_v7()).into());
@@ -170,6 +171,7 @@ impl Opened {
             own.map(|(uri, _)| uri.clone()).collect::<BTreeSet<String>>()
         };
         let (mut listening, mut first) = (JoinSet::new(), Vec::new());
+        listening.spawn(keep_telling(changed, Arc::clone(&party)));
         for server in &servers {
             let patience = scope.patience_with(server);
             let uris = Arc::new(std::sync::Mutex::new(of_server(server)));
@@ -207,6 +209,13 @@ impl Listens {
         let uris: Vec<String> = lock(&self.uris).iter().cloned().collect();
         filter.resource_subscriptions = Some(uris).filter(|uris| !uris.is_empty());
         filter
+    }
+}
+
+/// Tells that other tools may be seen here, whether or not a server has others.
+async fn keep_telling(mut changed: watch::Receiver<u64>, party: Arc<dyn Party>) {
+    while changed.changed().await.is_ok() {
+        party.tell(ToolListChangedNotification::default().into(), None);
     }
 }
 
@@ -330,6 +339,11 @@ impl Face {
     /// From the greeting of a session on, it is told of changes to all lists.
     pub(super) async fn follow_changes(&self) {
         let Some(session) = self.session() else { return };
+        // Once, however often its client says that it is ready.
+        if let Some(changed) = lock(&session.changed).take() {
+            let (party, until) = (Arc::clone(session) as _, session.over.clone());
+            tokio::spawn(until.run_until_cancelled_owned(keep_telling(changed, party)));
+        }
         let servers = self.scope.servers();
         // Nobody waits for this, so it may take its time; what comes too late for a list is told of.
         join_all(servers.iter().map(|server| async move {

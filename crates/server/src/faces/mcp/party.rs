@@ -16,6 +16,7 @@ use rmcp::model::{
 use rmcp::service::{OriginatingRequestId, Peer, PeerRequestOptions, RoleServer, ServiceError};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::desk::Desk;
@@ -37,6 +38,8 @@ pub(super) struct Session {
     calls: Arc<Calls>,
     /// What it wants to hear of, by server: while one is slow to say that it tells, the others are listened to.
     wanted: Mutex<HashMap<String, Arc<tokio::sync::Mutex<Wanted>>>>,
+    /// What changes the tools here, from its greeting on; until it is told of that.
+    pub(super) changed: Mutex<Option<watch::Receiver<u64>>>,
     /// It is over. Whoever listens for it has it, and must not keep it.
     pub(super) over: CancellationToken,
 }
@@ -66,6 +69,7 @@ impl Session {
         (caller, owner): (Arc<Caller>, String),
         (info, capabilities): (Implementation, ClientCapabilities),
         input: Duration,
+        changed: Option<watch::Receiver<u64>>,
     ) -> Session {
         Session {
             client: Client {
@@ -82,6 +86,7 @@ impl Session {
             level: Mutex::default(),
             calls: Arc::default(),
             wanted: Mutex::default(),
+            changed: Mutex::new(changed),
             over: CancellationToken::new(),
         }
     }

@@ -42,11 +42,8 @@ fn config_of(scope: &Scope, found: &[Found<'_>]) -> ServerConfig {
         (Some(_), [(_, about)]) => about.capabilities.clone(),
         _ => union(found),
     };
-    let tools = config.capabilities.tools.get_or_insert_default();
-    if scope.only().is_none() || found.is_empty() {
-        // Servers that are not there yet will have tools, and clients hear of them then.
-        tools.list_changed = Some(true);
-    }
+    // Which tools are accepted changes here, whatever the servers tell of; and those of servers that are not there yet come later.
+    config.capabilities.tools.get_or_insert_default().list_changed = Some(true);
     let extensions = config.capabilities.extensions.get_or_insert_default();
     extensions.insert(TASKS_EXTENSION_ID.to_owned(), JsonObject::new());
     config.server_info = Implementation::new("countersign", env!("CARGO_PKG_VERSION"));
