@@ -78,6 +78,8 @@ pub struct Called {
     pub body: Value,
     /// Whether it was said before.
     pub replayed: bool,
+    /// Whether its server has it in hand, or is about to: what became of it is known soon.
+    pub is_under_way: bool,
     /// To be told when the client has all of it. Dropped without that, it is not delivered.
     pub delivery: Option<Delivery>,
     /// Where it waits for its client, if that is at another gateway.
@@ -213,7 +215,9 @@ impl Gateway {
                 let alike = self.alike(caller, &archetype, what)?;
                 let mark = self.read_mark(caller, key.key.as_str())?;
                 self.held_reads.hold(alike, key.key);
-                delivery = Some(Delivery { gateway: Arc::clone(self), of: Means::Read(alike, mark) });
+                let of_read = Delivery { gateway: Arc::clone(self), of: Means::Read(alike, mark) };
+                delivery = Some(of_read.clone());
+                seat.when_abandoned(move || of_read.done());
             }
         }
         let mut pause = Pause::new(until);
@@ -267,6 +271,7 @@ impl Gateway {
         }
         let Some(reply) = view.reply else { return Ok(Called::under_way(action_id)) };
         let mut called = Called::read(Some(action_id), &reply, None, false)?;
+        called.is_under_way = matches!(view.phase, Some("approved" | "sent"));
         called.hear(self.kept_answer(caller, action_id, called.kind).await?);
         if let Some(doubt) = view.doubt {
             called.body["details"]["reasons"] = json!([doubt]);
@@ -287,7 +292,7 @@ impl Gateway {
         let mut pause = Pause::new(Instant::now() + wait);
         loop {
             let called = self.called(caller, id).await?;
-            if called.kind != CalledKind::InFlight || !pause.is_left() {
+            if !called.is_under_way || !pause.is_left() {
                 return Ok(called);
             }
             pause.rest().await;
@@ -671,7 +676,9 @@ impl Called {
         let kind = body.get("kind").and_then(Value::as_str).and_then(Kind::named);
         let kind = kind.ok_or_else(|| internal("an answer of ours is of no kind"))?;
         let kind = CalledKind::Outcome(kind);
-        Ok(Called { action_id, kind, answer, error: None, body, replayed, delivery: None, waits_at: None })
+        let (is_under_way, delivery) = (false, None);
+        let (error, waits_at) = (None, None);
+        Ok(Called { action_id, kind, answer, error, body, replayed, is_under_way, delivery, waits_at })
     }
 
     fn under_way(id: ActionId) -> Called {
@@ -685,6 +692,7 @@ impl Called {
             error: None,
             body,
             replayed: false,
+            is_under_way: true,
             delivery: None,
             waits_at: None,
         }

@@ -940,6 +940,30 @@ async fn what_waited_for_a_person_goes_on_where_its_client_is_and_can_ask_it() {
 }
 
 #[tokio::test]
+async fn a_client_without_a_session_that_waits_for_a_person_is_asked_when_its_call_goes_on() {
+    for waits in [30, 4] {
+        let world =
+            World::judged(&ASK.replace("count", "ask"), |settings| settings.wait_seconds = waits).await;
+        let client = world.client("/mcp/shop", NEW).able(json!({"elicitation": {}}));
+        let approver = world.served.key("approver").await;
+        let agreed = async { approve(&world, &held_first(&world, &approver).await).await };
+        let (asked, ()) = tokio::join!(client.call("ask", json!({})), agreed);
+        assert_eq!(asked["resultType"], "input_required", "{asked}");
+        if waits == 4 {
+            // It may take longer to answer than calls wait for people.
+            tokio::time::sleep(Duration::from_secs(5)).await;
+        }
+        let answers = json!({"name": {"action": "accept", "content": {"name": "ann"}}});
+        let state = &asked["requestState"];
+        let again = json!({"name": "ask", "arguments": {}, "requestState": state, "inputResponses": answers});
+        let done = client.result("tools/call", again.clone()).await;
+        assert_eq!(text(&done), "hello ann", "{done}");
+        let told = client.result("tools/call", again).await;
+        assert_eq!(text(&told), "hello ann", "what came of it is told again: {told}");
+    }
+}
+
+#[tokio::test]
 async fn a_client_without_a_session_is_asked_by_the_answer_and_goes_on_with_the_state() {
     let world = World::new().await;
     let client = world.client("/mcp/shop", NEW).able(json!({"elicitation": {}}));

@@ -121,8 +121,11 @@ pub struct Seat {
     error: Mutex<Option<ErrorData>>,
     when_abandoned: Mutex<Option<Then>>,
     link: Mutex<Option<Use>>,
-    action: OnceLock<ActionId>,
+    /// Of all places of one call: what it became once is known in each.
+    action: Arc<OnceLock<ActionId>>,
     leave: OnceLock<OfAction>,
+    /// Whether it is for what waits for people.
+    is_later: bool,
 }
 
 type Then = Box<dyn FnOnce() + Send>;
@@ -138,24 +141,46 @@ impl Seat {
         tie: Tie,
         answers: Option<InputResponses>,
     ) -> Arc<Seat> {
-        Arc::new(Seat {
+        let meta = meta.unwrap_or_default();
+        Arc::new(Seat { answers, ..Seat::empty(party, meta, tie) })
+    }
+
+    fn empty(party: Arc<dyn Party>, meta: RequestMetaObject, tie: Tie) -> Seat {
+        Seat {
             party,
-            meta: meta.unwrap_or_default(),
+            meta,
             tie,
-            answers,
+            answers: None,
             answer: Mutex::default(),
             error: Mutex::default(),
             when_abandoned: Mutex::default(),
-            action: OnceLock::new(),
+            action: Arc::default(),
             link: Mutex::default(),
             leave: OnceLock::new(),
-        })
+            is_later: false,
+        }
     }
 
-    /// A place of the same client for what comes of it when nobody waits for it any more.
+    /// A place of the same client for what comes of it once people have agreed. A session can be asked at any time. Whoever has
+    /// none can be asked only as long as they wait for this request, so it stays tied to that; once nobody waits for it, its id
+    /// leads nowhere.
     #[must_use]
     pub fn for_later(&self) -> Arc<Seat> {
-        Seat::new(Arc::clone(&self.party), Some(self.meta.clone()), Tie::default(), None)
+        let tie = match self.party.client().has_session {
+            true => Tie::default(),
+            false => Tie::new(self.tie.id.clone(), self.tie.progress.clone(), self.tie.cancelled.clone()),
+        };
+        let (party, action) = (Arc::clone(&self.party), Arc::clone(&self.action));
+        Arc::new(Seat { action, is_later: true, ..Seat::empty(party, self.meta.clone(), tie) })
+    }
+
+    /// What its call is tied to when it is sent. Whoever gave it up while it waited for people does not wait any more, and that
+    /// stops nothing.
+    pub(super) fn tie(&self) -> Tie {
+        match self.is_later && self.tie.cancelled.is_cancelled() {
+            true => Tie::default(),
+            false => self.tie.clone(),
+        }
     }
 
     /// What is to be done when its client is asked something, and does not come back. Only a call that others of the same client

@@ -238,7 +238,7 @@ impl Tool {
     /// Waits as long as may be waited for; then the server is told that nobody waits any more.
     async fn ask_in_time(&self, call: &Call, seat: Option<&Arc<Seat>>, wanted: &Wanted<'_>) -> Reply {
         let left = AtomicBool::new(false);
-        let of_client = seat.map(|seat| seat.tie.clone()).unwrap_or_default();
+        let of_client = seat.map(|seat| seat.tie()).unwrap_or_default();
         let (by_client, given_up) = (of_client.cancelled.clone(), of_client.cancelled.child_token());
         let leave = Some(self.leave(call, seat.cloned(), wanted));
         let tie = Tie { cancelled: given_up.clone(), leave, ..of_client };

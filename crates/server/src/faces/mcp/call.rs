@@ -214,7 +214,8 @@ fn answered(mut called: Called, output: Option<&Output>, has_session: bool) -> A
     let result = ServerResult::CallToolResult(told::outcome(&mut called, output, has_session));
     let came_to_nothing = called.kind == NO_EFFECT;
     let waits_at = called.waits_at.zip(called.action_id);
-    Answered { result, owed: called.delivery, came_to_nothing, waits_at }
+    let is_under_way = called.is_under_way;
+    Answered { result, owed: called.delivery, came_to_nothing, is_under_way, waits_at }
 }
 
 /// Whether there is nothing to be told yet. What its server said in doubt is told at once, and so is what it asks at another

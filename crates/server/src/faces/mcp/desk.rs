@@ -59,6 +59,8 @@ pub(super) struct Answered {
     pub(super) owed: Option<Delivery>,
     /// Whether it is of an action that had no effect.
     pub(super) came_to_nothing: bool,
+    /// Whether it is of an action that is on its way to its server, or there.
+    pub(super) is_under_way: bool,
     /// Where it waits for its client at another gateway. The result is for whoever cannot go on with it.
     pub(super) waits_at: Option<(AsideId, ActionId)>,
 }
@@ -66,7 +68,7 @@ pub(super) struct Answered {
 impl Answered {
     /// A result with which nothing is delivered.
     pub(super) fn of(result: ServerResult) -> Answered {
-        Answered { result, owed: None, came_to_nothing: false, waits_at: None }
+        Answered { result, owed: None, came_to_nothing: false, is_under_way: false, waits_at: None }
     }
 }
 
@@ -196,6 +198,10 @@ impl Desk {
         };
         self.forget(&work).await;
         let answered = answered?;
+        // That it is under way was said while its client was away, whose answer it waited for.
+        if answered.is_under_way && inside.round > 0 {
+            return over(&mut errand, work.action()).await;
+        }
         let Some((id, action)) = answered.waits_at else { return Ok(answered) };
         let name = AsideName { id, bound: errand.bound };
         match elsewhere::go_on(inquiry, &errand, name, None).await? {

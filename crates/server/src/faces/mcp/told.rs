@@ -397,6 +397,7 @@ mod tests {
             error: None,
             body,
             replayed: false,
+            is_under_way: false,
             delivery: None,
             waits_at: None,
         }
