@@ -5,7 +5,7 @@
 //! asked anew, which changes nothing. Where the outcome is delivered elsewhere (as a task), that is kept in the store, and looked at
 //! before the same call leads there.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Mutex;
 
 use action::IdempotencyKey;
@@ -13,37 +13,38 @@ use action::IdempotencyKey;
 use crate::act::lock;
 use crate::mcp::Alike;
 
+/// What is alike to each, by its key: those that are made for reads are in the order of time. Several are alike where they were
+/// asked for at once.
 #[derive(Default)]
-pub(crate) struct HeldReads(Mutex<HashMap<Alike, IdempotencyKey>>);
+pub(crate) struct HeldReads(Mutex<BTreeMap<IdempotencyKey, Alike>>);
 
 impl HeldReads {
     pub(crate) fn is_empty(&self) -> bool {
         lock(&self.0).is_empty()
     }
 
-    /// The key of the one that is alike.
+    /// The key of the one that is alike; of several, of the oldest.
     pub(crate) fn key_of(&self, alike: &Alike) -> Option<IdempotencyKey> {
-        lock(&self.0).get(alike).cloned()
+        lock(&self.0).iter().find(|(_, held)| *held == alike).map(|(key, _)| key.clone())
     }
 
-    /// What is alike to the one of this key.
-    pub(crate) fn of_key(&self, key: &str) -> Option<Alike> {
-        lock(&self.0).iter().find(|(_, held)| held.as_str() == key).map(|(alike, _)| *alike)
+    /// Whether this one is held.
+    pub(crate) fn has(&self, key: &IdempotencyKey) -> bool {
+        lock(&self.0).contains_key(key)
     }
 
-    /// It waits for people. Of very many the oldest is forgotten: keys that are made for reads are in the order of time.
+    /// It waits for people. Of very many the oldest is forgotten.
     pub(crate) fn hold(&self, alike: Alike, key: IdempotencyKey) {
         let mut held = lock(&self.0);
-        held.insert(alike, key);
+        held.insert(key, alike);
         if held.len() > MOST {
-            let oldest = held.iter().min_by_key(|(_, key)| key.as_str()).map(|(alike, _)| *alike);
-            oldest.map(|oldest| held.remove(&oldest));
+            held.pop_first();
         }
     }
 
-    /// Its client has the outcome.
-    pub(crate) fn forget(&self, alike: &Alike) {
-        lock(&self.0).remove(alike);
+    /// Its client has the outcome. Others that are alike are still held.
+    pub(crate) fn forget(&self, key: &IdempotencyKey) {
+        lock(&self.0).remove(key);
     }
 }
 
@@ -68,8 +69,23 @@ mod tests {
         }
         assert_eq!(held.key_of(&alike(0)), None);
         assert_eq!(held.key_of(&alike(1)), Some(key(1)));
-        assert_eq!(held.of_key("key-000001"), Some(alike(1)));
-        held.forget(&alike(1));
-        assert_eq!(held.of_key("key-000001"), None);
+        assert!(held.has(&key(1)));
+        held.forget(&key(1));
+        assert!(!held.has(&key(1)));
+    }
+
+    #[test]
+    fn of_two_that_are_alike_the_same_call_is_led_to_one_after_the_other() {
+        let held = HeldReads::default();
+        let [first, second] = ["key-1", "key-2"].map(|key| IdempotencyKey::parse(key).unwrap());
+        let alike = [0; 32];
+        for key in [&first, &second] {
+            held.hold(alike, key.clone());
+        }
+        assert_eq!(held.key_of(&alike).as_ref(), Some(&first));
+        held.forget(&first);
+        assert_eq!(held.key_of(&alike).as_ref(), Some(&second), "the outcome of the other is still there");
+        held.forget(&second);
+        assert!(held.is_empty());
     }
 }

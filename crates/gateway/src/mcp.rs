@@ -103,12 +103,12 @@ pub struct Delivery {
 }
 
 /// What a delivered outcome means for the same call again.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 enum Means {
     /// So many of those that are alike are delivered then.
     Times(Alike, u64),
-    /// A read that waited for people does so no more: what is alike to it, and its [`Gateway::read_mark`].
-    Read(Alike, Alike),
+    /// A read that waited for people does so no more: its key, and its [`Gateway::read_mark`].
+    Read(IdempotencyKey, Alike),
 }
 
 /// HMAC of caller, tool, arguments and what they repeat under the tenant's key.
@@ -183,6 +183,7 @@ impl Gateway {
         }
         self.seat_asks_leave(caller, &seat);
         let key = self.tool_key(caller, &rules, &archetype, &call).await?;
+        let is_joined = key.means.is_some() || call.key.is_some();
         let mut delivery = key.means.map(|of| Delivery { gateway: Arc::clone(self), of });
         if let Some(abandoned) = delivery.clone() {
             // Who is asked something and does not come back does not mean this action by the same call later.
@@ -210,12 +211,12 @@ impl Gateway {
             let later = seat.for_later();
             self.seat_asks_leave(caller, &later);
             self.mcp().seats().leave(id, later);
-            if key.means.is_none() && call.key.is_none() {
+            if !is_joined {
                 let what = (&call.arguments, call.repeat_of.as_deref());
                 let alike = self.alike(caller, &archetype, what)?;
                 let mark = self.read_mark(caller, key.key.as_str())?;
-                self.held_reads.hold(alike, key.key);
-                let of_read = Delivery { gateway: Arc::clone(self), of: Means::Read(alike, mark) };
+                self.held_reads.hold(alike, key.key.clone());
+                let of_read = Delivery { gateway: Arc::clone(self), of: Means::Read(key.key, mark) };
                 delivery = Some(of_read.clone());
                 seat.when_abandoned(move || of_read.done());
             }
@@ -356,8 +357,8 @@ impl Gateway {
         key: &str,
     ) -> Result<Option<Delivery>, Error> {
         let mark = self.read_mark(caller, key)?;
-        if let Some(alike) = self.held_reads.of_key(key) {
-            return Ok(Some(Delivery { gateway: Arc::clone(self), of: Means::Read(alike, mark) }));
+        if let Some(key) = IdempotencyKey::parse(key).ok().filter(|key| self.held_reads.has(key)) {
+            return Ok(Some(Delivery { gateway: Arc::clone(self), of: Means::Read(key, mark) }));
         }
         let is_made_for_reads = key.parse::<ActionId>().is_ok();
         let is_shared = self.ledger.shelf().is_some();
@@ -487,13 +488,13 @@ impl Gateway {
         if is_read_only(rules, archetype) {
             if !self.held_reads.is_empty() {
                 let alike = self.alike(caller, archetype, what)?;
-                if let Some(key) = self.held_reads.key_of(&alike) {
+                while let Some(key) = self.held_reads.key_of(&alike) {
                     let mark = self.read_mark(caller, key.as_str())?;
                     // Whoever cannot know tells it once more.
                     if !self.delivered(&mark).await.is_ok_and(|times| times > 0) {
-                        return Ok(Key { key, means: Some(Means::Read(alike, mark)) });
+                        return Ok(Key { means: Some(Means::Read(key.clone(), mark)), key });
                     }
-                    self.held_reads.forget(&alike);
+                    self.held_reads.forget(&key);
                 }
             }
             let key = parse(clock::new_id(clock::now_ms())?.to_string())?;
@@ -745,9 +746,9 @@ impl Delivery {
 
     /// What it takes to owe it at another gateway of the same store, where that knows of it.
     pub fn owed(&self) -> Option<(Alike, u64)> {
-        match self.of {
-            Means::Times(alike, times) => Some((alike, times)),
-            Means::Read(_, mark) => Some((mark, 1)),
+        match &self.of {
+            Means::Times(alike, times) => Some((*alike, *times)),
+            Means::Read(_, mark) => Some((*mark, 1)),
         }
     }
 
@@ -755,7 +756,7 @@ impl Delivery {
     pub fn done(self) {
         match self.of {
             Means::Times(alike, times) => self.gateway.deliver(alike, times),
-            Means::Read(alike, _) => self.gateway.held_reads.forget(&alike),
+            Means::Read(key, _) => self.gateway.held_reads.forget(&key),
         }
     }
 }
