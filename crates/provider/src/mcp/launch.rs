@@ -299,7 +299,7 @@ impl Process {
             stderr,
             self.secrets.iter().map(|(_, it)| Arc::clone(it)).collect(),
         ));
-        Ok((Pipes::new((stdout, stdin), most_bytes), running))
+        Ok((Pipes::new(name, (stdout, stdin), most_bytes), running))
     }
 
     /// What it may use up: no more than it is given, nor than we may ourselves. What it starts before that has our own bounds; a
