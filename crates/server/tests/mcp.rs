@@ -1922,11 +1922,17 @@ async fn greetings_show_what_the_servers_have_and_tasks_of_ours() {
     let greeting = old.greet().await;
     assert_eq!((&greeting["protocolVersion"], &greeting["capabilities"]), (&json!(OLD), &has));
     assert_eq!(greeting["instructions"], "Count with care.");
+    let till = json!({"name": "till", "title": "The till", "version": "7"});
+    assert_eq!(greeting["serverInfo"], till, "a client knows one server by its own name");
+    let of_meta = |it: &Value| it["_meta"]["io.modelcontextprotocol/serverInfo"].clone();
+    let one = world.client("/mcp/shop", NEW).result("server/discover", json!({})).await;
+    assert_eq!(of_meta(&one), till, "{one}");
     assert_eq!(old.result("ping", json!({})).await, json!({}));
     let new = world.client("/mcp", NEW).result("server/discover", json!({})).await;
     let mut with_tasks = has;
     with_tasks["extensions"] = json!({"io.modelcontextprotocol/tasks": {}});
     assert_eq!(new["capabilities"], with_tasks, "{new}");
+    assert_eq!(of_meta(&new)["name"], "countersign", "{new}");
     assert_eq!(new["instructions"], "# farm\n\nCount with care.\n\n# shop\n\nCount with care.");
 }
 
@@ -2404,7 +2410,7 @@ async fn a_client_may_speak_over_pipes() {
     };
     let params =
         json!({"protocolVersion": OLD, "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}});
-    assert_eq!(ask("initialize", params).await["result"]["serverInfo"]["name"], "countersign");
+    assert_eq!(ask("initialize", params).await["result"]["serverInfo"]["name"], "till");
     for times in [1, 2] {
         let done = ask("tools/call", json!({"name": "count", "arguments": {"key": "k"}})).await;
         assert_eq!(

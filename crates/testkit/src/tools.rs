@@ -24,10 +24,10 @@ use rmcp::model::{
     CallToolRequestParams, CallToolResponse, CallToolResult, CompleteRequestParams, CompleteResult,
     CompletionInfo, ContentBlock, CustomNotification, CustomRequest, CustomResult, DiscoverResult,
     ElicitRequest, ElicitRequestParams, ElicitResult, ElicitationSchema, ErrorCode, Extensions,
-    GetPromptRequestParams, GetPromptResponse, GetPromptResult, InitializeRequestParams, InitializeResult,
-    InputRequest, InputRequiredResult, ListPromptsResult, ListResourceTemplatesResult, ListResourcesResult,
-    ListToolsResult, NotificationMetaObject, PaginatedRequestParams, ProgressNotification,
-    ProgressNotificationParam, Prompt, PromptArgument, PromptMessage, ProtocolVersion,
+    GetPromptRequestParams, GetPromptResponse, GetPromptResult, Implementation, InitializeRequestParams,
+    InitializeResult, InputRequest, InputRequiredResult, ListPromptsResult, ListResourceTemplatesResult,
+    ListResourcesResult, ListToolsResult, NotificationMetaObject, PaginatedRequestParams,
+    ProgressNotification, ProgressNotificationParam, Prompt, PromptArgument, PromptMessage, ProtocolVersion,
     ReadResourceRequestParams, ReadResourceResponse, ReadResourceResult, Resource, ResourceContents,
     ResourceTemplate, ResourceUpdatedNotificationParam, Role, ServerCapabilities, ServerConfig,
     SubscribeRequestParams, SubscriptionFilter, Tool, UnsubscribeRequestParams,
@@ -606,7 +606,9 @@ impl ServerHandler for Counter {
             .enable_tools()
             .enable_tool_list_changed()
             .build();
-        ServerConfig::new(capabilities).with_instructions("Count with care.")
+        ServerConfig::new(capabilities)
+            .with_server_info(Implementation::new("till", "7").with_title("The till"))
+            .with_instructions("Count with care.")
     }
 
     fn supported_protocol_versions(&self) -> Cow<'static, [ProtocolVersion]> {

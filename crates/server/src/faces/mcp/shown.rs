@@ -46,7 +46,11 @@ fn config_of(scope: &Scope, found: &[Found<'_>]) -> ServerConfig {
     config.capabilities.tools.get_or_insert_default().list_changed = Some(true);
     let extensions = config.capabilities.extensions.get_or_insert_default();
     extensions.insert(TASKS_EXTENSION_ID.to_owned(), JsonObject::new());
-    config.server_info = Implementation::new("countersign", env!("CARGO_PKG_VERSION"));
+    let ours = || Implementation::new("countersign", env!("CARGO_PKG_VERSION"));
+    config.server_info = match (scope.only(), found) {
+        (Some(_), [(_, about)]) => about.server_info.clone().unwrap_or_else(ours),
+        _ => ours(),
+    };
     config.instructions = match (scope.only(), found) {
         (Some(_), [(_, about)]) => about.instructions.clone(),
         (Some(_), []) => Some(NOT_THERE.to_owned()),
