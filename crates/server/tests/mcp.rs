@@ -656,6 +656,21 @@ async fn whoever_waits_is_told_so_and_has_the_outcome_in_the_same_answer() {
 }
 
 #[tokio::test]
+async fn progress_of_a_call_that_was_held_only_grows_also_where_its_server_begins_at_nothing() {
+    let world = World::judged(&ASK.replace("count", "slow"), |_| {}).await;
+    let client = world.client("/mcp/shop", NEW);
+    let params = json!({"name": "slow", "arguments": {"steps": 3}, "_meta": {"progressToken": 5}});
+    let approver = world.served.key("approver").await;
+    let agreed = async { approve(&world, &held_first(&world, &approver).await).await };
+    let (said, ()) = tokio::join!(client.ask("tools/call", params), agreed);
+    let (answer, told) = said.split_last().unwrap();
+    assert_eq!(text(&answer["result"]), "done", "{said:?}");
+    let progress: Vec<f64> = told.iter().map(|told| told["params"]["progress"].as_f64().unwrap()).collect();
+    assert!(progress.len() > 3 && progress.is_sorted_by(|before, after| before < after), "{progress:?}");
+    assert!(progress.ends_with(&[0.0, 1.0, 2.0]), "{progress:?}");
+}
+
+#[tokio::test]
 async fn what_waits_is_a_task_for_clients_that_know_tasks() {
     let world = World::judged(ASK, |_| {}).await;
     let client =

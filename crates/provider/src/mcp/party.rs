@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use action::ActionId;
@@ -79,6 +80,8 @@ pub struct Tie {
     pub cancelled: CancellationToken,
     /// Whether what its client answers may still be passed on.
     pub(super) leave: Option<Leave>,
+    /// Whether the server has told of progress, as all ties to this request know.
+    pub(super) progressed: Arc<AtomicBool>,
 }
 
 /// Says whether a call may be gone on with.
@@ -87,7 +90,18 @@ pub(super) type Leave = Arc<dyn Fn() -> BoxFuture<'static, bool> + Send + Sync>;
 impl Tie {
     /// To a request of a client's, which may give it up.
     pub fn new(id: Option<RequestId>, progress: Option<ProgressToken>, cancelled: CancellationToken) -> Tie {
-        Tie { id, progress, cancelled, leave: None }
+        Tie { id, progress, cancelled, ..Tie::default() }
+    }
+
+    /// Whether its server has told of progress: what anybody else tells from then on could fall behind that.
+    pub fn has_progressed(&self) -> bool {
+        self.progressed.load(Ordering::Relaxed)
+    }
+
+    /// The token of the client's for what its server tells of progress, if it wants to hear that.
+    pub(super) fn progresses(&self) -> Option<ProgressToken> {
+        self.progressed.store(true, Ordering::Relaxed);
+        self.progress.clone()
     }
 
     /// Of what passes: what is asked before its client's answer is passed on.
@@ -168,7 +182,7 @@ impl Seat {
     pub fn for_later(&self) -> Arc<Seat> {
         let tie = match self.party.client().has_session {
             true => Tie::default(),
-            false => Tie::new(self.tie.id.clone(), self.tie.progress.clone(), self.tie.cancelled.clone()),
+            false => Tie { leave: None, ..self.tie.clone() },
         };
         let (party, action) = (Arc::clone(&self.party), Arc::clone(&self.action));
         Arc::new(Seat { action, is_later: true, ..Seat::empty(party, self.meta.clone(), tie) })

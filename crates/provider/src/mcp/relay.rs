@@ -215,7 +215,7 @@ impl Relay {
             ServerNotification::ProgressNotification(mut progress) => {
                 let Some(exchange) = self.under_way.of_token(&progress.params.progress_token) else { return };
                 exchange.hear();
-                let Some(token) = exchange.tie.progress.clone() else { return };
+                let Some(token) = exchange.tie.progresses() else { return };
                 progress.params.progress_token = token;
                 // Nothing else of what rmcp keeps beside it, but that is where it keeps `_meta`.
                 let meta = progress.extensions.remove::<NotificationMetaObject>();

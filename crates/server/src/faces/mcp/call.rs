@@ -201,10 +201,10 @@ struct Waiting {
 
 impl Waiting {
     fn tell(&self, why: &'static str) {
-        let Some(token) = self.tie.progress.clone() else { return };
-        // Tiny steps: what the server says of its own progress comes after, and must not fall behind.
+        let Some(token) = self.tie.progress.clone().filter(|_| !self.tie.has_progressed()) else { return };
+        // Progress only grows. What the server says of its own comes after and may begin at 0, so this comes ever nearer to that.
         let steps = self.told.fetch_add(1, Ordering::Relaxed).saturating_add(1);
-        let progress = ProgressNotificationParam::new(token, f64::from(steps) * 1e-6).with_message(why);
+        let progress = ProgressNotificationParam::new(token, -1.0 / f64::from(steps)).with_message(why);
         self.party.tell(ProgressNotification::new(progress).into(), self.tie.id.as_ref());
     }
 }
