@@ -1997,6 +1997,26 @@ async fn whatever_is_no_call_passes_and_finds_the_server_it_is_for() {
     assert_eq!(world.tools.calls().len() + world.farm.calls().len(), 0);
 }
 
+#[tokio::test]
+async fn of_what_no_server_lists_each_is_asked_in_turn() {
+    let world = World::new().await;
+    let own = world.tools.unlisted();
+    for revision in [OLD, NEW] {
+        let all = world.greeted("/mcp", revision).await;
+        let read = all.result("resources/read", json!({"uri": own})).await;
+        assert_eq!(read["contents"][0]["text"], format!("what is in {own}"));
+        let of = |uri: &str| json!({"ref": {"type": "ref/resource", "uri": uri}, "argument": {"name": "name", "value": "an"}});
+        let completed = all.result("completion/complete", of(&own)).await;
+        assert_eq!(completed["completion"]["values"], json!(["any"]), "{revision}: {completed}");
+        assert!(all.error("completion/complete", of("back://0/")).await["code"].is_i64());
+    }
+    let old = world.greeted("/mcp", OLD).await;
+    old.result("resources/subscribe", json!({"uri": own})).await;
+    assert_eq!((world.farm.subscribed(), world.tools.subscribed()), (vec![], vec![own.clone()]));
+    old.result("resources/unsubscribe", json!({"uri": own})).await;
+    assert!(old.error("resources/subscribe", json!({"uri": "back://0/"})).await["code"].is_i64());
+}
+
 /// A server in a shell that takes notifications of its own, speaks the revision that its argument is, and keeps what it reads in a
 /// file of that name.
 const KEEPING: &str = r#"

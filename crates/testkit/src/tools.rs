@@ -28,9 +28,9 @@ use rmcp::model::{
     InitializeResult, InputRequest, InputRequiredResult, ListPromptsResult, ListResourceTemplatesResult,
     ListResourcesResult, ListToolsResult, NotificationMetaObject, PaginatedRequestParams,
     ProgressNotification, ProgressNotificationParam, Prompt, PromptArgument, PromptMessage, ProtocolVersion,
-    ReadResourceRequestParams, ReadResourceResponse, ReadResourceResult, Resource, ResourceContents,
-    ResourceTemplate, ResourceUpdatedNotificationParam, Role, ServerCapabilities, ServerConfig,
-    SubscribeRequestParams, SubscriptionFilter, Tool, UnsubscribeRequestParams,
+    ReadResourceRequestParams, ReadResourceResponse, ReadResourceResult, Reference, Resource,
+    ResourceContents, ResourceTemplate, ResourceUpdatedNotificationParam, Role, ServerCapabilities,
+    ServerConfig, SubscribeRequestParams, SubscriptionFilter, Tool, UnsubscribeRequestParams,
 };
 use rmcp::service::{NotificationContext, Peer, RequestContext, SubscriptionContext};
 use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
@@ -238,6 +238,11 @@ impl Tools {
         self.shop.book(number.into())
     }
 
+    /// The address of something that it has and does not list.
+    pub fn unlisted(&self) -> String {
+        self.shop.unlisted()
+    }
+
     /// The resources that sessions subscribed to, in order.
     pub fn subscribed(&self) -> Vec<String> {
         self.shop.books().subscribed.clone()
@@ -301,6 +306,18 @@ impl Shop {
 
     fn shelf(&self) -> String {
         format!("shelf://{}/", self.port)
+    }
+
+    fn unlisted(&self) -> String {
+        format!("back://{}/", self.port)
+    }
+
+    fn must_have(&self, uri: &str) -> Result<(), ErrorData> {
+        let is_book = (1..=3).any(|number| uri == self.book(number));
+        match is_book || uri.starts_with(&self.shelf()) || uri == self.unlisted() {
+            true => Ok(()),
+            false => Err(ErrorData::resource_not_found("no such book", Some(json!({ "uri": uri })))),
+        }
     }
 
     fn tools(&self) -> Vec<Tool> {
@@ -717,10 +734,7 @@ impl ServerHandler for Counter {
         _: RequestContext<RoleServer>,
     ) -> Result<ReadResourceResponse, ErrorData> {
         let uri = request.uri;
-        let is_book = (1..=3).any(|number| uri == self.0.book(number));
-        if !is_book && !uri.starts_with(&self.0.shelf()) {
-            return Err(ErrorData::resource_not_found("no such book", Some(json!({ "uri": uri }))));
-        }
+        self.0.must_have(&uri)?;
         let contents = ResourceContents::text(format!("what is in {uri}"), uri);
         Ok(ReadResourceResult::new(vec![contents]).into())
     }
@@ -730,16 +744,17 @@ impl ServerHandler for Counter {
         request: SubscribeRequestParams,
         _: RequestContext<RoleServer>,
     ) -> Result<(), ErrorData> {
+        self.0.must_have(&request.uri)?;
         self.0.books().subscribed.push(request.uri);
         Ok(())
     }
 
     async fn unsubscribe(
         &self,
-        _: UnsubscribeRequestParams,
+        request: UnsubscribeRequestParams,
         _: RequestContext<RoleServer>,
     ) -> Result<(), ErrorData> {
-        Ok(())
+        self.0.must_have(&request.uri)
     }
 
     async fn complete(
@@ -747,6 +762,9 @@ impl ServerHandler for Counter {
         request: CompleteRequestParams,
         _: RequestContext<RoleServer>,
     ) -> Result<CompleteResult, ErrorData> {
+        if let Reference::Resource(resource) = &request.r#ref {
+            self.0.must_have(&resource.uri)?;
+        }
         let values = vec![format!("{}y", request.argument.value)];
         let completion = CompletionInfo::new(values).map_err(|why| ErrorData::internal_error(why, None))?;
         Ok(CompleteResult::new(completion))

@@ -360,22 +360,58 @@ impl Face {
     }
 
     pub(super) async fn follow(&self, uri: &str, context: &Context) -> Result<(), ErrorData> {
-        let (session, server, has_session) = self.holder(uri, context).await?;
+        let mut refusal = no_resource(uri);
+        for server in self.followed_at(uri, context).await? {
+            match self.follow_at(&server, uri, context).await {
+                Ok(()) => return Ok(()),
+                Err(error) => refusal = error,
+            }
+        }
+        Err(refusal)
+    }
+
+    pub(super) async fn unfollow(&self, uri: &str, context: &Context) -> Result<(), ErrorData> {
+        let mut refusal = no_resource(uri);
+        for server in self.followed_at(uri, context).await? {
+            match self.unfollow_at(&server, uri, context).await {
+                Ok(()) => return Ok(()),
+                Err(error) => refusal = error,
+            }
+        }
+        Err(refusal)
+    }
+
+    /// The servers to be asked about following this resource, in their order: whoever has been told that this session does, then as
+    /// for everything else.
+    async fn followed_at(&self, uri: &str, context: &Context) -> Result<Vec<Arc<Server>>, ErrorData> {
+        let Some(session) = self.session() else { return Ok(Vec::new()) };
+        let holders = self.holders(uri, &Inquiry::of(context)?).await;
+        // Whoever is slow just now is not waited for.
+        let is_told = |server: &Arc<Server>| {
+            session.wanted(server.name()).try_lock().is_ok_and(|wanted| lock(&wanted.uris).contains(uri))
+        };
+        let told: Vec<_> = self.scope.servers().into_iter().filter(is_told).collect();
+        let others = holders.into_iter().filter(|it| told.iter().all(|told| told.name() != it.name()));
+        Ok(told.iter().cloned().chain(others).collect())
+    }
+
+    async fn follow_at(&self, server: &Arc<Server>, uri: &str, context: &Context) -> Result<(), ErrorData> {
+        let (session, has_session) = self.session_at(server, uri, context).await?;
         let wanted = session.wanted(server.name());
         let mut wanted = wanted.lock().await;
         let is_new = wanted.add(uri)?;
         let followed = match has_session {
             true => {
                 let request = SubscribeRequest::new(SubscribeRequestParams::new(uri));
-                let followed = self.pass(context, &server, request.into()).await.map(drop);
+                let followed = self.pass(context, server, request.into()).await.map(drop);
                 // Where there are no lists to hear of, nobody would see to it that the next connection is told of it, too.
                 if followed.is_ok() && !wanted.is_listening() {
-                    let stands = wanted.listen(&session, &server, &self.scope.gateway);
-                    let _ = timeout(self.scope.patience_with(&server), stands).await;
+                    let stands = wanted.listen(session, server, &self.scope.gateway);
+                    let _ = timeout(self.scope.patience_with(server), stands).await;
                 }
                 followed
             }
-            false => wanted.listen_anew(&session, &server, &self.scope.gateway).await,
+            false => wanted.listen_anew(session, server, &self.scope.gateway).await,
         };
         if followed.is_err() && is_new {
             lock(&wanted.uris).remove(uri);
@@ -383,17 +419,17 @@ impl Face {
         followed
     }
 
-    pub(super) async fn unfollow(&self, uri: &str, context: &Context) -> Result<(), ErrorData> {
-        let (session, server, has_session) = self.holder(uri, context).await?;
+    async fn unfollow_at(&self, server: &Arc<Server>, uri: &str, context: &Context) -> Result<(), ErrorData> {
+        let (session, has_session) = self.session_at(server, uri, context).await?;
         let wanted = session.wanted(server.name());
         let mut wanted = wanted.lock().await;
         let was_there = lock(&wanted.uris).remove(uri);
         let unfollowed = match has_session {
             true => {
                 let request = UnsubscribeRequest::new(UnsubscribeRequestParams::new(uri));
-                self.pass(context, &server, request.into()).await.map(drop)
+                self.pass(context, server, request.into()).await.map(drop)
             }
-            false => wanted.listen_anew(&session, &server, &self.scope.gateway).await,
+            false => wanted.listen_anew(session, server, &self.scope.gateway).await,
         };
         if unfollowed.is_err() && was_there {
             lock(&wanted.uris).insert(uri.to_owned());
@@ -401,19 +437,19 @@ impl Face {
         unfollowed
     }
 
-    /// Who has this resource, and whether this session has one there, too.
-    async fn holder(
+    /// This session, and whether it has one at this server, too.
+    async fn session_at(
         &self,
+        server: &Arc<Server>,
         uri: &str,
         context: &Context,
-    ) -> Result<(Arc<Session>, Arc<Server>, bool), ErrorData> {
+    ) -> Result<(&Arc<Session>, bool), ErrorData> {
         let none = || no_resource(uri);
         let session = self.session().ok_or_else(none)?;
         let inquiry = Inquiry::of(context)?;
-        let server = self.holders(uri, &inquiry).await.into_iter().next().ok_or_else(none)?;
-        self.may_speak_with(&inquiry.visit.caller, &server).await?;
+        self.may_speak_with(&inquiry.visit.caller, server).await?;
         let has_session = server.has_session_with(&self.party(&inquiry)).await.map_err(|_| none())?;
-        Ok((Arc::clone(session), server, has_session))
+        Ok((session, has_session))
     }
 }
 

@@ -162,23 +162,27 @@ impl Face {
         context: &Context,
     ) -> Result<CompleteResult, ErrorData> {
         asked.meta = None;
-        let server = match &mut asked.r#ref {
+        let servers = match &mut asked.r#ref {
             Reference::Prompt(prompt) => {
                 let (server, name) = self.scope.inward(&prompt.name).ok_or_else(no_prompt)?;
                 prompt.name = name.to_owned();
-                Some(server)
+                vec![server]
             }
-            Reference::Resource(resource) => {
-                self.holders(&resource.uri, &Inquiry::of(context)?).await.into_iter().next()
-            }
-            _ => self.scope.servers().into_iter().next(),
+            Reference::Resource(resource) => self.holders(&resource.uri, &Inquiry::of(context)?).await,
+            _ => self.scope.servers().into_iter().take(1).collect(),
         };
-        let server =
-            server.ok_or_else(|| ErrorData::invalid_params("there is nothing to be completed", None))?;
-        let said = self.pass(context, &server, CompleteRequest::new(asked).into()).await?;
-        let mut result = CompleteResult::default();
-        result.meta = Some(carrying(COMPLETION.told(&said, !is_stateless(context))?));
-        Ok(result)
+        let mut refusal = ErrorData::invalid_params("there is nothing to be completed", None);
+        for server in servers {
+            match self.pass(context, &server, CompleteRequest::new(asked.clone()).into()).await {
+                Ok(said) => {
+                    let mut result = CompleteResult::default();
+                    result.meta = Some(carrying(COMPLETION.told(&said, !is_stateless(context))?));
+                    return Ok(result);
+                }
+                Err(error) => refusal = error,
+            }
+        }
+        Err(refusal)
     }
 
     /// What a session wants to be told of what servers log. In 2026-07-28 each request says so itself.
