@@ -11,7 +11,7 @@ use execution::{
 };
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use ledger::Stored;
+use ledger::{By, Stored};
 use provider::Provider;
 use provider::runner::Runner;
 use tokio::sync::oneshot;
@@ -24,7 +24,7 @@ use crate::metrics::Step;
 use crate::pending::{Pending, Told};
 use crate::prove::Ending;
 use crate::pursue::Pursued;
-use crate::row::internal;
+use crate::row::{IntentRow, internal};
 use crate::sessions::CycleSaid;
 use crate::steer::busy;
 use crate::tenants::TenantState;
@@ -66,6 +66,9 @@ pub(crate) struct Said {
 /// Admission is the check of a send that starts within this time; later ones are not made.
 pub(crate) const SEND_WINDOW: Duration = Duration::from_secs(2);
 
+/// What whoever was overtaken hears, unless there is more to say.
+const OVERTAKEN: &str = "somebody else went on with the action meanwhile";
+
 /// So long an action stays in memory while its provider works. Most are done by then; for the others reading it back
 /// from the ledger is little beside the wait.
 const A_MOMENT: Duration = Duration::from_millis(100);
@@ -93,6 +96,7 @@ impl Gateway {
                 patience = Patience { deadline: None, until: Instant::now() };
             }
             let (tenant, under_way) = (Arc::clone(&errand.tenant), errand.under_way.clone());
+            let by = errand.pending.by;
             match self.attempt(errand, &mut said).await {
                 Ok(Followed::Said(answer)) => {
                     // Whoever hears it may want more to be done at once.
@@ -100,7 +104,8 @@ impl Gateway {
                     said.say(Ok(answer));
                 }
                 Ok(Followed::Rests(until_ms)) => {
-                    next = Box::pin(self.rest(&tenant, (id, under_way), until_ms, patience, &mut said)).await;
+                    let rests = self.rest(&tenant, (id, under_way, by), until_ms, patience, &mut said);
+                    next = Box::pin(rests).await;
                 }
                 // Recovery will find it as sent.
                 Err(error) => said.say(Err(error)),
@@ -135,6 +140,7 @@ impl Gateway {
                 reply.inspect(move |reply| log_unanswered(id, name, reply)).boxed()
             }
         };
+        let by = pending.by;
         let mut kept = Some(pending);
         let first = {
             let mut first = pin!(first(&mut reply, patience.deadline));
@@ -162,14 +168,19 @@ impl Gateway {
         // As with judging: what is proven and not yet written is large.
         let mut place = self.concluding.acquire().await;
         let mut pending = match kept {
-            Some(pending) => pending,
-            None => self.recall(&tenant, id).await?,
+            Some(pending) => Some(pending),
+            None => self.recall(&tenant, (id, by), &call).await?,
         };
         let reply = match first {
             Some(reply) => reply,
             None => {
                 // The caller goes on; the answer still counts.
-                said.say(Box::pin(self.say_unsettled(&tenant, &mut pending, ledger::State::InDoubt)).await);
+                said.say(match &mut pending {
+                    Some(pending) => {
+                        Box::pin(self.say_unsettled(&tenant, pending, ledger::State::InDoubt)).await
+                    }
+                    None => self.said_by_others(&tenant, id).await,
+                });
                 drop(place);
                 let reply = reply.await;
                 place = self.concluding.acquire().await;
@@ -181,6 +192,11 @@ impl Gateway {
         said.doubt = reply.doubt();
         let follows = call.attempt > 1 || matches!(call.purpose, Purpose::Capture { .. });
         let said = (follows || matches!(reply, Reply::Confirmed(_))).then(|| reply.clone());
+        let Some(pending) = pending else {
+            drop(place);
+            let overtaken = Box::pin(self.overtaken(&tenant, (id, &call), said, under_way)).await?;
+            return overtaken.ok_or_else(|| Error::new(Code::StateConflict, OVERTAKEN));
+        };
         let (execution, effects) = self.move_on(execution, Event::Replied(reply))?;
         let followed = Box::pin(self.follow(&tenant, &pending, &execution, &effects)).await;
         drop(place);
@@ -197,7 +213,7 @@ impl Gateway {
     async fn rest(
         self: &Arc<Self>,
         tenant: &Arc<TenantState>,
-        (id, under_way): (ActionId, UnderWay),
+        (id, under_way, by): (ActionId, UnderWay, By),
         mut until_ms: i64,
         patience: Patience,
         said: &mut Said,
@@ -209,7 +225,7 @@ impl Gateway {
                 break;
             }
             tokio::time::sleep_until(wake.into()).await;
-            match Box::pin(self.pursue(tenant, id, under_way.clone(), true)).await {
+            match Box::pin(self.pursue(tenant, id, under_way.clone(), Some(by))).await {
                 Ok(Pursued::Go(errand)) => return Some(Box::new(Errand { patience, ..*errand })),
                 Ok(Pursued::Over(answer)) => {
                     drop(under_way);
@@ -223,7 +239,7 @@ impl Gateway {
                 }
             }
         }
-        match Box::pin(self.leave(tenant, id, said.is_awaited(), said.doubt)).await {
+        match Box::pin(self.leave(tenant, (id, by), said.is_awaited(), said.doubt)).await {
             Ok(Some(answer)) => said.say(Ok(answer)),
             Ok(None) => {}
             Err(error) => said.say(Err(error)),
@@ -231,11 +247,31 @@ impl Gateway {
         None
     }
 
-    /// Reads back what admission wrote.
-    async fn recall(&self, tenant: &TenantState, id: ActionId) -> Result<Box<Pending>, Error> {
+    /// Reads back what admission wrote, if it still is as it was: nothing, if somebody else has taken the action in hand or had the
+    /// last word on this call meanwhile.
+    async fn recall(
+        &self,
+        tenant: &TenantState,
+        (id, by): (ActionId, By),
+        call: &Call,
+    ) -> Result<Option<Box<Pending>>, Error> {
         let stored = self.stored(tenant, id).await?;
+        if by != By::Holder(stored.token) || stored.state.is_amended() {
+            return Ok(None);
+        }
         let told = self.told(&stored).await?;
-        Pending::restore(&stored, told).map(Box::new)
+        let pending = Pending::restore(&stored, told).map(Box::new)?;
+        let is_same = pending.row.call.as_ref().is_some_and(|it| it.reference == call.reference);
+        Ok(is_same.then_some(pending))
+    }
+
+    /// What there is to say of an action that is in other hands by now.
+    pub(crate) async fn said_by_others(&self, tenant: &TenantState, id: ActionId) -> Result<Answer, Error> {
+        let stored = self.stored(tenant, id).await?;
+        match stored.reply {
+            Some(_) => self.last_said(&stored),
+            None => Ok(self.say_sent(id, &IntentRow::of(&stored)?)),
+        }
     }
 
     /// One transition, by what an event is worth; an illegal one is logged and changes nothing.

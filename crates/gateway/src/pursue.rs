@@ -36,16 +36,18 @@ pub(crate) enum Pursued {
 }
 
 impl Gateway {
-    /// Takes an open action one step further. `holds`: whoever calls has marked it sent and has had its answer, which did
+    /// Takes an open action one step further. `holds`: whoever calls has marked it sent by that and has had its answer, which did
     /// not tell.
     pub(crate) async fn pursue(
         self: &Arc<Self>,
         tenant: &Arc<TenantState>,
         id: ActionId,
         under_way: UnderWay,
-        holds: bool,
+        holds: Option<By>,
     ) -> Result<Pursued, Error> {
         let stored = self.stored(tenant, id).await?;
+        // What was sent since then is somebody else's.
+        let holds = holds == Some(By::Holder(stored.token));
         let stood = match (stored.state, stored.due_ms) {
             (State::Sent | State::InDoubt, _) => Stood::InDoubt,
             (State::Challenged, until_ms) => Stood::Challenged { until_ms: until_ms.unwrap_or(0) },
@@ -462,12 +464,16 @@ impl Gateway {
     pub(crate) async fn leave(
         &self,
         tenant: &TenantState,
-        id: ActionId,
+        (id, by): (ActionId, By),
         awaited: bool,
         doubt: Option<Doubt>,
     ) -> Result<Option<Answer>, Error> {
         let stored = self.stored(tenant, id).await?;
-        if !awaited && stored.state != State::Sent {
+        let is_sent = stored.state == State::Sent;
+        if is_sent && by != By::Holder(stored.token) {
+            return if awaited { self.said_by_others(tenant, id).await.map(Some) } else { Ok(None) };
+        }
+        if !awaited && !is_sent {
             return Ok(None);
         }
         self.say_so_far(tenant, &stored, doubt).await.map(Some)
@@ -573,7 +579,7 @@ impl Gateway {
         under_way: UnderWay,
     ) -> Result<Pursued, Error> {
         let tenant = Arc::clone(self.tenant(tenant)?);
-        self.pursue(&tenant, id, under_way, false).await
+        self.pursue(&tenant, id, under_way, None).await
     }
 }
 

@@ -347,7 +347,7 @@ impl Gateway {
         match self.follow(tenant, pending, &execution, &effects).await? {
             Followed::Said(_) => drop(lock(&self.inquiries).remove(&pending.id)),
             // What was marked sent and is in doubt now is said to be. When it is due stays remembered.
-            Followed::Rests(_) => drop(self.leave(tenant, pending.id, false, doubt).await?),
+            Followed::Rests(_) => drop(self.leave(tenant, (pending.id, pending.by), false, doubt).await?),
         }
         Ok(())
     }

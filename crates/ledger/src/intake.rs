@@ -411,7 +411,10 @@ impl Settlement {
             return Lease { until_ms: Some(self.outcome.at_ms), ..lease.after(self.by, State::RollingBack) };
         }
         if !stays(from, self.outcome.state, amends) {
-            return lease.after(self.by, self.outcome.state);
+            let after = lease.after(self.by, self.outcome.state);
+            // Who read it before that was said does not say it as well.
+            let is_told = from == self.outcome.state && matches!(from, State::Waiting | State::Checking);
+            return Lease { token: after.token.saturating_add(u32::from(is_told)), ..after };
         }
         let until_ms = if from == State::Reserved { Some(self.outcome.at_ms) } else { lease.until_ms };
         Lease { token: lease.token.saturating_add(1), until_ms, ..lease }

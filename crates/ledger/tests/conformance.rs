@@ -1622,11 +1622,13 @@ fn what_waits_may_be_told_of_and_called_off() {
         wait(ledger.settle(Settlement { by, ..settlement(id, State::Waiting, "told") })).unwrap();
         let stored = wait(ledger.action(&Tenant::default(), id)).unwrap().unwrap();
         assert_eq!((stored.state, stored.due_ms), (State::Waiting, Some(NOW + 500)), "it goes on waiting");
-        let off = Settlement { charged: Some(0), by, ..settlement(id, State::Failed, "off") };
+        let twice = Settlement { by, ..settlement(id, State::Waiting, "told-again") };
+        assert!(matches!(wait(ledger.settle(twice)), Err(Error::Fenced(_))), "it is told once");
+        let off = Settlement { charged: Some(0), by: By::Holder(3), ..settlement(id, State::Failed, "off") };
         wait(ledger.settle(off)).unwrap();
         assert_eq!((state_of(&*ledger, id), spent(&*ledger, "m")), (State::Failed, 0));
         assert!(wait(ledger.due(NOW + 1000, None, 10)).unwrap().rows.is_empty());
-        let late = wait(ledger.defer(deferral(id, 2, NOW)));
+        let late = wait(ledger.defer(deferral(id, 3, NOW)));
         assert!(matches!(late, Err(Error::Illegal { from: State::Failed, .. })), "{late:?}");
     });
 }
@@ -1652,22 +1654,22 @@ fn an_effect_is_looked_after_and_undone_before_the_last_word() {
         settle(1, State::Checking, "told").unwrap();
         assert_eq!((stored().due_ms, due(NOW + 100)), (Some(NOW + 100), 1), "it goes on being looked after");
         assert!(
-            matches!(settle(1, State::Failed, "lost"), Err(Error::Illegal { .. })),
+            matches!(settle(2, State::Failed, "lost"), Err(Error::Illegal { .. })),
             "the effect is there"
         );
         let revoked = wait(ledger.revoke(&tenant, "m", event("revoked"))).unwrap();
         assert_eq!(revoked.unsettled, [id]);
-        wait(ledger.defer(rests(State::Retracting, 1, NOW + 200))).unwrap();
-        wait(ledger.defer(rests(State::Retracting, 2, NOW + 300))).unwrap();
-        assert_eq!((stored().token, due(NOW + 300)), (3, 1), "each step is somebody's");
-        assert!(matches!(settle(2, State::RollingBack, "old"), Err(Error::Fenced(_))));
+        wait(ledger.defer(rests(State::Retracting, 2, NOW + 200))).unwrap();
+        wait(ledger.defer(rests(State::Retracting, 3, NOW + 300))).unwrap();
+        assert_eq!((stored().token, due(NOW + 300)), (4, 1), "each step is somebody's");
+        assert!(matches!(settle(3, State::RollingBack, "old"), Err(Error::Fenced(_))));
         assert!(
-            matches!(settle(3, State::RolledBack, "mute"), Err(Error::Illegal { .. })),
+            matches!(settle(4, State::RolledBack, "mute"), Err(Error::Illegal { .. })),
             "something is said first"
         );
-        settle(3, State::RollingBack, "said").unwrap();
+        settle(4, State::RollingBack, "said").unwrap();
         assert_eq!((stored().state, due(NOW + 300)), (State::RollingBack, 1), "a crash here loses nothing");
-        let by = By::Holder(3);
+        let by = By::Holder(4);
         wait(ledger.amend(amending(Settlement { by, ..settlement(id, State::RolledBack, "undone") })))
             .unwrap();
         assert_eq!((stored().state, due(NOW + 9000), spent(&*ledger, "m")), (State::RolledBack, 0, 300));

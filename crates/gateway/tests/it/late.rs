@@ -325,6 +325,28 @@ async fn beside_an_attempt_in_flight_it_is_on_record_and_that_goes_on() {
     assert_eq!((house.spent(), alerts(&house, "duplicate_effect"), findings(&house).await), (5000, 1, 0));
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_its_provider_tells_of_itself_before_it_answers_is_not_late_when_it_does() {
+    let (house, bank) = house(NO_RETRY, same).await;
+    let id = wrongly_failed(&house, &bank).await;
+    bank.inject(Injection::payments(Fault::DelayAnswer { ms: 1_000 }, 1));
+    let told = async {
+        faults::effects(&bank, 2).await;
+        let record = settled(&house, &id, 2).await;
+        assert_eq!(record.state, "COMPLETED");
+        (record.receipts.len(), events(&house).await.len())
+    };
+    let (record, before) = tokio::join!(retry(&house, &id), told);
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    let after = house.record(&id).await;
+    assert_eq!((record.state.as_str(), after.state.as_str()), ("COMPLETED", "COMPLETED"));
+    assert_eq!((after.receipts.len(), events(&house).await.len()), before);
+    assert_eq!(
+        (alerts(&house, "late_effect"), alerts(&house, "duplicate_effect"), findings(&house).await),
+        (0, 0, 0)
+    );
+}
+
 #[tokio::test]
 async fn a_doubt_beside_it_is_not_sent_again_where_it_would_be() {
     let again = |text: String| {

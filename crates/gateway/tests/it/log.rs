@@ -317,9 +317,10 @@ async fn nothing_is_sent_after_a_recovery_as_long_as_the_provider_does_not_say_w
         forgetful(|bank| banked::retrying(bank, banked::Promise::Queryable, THREE_TIMES)).await;
     let house = recovered(house).await;
     let body = house.payment("acct-2", "10.00");
-    bank.inject(Injection::queries(Fault::ErrorBeforeEffect, 1));
+    bank.inject(Injection::queries(Fault::ErrorBeforeEffect, 1000));
     let refused = house.send("acct-2", &body).await.unwrap_err();
     assert!(refused.code == Code::Unavailable && refused.to_string().contains("put back"), "{refused}");
+    bank.clear_faults();
     let said = house.said("acct-2", &body).await;
     assert_eq!((said.kind(), bank.effects().count), ("executed", 2), "{}", said.body);
 }
