@@ -66,8 +66,9 @@ pub(crate) struct Said {
 /// Admission is the check of a send that starts within this time; later ones are not made.
 pub(crate) const SEND_WINDOW: Duration = Duration::from_secs(2);
 
-/// What whoever was overtaken hears, unless there is more to say.
-const OVERTAKEN: &str = "somebody else went on with the action meanwhile";
+/// How often it is tried to have an answer count beside others who go on with the action, and how long it rests in between.
+const TRIES: u32 = 5;
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// So long an action stays in memory while its provider works. Most are done by then; for the others reading it back
 /// from the ledger is little beside the wait.
@@ -194,19 +195,36 @@ impl Gateway {
         let said = (follows || matches!(reply, Reply::Confirmed(_))).then(|| reply.clone());
         let Some(pending) = pending else {
             drop(place);
-            let overtaken = Box::pin(self.overtaken(&tenant, (id, &call), said, under_way)).await?;
-            return overtaken.ok_or_else(|| Error::new(Code::StateConflict, OVERTAKEN));
+            return Box::pin(self.heard_after_others(&tenant, (id, &call), Some(reply), under_way)).await;
         };
         let (execution, effects) = self.move_on(execution, Event::Replied(reply))?;
         let followed = Box::pin(self.follow(&tenant, &pending, &execution, &effects)).await;
         drop(place);
         match (followed, said) {
             (Err(error), said) if error.code == Code::StateConflict => {
-                let overtaken = self.overtaken(&tenant, (id, &call), said, under_way);
-                Box::pin(overtaken).await?.ok_or(error)
+                Box::pin(self.heard_after_others(&tenant, (id, &call), said, under_way)).await
             }
             (followed, _) => followed,
         }
+    }
+
+    /// Has an answer count as far as it does after somebody else went on with the action. Whoever is going on with it just now is
+    /// waited for: nobody else has the answer.
+    async fn heard_after_others(
+        self: &Arc<Self>,
+        tenant: &Arc<TenantState>,
+        (id, call): (ActionId, &Call),
+        said: Option<Reply>,
+        under_way: UnderWay,
+    ) -> Result<Followed, Error> {
+        for _ in 1..TRIES {
+            match self.overtaken(tenant, (id, call), said.clone(), under_way.clone()).await {
+                Err(error) if error.code == Code::StateConflict => tokio::time::sleep(PAUSE).await,
+                followed => return followed.map(|it| it.unwrap_or_else(|| Followed::Rests(clock::now_ms()))),
+            }
+        }
+        let followed = self.overtaken(tenant, (id, call), said, under_way).await?;
+        Ok(followed.unwrap_or_else(|| Followed::Rests(clock::now_ms())))
     }
 
     /// Waits for the next attempt, or for the turn to ask, as long as somebody waits to hear of it.
@@ -270,8 +288,20 @@ impl Gateway {
         let stored = self.stored(tenant, id).await?;
         match stored.reply {
             Some(_) => self.last_said(&stored),
-            None => Ok(self.say_sent(id, &IntentRow::of(&stored)?)),
+            None => self.say_as_it_stands(&stored, &IntentRow::of(&stored)?),
         }
+    }
+
+    /// Of what is open, and was not told of: where it stands.
+    pub(crate) fn say_as_it_stands(&self, stored: &Stored, row: &IntentRow) -> Result<Answer, Error> {
+        use ledger::State;
+        Ok(match stored.state {
+            State::Reserved | State::ReleaseFailed => self.said_of_reserved(stored)?,
+            State::Challenged => {
+                self.say_challenged(stored.id, row, false).unwrap_or_else(|| self.say_sent(stored.id, row))
+            }
+            _ => self.say_sent(stored.id, row),
+        })
     }
 
     /// One transition, by what an event is worth; an illegal one is logged and changes nothing.

@@ -396,7 +396,7 @@ impl Gateway {
     ) -> Result<Followed, Error> {
         let stored = self.stored(tenant, id).await?;
         let told = self.told(&stored).await?;
-        let pending = Pending::restore(&stored, told)?;
+        let mut pending = Pending::restore(&stored, told)?;
         let stood = match stored.state {
             State::Failed if under_way.is_some() => Stood::Failed,
             State::Waiting if under_way.is_some() => Stood::Waiting { due_ms: stored.due_ms.unwrap_or(0) },
@@ -425,8 +425,13 @@ impl Gateway {
             state => state.is_settled(),
         };
         if !goes_on {
-            // Of two sends it speaks for one.
-            return Ok(Followed::Said(self.say_sent(id, &pending.row)));
+            // Of two sends it speaks for one. Nobody is at what was only marked sent any more: it is in doubt.
+            let is_own = pending.row.call.as_ref().is_some_and(|it| it.reference == sent.reference);
+            if stored.state == State::Sent && is_own && under_way.is_some() {
+                self.doubt(tenant, &mut pending).await?;
+                return self.said_by_others(tenant, id).await.map(Followed::Said);
+            }
+            return self.say_as_it_stands(&stored, &pending.row).map(Followed::Said);
         }
         self.follow(tenant, &pending, &execution, &effects).await
     }
