@@ -383,7 +383,8 @@ async fn after_a_restore_nothing_is_taken_on_before_it_is_recovered_and_nothing_
             .unwrap(),
     );
     assert_eq!(verdict(&kept, &old), Verdict::Valid);
-    let again = paid(&house, "again").await;
+    let said = house.agent().insist_after_recovery("again", &house.payment("acct-again", "10.00")).await;
+    let again = said.body["receipt_id"].as_str().unwrap().to_owned();
     let new = Pin::new(ISSUER, &jwks).and_log(name);
     assert_eq!(verdict(&bundle(&house, &again, |_| true).await, &new), Verdict::Valid);
     let sql = "SELECT count(*) FROM entry WHERE instr(CAST(bytes AS TEXT), 'store_recovered') > 0";
