@@ -904,6 +904,8 @@ fn a_commit_whose_wait_for_a_standby_is_cancelled_is_not_acknowledged() {
         sql(&url, "SELECT pg_reload_conf()");
     };
     set("nobody");
+    // The server takes it in when it is told of it.
+    std::thread::sleep(Duration::from_secs(1));
     let answer = std::thread::scope(|scope| {
         let asked = scope.spawn(|| wait(gateway.admit(payment("k", 1, &["m"]))));
         while !asked.is_finished() {
@@ -934,6 +936,8 @@ fn what_is_written_beside_the_writer_is_not_acknowledged_without_the_standby_eit
         sql(&url, "SELECT pg_reload_conf()");
     };
     set("nobody");
+    // The server takes it in when it is told of it.
+    std::thread::sleep(Duration::from_secs(1));
     let answer = std::thread::scope(|scope| {
         let asked = scope.spawn(|| wait(gateway.tenant_key(&Tenant::default(), Some(vec![7]))));
         while !asked.is_finished() {
