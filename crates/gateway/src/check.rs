@@ -110,6 +110,9 @@ impl Gateway {
         let row = RollbackRow::begun(by.to_owned(), confirmation.reference, undo);
         self.rest_until(tenant, pending, row, clock::now_ms()).await?;
         let stored = self.stored(tenant, pending.id).await?;
+        if !pending.still_holds(&stored) {
+            return self.undone_so_far(&stored, stored.due_ms.unwrap_or_else(|| self.soon_ms()));
+        }
         self.undo_on(tenant, &stored).await
     }
 

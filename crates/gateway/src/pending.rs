@@ -91,6 +91,12 @@ impl Pending {
         })
     }
 
+    /// Does it stand as it was last written from here? If not, somebody else has taken it in hand and goes on with it: the token
+    /// that stands there now is theirs.
+    pub(crate) fn still_holds(&self, stored: &ledger::Stored) -> bool {
+        self.by == By::Holder(stored.token)
+    }
+
     /// Its row as it is to be stored from now on, and named by the entry that comes with it.
     pub(crate) fn payload(&mut self) -> Result<Vec<u8>, Error> {
         let Named { payload, name } = self.row.to_named(self.key.as_deref())?;

@@ -105,7 +105,7 @@ impl Gateway {
                 match followed {
                     true => self.look_after_recalled(tenant, &stored).await?,
                     // Whoever has taken it in hand while its provider was asked goes on with it, or has ended it.
-                    false if pending.by != By::Holder(stored.token) || !still_stands(stood, stored.state) => {
+                    false if !pending.still_holds(&stored) || !still_stands(stood, stored.state) => {
                         Pursued::Rests(self.soon_ms())
                     }
                     false => self.clear(tenant, &rules, &stored, pending, execution, under_way).await?,

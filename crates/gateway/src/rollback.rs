@@ -82,6 +82,9 @@ impl Gateway {
         let row = RollbackRow { first_ms, ..RollbackRow::begun(by, confirmed, undo) };
         self.rest_until(tenant, &mut pending, row, clock::now_ms()).await?;
         let stored = self.stored(tenant, id).await?;
+        if !pending.still_holds(&stored) {
+            return Ok(());
+        }
         self.undo_further(tenant, &stored).await.map(drop)
     }
 
@@ -141,8 +144,12 @@ impl Gateway {
         stored: &Stored,
     ) -> Result<Pursued, Error> {
         let due_ms = self.undo_further(tenant, stored).await?;
-        let stored = self.stored(tenant, stored.id).await?;
-        if stored.state.is_being_undone() { Ok(Pursued::Rests(due_ms)) } else { self.over(&stored) }
+        self.undone_so_far(&self.stored(tenant, stored.id).await?, due_ms)
+    }
+
+    /// How it stands, and when the next step is due if it is still being undone, in Unix milliseconds.
+    pub(crate) fn undone_so_far(&self, stored: &Stored, due_ms: i64) -> Result<Pursued, Error> {
+        if stored.state.is_being_undone() { Ok(Pursued::Rests(due_ms)) } else { self.over(stored) }
     }
 
     /// An effect that came after the last word, and was promised to be there once or not at all: it is undone in our own name.

@@ -84,8 +84,7 @@ impl Gateway {
             self.metrics.outcome(Kind::Held);
         }
         if released {
-            let stored = self.stored(tenant, pending.id).await?;
-            Box::pin(self.release_further(tenant, &stored)).await?;
+            Box::pin(self.release_on(tenant, &pending)).await?;
             return self.said_of_reserved(&self.stored(tenant, pending.id).await?);
         }
         self.say_reserved(pending.id, &pending.row, false)

@@ -71,8 +71,7 @@ impl Gateway {
         self.at(Point::ReleaseBefore)?;
         self.keep_reserved(tenant, &mut pending, clock::now_ms(), ledger::RESERVED).await?;
         self.at(Point::ReleaseAfter)?;
-        let stored = self.stored(tenant, id).await?;
-        self.release_further(tenant, &stored).await.map(drop)
+        self.release_on(tenant, &pending).await.map(drop)
     }
 
     /// Looks after an action for which money is set aside and whose turn it is.
@@ -94,8 +93,16 @@ impl Gateway {
             self.keep_reserved(tenant, &mut pending, clock::now_ms(), ledger::RESERVED).await?;
             self.at(Point::ExpiryAfter)?;
         }
+        self.release_on(tenant, &pending).await.map(Pursued::Rests)
+    }
+
+    /// The first step of setting free what is noted to be. Whoever has taken it in hand since then goes on with it.
+    pub(super) async fn release_on(&self, tenant: &TenantState, pending: &Pending) -> Result<i64, Error> {
         let stored = self.stored(tenant, pending.id).await?;
-        self.release_further(tenant, &stored).await.map(Pursued::Rests)
+        if !pending.still_holds(&stored) {
+            return Ok(stored.due_ms.unwrap_or_else(|| self.soon_ms()));
+        }
+        self.release_further(tenant, &stored).await
     }
 
     /// Until when it stays set aside, Unix milliseconds, if its time is not over.

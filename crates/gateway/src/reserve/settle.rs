@@ -78,8 +78,7 @@ impl Gateway {
         release.sends = 0;
         pending.row.words.push(*word);
         self.keep_reserved(tenant, &mut pending, clock::now_ms(), EVENT).await?;
-        let stored = self.stored(tenant, pending.id).await?;
-        self.release_further(tenant, &stored).await.map(drop)
+        self.release_on(tenant, &pending).await.map(drop)
     }
 
     /// Is its provider there, and does nothing stop what sets free?

@@ -7,7 +7,9 @@ use testkit::Swap;
 use testkit::records::{Archive, Fault, Injection, Standing, Target};
 
 use crate::archived::{self, agreed, archive, bind, deleting, deletion};
-use crate::house::{House, Said};
+use crate::faults::Rival;
+use crate::house::{BINDING, House, Said};
+use crate::late::alerts;
 use crate::retries::a_while;
 use crate::rollbacks::until;
 
@@ -139,6 +141,24 @@ async fn what_is_as_it_should_be_is_complete() {
     assert_eq!((record.state.as_str(), kinds(&record)), ("COMPLETED", vec!["ORIGINAL"]));
     assert_eq!(counts(&archive), (1, 0, true));
     is_whole(&house).await;
+}
+
+#[tokio::test]
+async fn what_another_gateway_takes_up_to_undo_it_is_left_to_it() {
+    let archive = archive().await;
+    let mut rival = None;
+    let house = House::bound(BINDING, |config| {
+        archived::reaching(config, &archive);
+        rival = Some(Rival::at("rollback-note.after", config));
+    })
+    .await;
+    bind(&house, &writing(&archive)).await;
+    rival.unwrap().arm();
+    let said = house.said("k", &wrong()).await;
+    assert_eq!(said.kind(), "pending_settlement", "{}", said.body);
+    let record = house.record(said.id()).await;
+    assert_eq!((record.phase, record.rollback.unwrap().sends), (Some("rolling_back"), 0));
+    assert_eq!((counts(&archive), alerts(&house, "rollback_failed")), ((1, 0, true), 0));
 }
 
 #[tokio::test]

@@ -1,9 +1,11 @@
 //! What goes wrong on purpose, and waiting for what comes of it.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use countersign_gateway::Config;
 use testkit::bank::Bank;
 
 /// Ends a process at a point, once it is armed.
@@ -33,6 +35,43 @@ impl ledger::FailPoints for Dies {
             true => Err(std::io::Error::other("a test")),
             false => Ok(()),
         }
+    }
+}
+
+/// Another gateway on the same store, which takes in hand what rests there while this one passes a point: its token is another
+/// one then, and it is not due for a while.
+#[derive(Debug)]
+pub(crate) struct Rival {
+    at: &'static str,
+    store: PathBuf,
+    armed: AtomicBool,
+}
+
+impl Rival {
+    pub(crate) fn at(at: &'static str, config: &mut Config) -> Arc<Rival> {
+        let store = config.data_dir.join("production.db");
+        let rival = Arc::new(Rival { at, store, armed: AtomicBool::new(false) });
+        config.fail_points = Some(Arc::clone(&rival) as _);
+        rival
+    }
+
+    pub(crate) fn arm(&self) {
+        self.armed.store(true, Ordering::SeqCst);
+    }
+
+    fn takes(&self) {
+        let store = rusqlite::Connection::open(&self.store).unwrap();
+        let taken = "UPDATE fate SET token = token + 1, until = until + 600000 WHERE state < 0";
+        assert_eq!(store.execute(taken, []).unwrap(), 1);
+    }
+}
+
+impl ledger::FailPoints for Rival {
+    fn at(&self, step: &'static str) -> std::io::Result<()> {
+        if step == self.at && self.armed.swap(false, Ordering::SeqCst) {
+            self.takes();
+        }
+        Ok(())
     }
 }
 

@@ -8,6 +8,7 @@ use testkit::bank::{Bank, Fault, Injection, Target};
 
 use crate::approvals::approver;
 use crate::banked::{self, RIGHT};
+use crate::faults::Rival;
 use crate::house::{BINDING, House, Said};
 use crate::resolutions::{resolve, word};
 use crate::retries::{AT_ONCE, a_while};
@@ -235,6 +236,63 @@ async fn what_is_released_was_never_charged_and_frees_the_mandate() {
     assert_eq!(late.code, Code::StateConflict);
     let fresh = house.said("k2", &reserving(&house, "25.00")).await;
     assert_eq!(fresh.kind(), "held", "its effect is no longer claimed: {}", fresh.body);
+}
+
+/// What is set aside, and another gateway that takes it in hand where this one passes a point.
+async fn contended(at: &'static str) -> (House, Bank, Said) {
+    let bank = banked::bank("USD").await;
+    let mut rival = None;
+    let house = House::bound(&binding(&bank), |config| {
+        banked::reaching(config, &[&bank]);
+        rival = Some(Rival::at(at, config));
+    })
+    .await;
+    let said = house.said("k", &reserving(&house, "25.00")).await;
+    assert_eq!((said.kind(), bank.reserved()), ("held", 2500), "{}", said.body);
+    rival.unwrap().arm();
+    (house, bank, said)
+}
+
+/// It is to be set free and nothing of that left from here; once whoever took it in hand is gone, it is.
+async fn is_left_to_others(mut house: House, bank: Bank, said: Said) {
+    let record = house.record(said.id()).await;
+    let reservation = record.reservation.unwrap();
+    assert_eq!((record.state.as_str(), reservation.state), ("EXECUTING", "releasing"));
+    make_due(&house);
+    house.installation.start();
+    until(&house, said.id(), "FAILED").await;
+    assert_eq!((bank.reserved(), bank.effects().count, house.spent()), (0, 0, 0));
+}
+
+#[tokio::test]
+async fn what_is_to_be_set_free_and_another_gateway_takes_up_is_left_to_it() {
+    let (house, bank, said) = contended("release.after").await;
+    house.gateway().release(&house.agent, said.id()).await.unwrap();
+    is_left_to_others(house, bank, said).await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_charged_and_another_gateway_sets_free_is_left_to_it() {
+    let (house, bank, said) = contended("capture-failed.after").await;
+    bank.expire_reservations();
+    house.gateway().capture(&house.agent, said.id(), None).await.unwrap();
+    is_left_to_others(house, bank, said).await;
+}
+
+#[tokio::test]
+async fn what_ends_and_another_gateway_takes_up_is_left_to_it() {
+    let (mut house, bank, said) = contended("expiry.after").await;
+    house.age("k", "json_set(payload, '$.reservation.until_ms', 1)");
+    make_due(&house);
+    house.installation.start();
+    for _ in 0..2000 {
+        if house.record(said.id()).await.reservation.unwrap().state == "releasing" {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    a_while().await;
+    is_left_to_others(house, bank, said).await;
 }
 
 #[tokio::test]

@@ -8,9 +8,9 @@ use testkit::Swap;
 use testkit::bank::{Bank, Fault, Injection, Options};
 
 use crate::banked::{self, RIGHT};
-use crate::faults::{Dies, found};
+use crate::faults::{Dies, Rival, found};
 use crate::house::{BINDING, House, Said};
-use crate::late::NO_RETRY;
+use crate::late::{NO_RETRY, alerts};
 use crate::retries::{AT_ONCE, LATER, a_while, note};
 use crate::unbound::wake;
 
@@ -232,6 +232,26 @@ async fn who_did_not_answer_was_silent_and_forgets_only_what_it_could_be_sent_ag
         let rollback = house.record(said.id()).await.rollback.unwrap();
         assert_eq!((rollback.reason.as_deref(), rollback.sends), (Some(reason), 1));
     }
+}
+
+#[tokio::test]
+async fn what_another_gateway_takes_up_before_anything_of_it_left_is_left_to_it() {
+    let bank = banked::bank("USD").await;
+    let mut rival = None;
+    let mut house = House::bound(&binding(&bank, AT_ONCE), |config| {
+        banked::reaching(config, &[&bank]);
+        rival = Some(Rival::at("rollback-note.after", config));
+    })
+    .await;
+    let said = house.said("k", &house.payment("acct-1", "25.00")).await;
+    rival.unwrap().arm();
+    let record = house.gateway().rollback(&house.agent, said.id()).await.unwrap();
+    assert_eq!((record.state.as_str(), record.rollback.unwrap().sends), ("ROLLING_BACK", 0));
+    assert_eq!((bank.refunds(), alerts(&house, "rollback_failed")), (0, 0));
+    // Whoever took it up is gone, and its time is over.
+    wake(&mut house);
+    until(&house, said.id(), "ROLLED_BACK").await;
+    assert_eq!((bank.refunds(), bank.balance("acct-1")), (1, Some(0)));
 }
 
 /// A note that can be taken back by a bank that knows no keys.
