@@ -177,9 +177,7 @@ impl Gateway {
             None => {
                 // The caller goes on; the answer still counts.
                 said.say(match &mut pending {
-                    Some(pending) => {
-                        Box::pin(self.say_unsettled(&tenant, pending, ledger::State::InDoubt)).await
-                    }
+                    Some(pending) => Box::pin(self.say_overdue(&tenant, pending)).await,
                     None => self.said_by_others(&tenant, id).await,
                 });
                 drop(place);
@@ -408,6 +406,15 @@ impl Gateway {
         let (answer, told) = self.conclude_with_receipt(tenant, pending, ending).await?;
         pending.told = told;
         Ok(answer)
+    }
+
+    /// The same where its caller waits no longer and its call is still on its way: who has sent it keeps it in hand.
+    async fn say_overdue(&self, tenant: &TenantState, pending: &mut Pending) -> Result<Answer, Error> {
+        let by = pending.by;
+        pending.by = By::Caller(by.token());
+        let said = self.say_unsettled(tenant, pending, ledger::State::InDoubt).await;
+        pending.by = by;
+        said
     }
 
     /// Proves and settles one ending.

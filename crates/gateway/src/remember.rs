@@ -280,8 +280,12 @@ pub(crate) fn outward(state: State) -> &'static str {
 pub(crate) fn unavailable(error: ledger::Error) -> Error {
     match error {
         // Whoever went on with it says what there is to say.
-        ledger::Error::Illegal { .. } | ledger::Error::Fenced(_) | ledger::Error::Leased(_) => {
+        ledger::Error::Illegal { .. } | ledger::Error::Fenced(_) => {
             Error::new(Code::StateConflict, "somebody else went on with the action meanwhile")
+        }
+        ledger::Error::Leased(_) => {
+            let why = "another gateway is looking after the action just now";
+            Error::new(Code::StateConflict, why).hint("try again in a few seconds")
         }
         ledger::Error::Unsettled { .. } => {
             Error::new(Code::StateConflict, "the action is not over yet: until then it cannot be erased")

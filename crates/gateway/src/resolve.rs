@@ -166,7 +166,8 @@ impl Gateway {
     ///
     /// # Errors
     /// `EP_FORBIDDEN` for whoever asked or gave the right to ask; `EP_VALIDATION_FAILED`, naming the member;
-    /// `EP_STATE_CONFLICT` if it needs nobody's word, is under way just now or at its runner, or the provider says otherwise.
+    /// `EP_STATE_CONFLICT` if it needs nobody's word, is under way just now, here, at another gateway or at its runner, or the
+    /// provider says otherwise.
     pub async fn resolve(
         self: &Arc<Self>,
         caller: &Caller,
@@ -238,13 +239,13 @@ impl Gateway {
             return Ok(());
         }
         pending.word = Some(Box::new(word));
-        // Whoever is alone with what is open knows that nobody here is sending, however long the lease of the last send may be.
-        pending.by = By::Holder(stored.token);
+        // Whoever is alone with what is open knows that nobody here is sending, however long the lease of the last send may be. Of
+        // others the ledger knows.
+        pending.by = By::Person(stored.token);
         match state {
             State::ReleaseFailed => self.settle_release(tenant, pending, decision).await?,
             State::Unchecked => self.settle_unchecked(tenant, &mut pending, decision).await?,
             State::RollbackFailed => {
-                pending.by = By::Person(stored.token);
                 self.settle_rollback(tenant, &mut pending, &outcomes, decision).await?;
             }
             _ => self.settle_doubt(tenant, &pending, decision).await?,

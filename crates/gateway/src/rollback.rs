@@ -272,9 +272,7 @@ impl Gateway {
         self.at(Point::RollbackNoteBefore)?;
         self.ledger.defer(deferral).await.map_err(unavailable)?;
         self.at(Point::RollbackNoteAfter)?;
-        if let By::Holder(token) = pending.by {
-            pending.by = By::Holder(token.saturating_add(1));
-        }
+        pending.by = By::Holder(pending.by.token().saturating_add(1));
         Ok(())
     }
 

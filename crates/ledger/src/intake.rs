@@ -146,10 +146,23 @@ pub struct Deferral {
 pub enum By {
     /// Whoever holds this token.
     Holder(u32),
+    /// The same, who says that it is in doubt while the call is still on its way: the lease stands, since that can land yet.
+    Caller(u32),
     /// Whoever takes over what was marked sent with this token, once its lease is over: it becomes in doubt.
     Heir(u32),
-    /// A person who says what became of it, having seen it with this token. Nothing that is in flight is overtaken.
+    /// A person who says what became of it, having seen it with this token, at a process that has nothing of it in flight itself.
+    /// What another process may be at is not overtaken.
     Person(u32),
+}
+
+impl By {
+    /// The token that it was seen with.
+    #[must_use]
+    pub const fn token(self) -> u32 {
+        match self {
+            By::Holder(token) | By::Caller(token) | By::Heir(token) | By::Person(token) => token,
+        }
+    }
 }
 
 /// A person's word on a held action.
@@ -384,7 +397,7 @@ impl Settlement {
         amends: bool,
     ) -> Result<(), Error> {
         let (id, to) = (self.action, self.outcome.state);
-        if matches!(self.by, By::Heir(_)) && (from, to) != (State::Sent, State::InDoubt) {
+        if matches!(self.by, By::Heir(_) | By::Caller(_)) && (from, to) != (State::Sent, State::InDoubt) {
             return Err(Error::Illegal { id, from, to });
         }
         self.by.check(id, lease, owners, self.outcome.at_ms)?;
@@ -403,10 +416,13 @@ impl Settlement {
         }
     }
 
-    /// What is left of the lease once this was said. What comes beside a call ends no lease; but whoever has the call in hand
+    /// What is left of the lease once this was said. What comes beside a call, or while it is on its way, ends no lease; but whoever has the call in hand
     /// has to look again before they say what came of it, and what is reserved beside it is due at once. So is what comes so
     /// late that it is to be undone.
     pub(crate) fn leaves(&self, from: State, lease: Lease, amends: bool) -> Lease {
+        if let By::Caller(_) = self.by {
+            return lease;
+        }
         if (from, self.outcome.state) == (State::Failed, State::RollingBack) {
             return Lease { until_ms: Some(self.outcome.at_ms), ..lease.after(self.by, State::RollingBack) };
         }
@@ -433,8 +449,9 @@ pub(crate) type Process = i64;
 pub(crate) enum Owners {
     /// Of a store of one process: every earlier one is gone.
     Only(Process),
-    /// Of a store of many: those that nobody knows to be gone, and the time by a clock that is nobody's of them.
-    Living { processes: BTreeSet<Process>, now_ms: i64 },
+    /// Of a store of many, as this one of them sees it: those that nobody knows to be gone, and the time by a clock that is
+    /// nobody's of them.
+    Living { own: Process, processes: BTreeSet<Process>, now_ms: i64 },
 }
 
 impl Owners {
@@ -443,6 +460,12 @@ impl Owners {
             Owners::Only(process) => *process == owner,
             Owners::Living { processes, .. } => processes.contains(&owner),
         }
+    }
+
+    /// The same of any other process than this one.
+    fn another_may_be_at_it(&self, owner: Process) -> bool {
+        let (Owners::Only(own) | Owners::Living { own, .. }) = self;
+        owner != *own && self.may_be_at_it(owner)
     }
 
     /// What time it is at least, where whoever asks says so: a lease is over by both clocks.
@@ -494,30 +517,28 @@ impl Lease {
 impl By {
     /// INVARIANT (fencing): nobody's word is taken on what somebody else has in hand.
     pub(crate) fn check(self, id: ActionId, lease: &Lease, owners: &Owners, at_ms: i64) -> Result<(), Error> {
-        match self {
-            By::Holder(token) | By::Heir(token) | By::Person(token) if token != lease.token => {
-                Err(Error::Fenced(id))
-            }
-            By::Holder(_) => Ok(()),
-            By::Heir(_) | By::Person(_)
-                if lease.owner.is_some_and(|owner| owners.may_be_at_it(owner))
-                    && lease.until_ms.is_some_and(|until| until > owners.surely(at_ms)) =>
-            {
-                Err(Error::Leased(id))
-            }
-            By::Heir(_) | By::Person(_) => Ok(()),
+        let is_at_it = |owner| match self {
+            By::Holder(_) | By::Caller(_) => false,
+            By::Heir(_) => owners.may_be_at_it(owner),
+            By::Person(_) => owners.another_may_be_at_it(owner),
+        };
+        let runs = lease.until_ms.is_some_and(|until| until > owners.surely(at_ms));
+        match self.token() == lease.token {
+            false => Err(Error::Fenced(id)),
+            true if runs && lease.owner.is_some_and(is_at_it) => Err(Error::Leased(id)),
+            true => Ok(()),
         }
     }
 }
 
 impl Deferral {
     /// May it be written about an action that is in this state, and by them?
-    pub(crate) fn check(&self, from: State, lease: &Lease) -> Result<(), Error> {
+    pub(crate) fn check(&self, from: State, lease: &Lease, owners: &Owners) -> Result<(), Error> {
         let (id, to) = (self.action, self.state);
-        match self.by {
-            By::Holder(token) if token != lease.token => Err(Error::Fenced(id)),
-            By::Holder(_) if from.may_defer(to) => Ok(()),
-            By::Holder(_) | By::Heir(_) | By::Person(_) => Err(Error::Illegal { id, from, to }),
+        let may = matches!(self.by, By::Holder(_) | By::Person(_)) && from.may_defer(to);
+        match self.by.check(id, lease, owners, self.at_ms) {
+            Ok(()) if !may => Err(Error::Illegal { id, from, to }),
+            checked => checked,
         }
     }
 }

@@ -416,9 +416,10 @@ impl World {
     pub(crate) fn defer(&mut self, deferral: &Deferral) -> Result<i64, Error> {
         let id = deferral.action;
         let next = self.numbers.entry;
-        let row = self.row_mut(id)?;
+        let row = self.row(id).ok_or(Error::NoSuchAction(id))?;
         let from = row.stored.state;
-        deferral.check(from, &row.lease)?;
+        deferral.check(from, &row.lease, &self.owners)?;
+        let row = self.row_mut(id)?;
         row.lease = row.lease.deferred(deferral.state, deferral.due_ms);
         row.moved = Some(next);
         row.touched = Touched { fate: true, payload: true, ..row.touched };

@@ -1522,7 +1522,7 @@ fn what_is_in_doubt_and_sent_again_stays_in_doubt_in_new_hands() {
 }
 
 #[test]
-fn a_persons_word_overtakes_nothing_that_is_in_flight() {
+fn a_persons_word_ends_what_nobody_else_is_at() {
     on_every_ledger(|ledger| {
         let id = admitted(&*ledger, admission("a"));
         wait(ledger.settle(settlement(id, State::InDoubt, "a"))).unwrap();
@@ -1533,14 +1533,46 @@ fn a_persons_word_overtakes_nothing_that_is_in_flight() {
             settlement.outcome.at_ms = at_ms;
             wait(ledger.settle(settlement))
         };
-        // In doubt, and sent once more under the same key: whoever sends is at it until its lease is over.
-        assert!(matches!(says(NOW + 999, 2, State::Failed), Err(Error::Leased(it)) if it == id));
-        assert!(matches!(says(NOW + 1000, 1, State::Failed), Err(Error::Fenced(_))), "seen before that");
+        // In doubt, and sent once more under the same key: whether that is still in flight this process itself knows.
+        assert!(matches!(says(NOW + 999, 1, State::Failed), Err(Error::Fenced(_))), "seen before that");
         assert_eq!(state_of(&*ledger, id), State::InDoubt);
-        says(NOW + 1000, 2, State::Failed).unwrap();
+        says(NOW + 999, 2, State::Failed).unwrap();
         assert!(matches!(says(NOW + 1001, 2, State::Executed), Err(Error::Illegal { .. })));
         let rests = Deferral { by: By::Person(2), ..deferral(id, 2, NOW) };
         assert!(matches!(wait(ledger.defer(rests)), Err(Error::Illegal { .. })), "it has nothing sent");
+    });
+}
+
+#[test]
+fn what_a_person_says_of_a_charge_has_it_reserved_again() {
+    on_every_ledger(|ledger| {
+        let id = admitted(&*ledger, admission("a"));
+        wait(ledger.settle(settlement(id, State::InDoubt, "a"))).unwrap();
+        let says = |token| {
+            let reserved = resting(State::Reserved, deferral(id, token, NOW));
+            wait(ledger.defer(Deferral { by: By::Person(token), ..reserved }))
+        };
+        assert!(matches!(says(2), Err(Error::Fenced(it)) if it == id));
+        says(1).unwrap();
+        let stored = wait(ledger.action(&Tenant::default(), id)).unwrap().unwrap();
+        assert_eq!((stored.state, stored.token), (State::Reserved, 2));
+    });
+}
+
+#[test]
+fn only_that_it_is_in_doubt_is_said_of_what_is_still_on_its_way() {
+    on_every_ledger(|ledger| {
+        let id = admitted(&*ledger, admission("a"));
+        let says = |state: State, name: &str| {
+            wait(ledger.settle(Settlement { by: By::Caller(1), ..settlement(id, state, name) }))
+        };
+        for to in [State::Executed, State::Failed] {
+            assert!(matches!(says(to, "a"), Err(Error::Illegal { .. })), "{to}");
+        }
+        says(State::InDoubt, "a").unwrap();
+        assert!(matches!(says(State::InDoubt, "b"), Err(Error::Illegal { .. })));
+        wait(ledger.settle(settlement(id, State::Executed, "answer"))).unwrap();
+        wait(ledger.verify()).unwrap();
     });
 }
 

@@ -716,6 +716,38 @@ fn what_one_is_at_is_nobody_elses_to_look_after_until_it_is_gone() {
 }
 
 #[test]
+fn a_persons_word_overtakes_nothing_that_another_has_on_its_way() {
+    let Some((_, mut gateways)) = gateways(2) else { return };
+    // One whose caller waits no longer, and one that is sent once more.
+    let (overdue, again) = (under_way(&gateways[0], "a"), under_way(&gateways[0], "b"));
+    let doubt = |id, by, name: &str| {
+        wait(gateways[0].settle(Settlement { by, ..settlement(id, State::InDoubt, name) }))
+    };
+    doubt(overdue, By::Caller(1), "a").unwrap();
+    doubt(again, By::Holder(1), "b").unwrap();
+    let sent = Admission { lease_ms: now_ms() + 60_000, ..admission("b") };
+    assert!(is_new(&send_again(&gateways[0], again, Basis::Sent { token: 1 }, sent)));
+    let says = |gateway: &Postgres, (id, token), name: &str| {
+        let mut word = settlement(id, State::Failed, name);
+        (word.by, word.outcome.at_ms) = (By::Person(token), now_ms());
+        wait(gateway.settle(word))
+    };
+    for (it, name) in [((overdue, 1), "c"), ((again, 2), "d")] {
+        let early = says(&gateways[1], it, name);
+        assert!(matches!(early, Err(Error::Leased(_))), "{early:?}");
+    }
+    let mut rests = resting(State::Reserved, deferral(overdue, 1, now_ms()));
+    (rests.by, rests.at_ms) = (By::Person(1), now_ms());
+    assert!(matches!(wait(gateways[1].defer(rests)), Err(Error::Leased(_))));
+    assert!(wait(gateways[1].unsettled(None, 10)).unwrap().rows.is_empty(), "nor is it asked after");
+    // Whether anything is in flight at its own gateway that knows itself; what is left of one that is gone is free.
+    says(&gateways[0], (again, 2), "e").unwrap();
+    drop(gateways.remove(0));
+    says(&gateways[0], (overdue, 1), "f").unwrap();
+    holds(&gateways);
+}
+
+#[test]
 fn what_is_open_is_the_turn_of_one_of_them() {
     let Some((_, gateways)) = gateways(3) else { return };
     let ids: BTreeSet<ActionId> =

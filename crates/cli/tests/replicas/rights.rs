@@ -1,6 +1,9 @@
 //! What one gateway has taken away none of the others still gives.
 
+use std::time::Duration;
+
 use serde_json::json;
+use testkit::bank::{Fault, Injection};
 
 use crate::house::Said;
 use crate::street::{GATEWAYS, Street};
@@ -56,6 +59,36 @@ async fn what_one_has_acknowledged_all_others_honour_at_their_next_evaluation() 
             assert_eq!(bearer(number).get(&action).await.status, 401);
         }
     }
+}
+
+/// What one has on its way no person ends at another, whatever its caller was told.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_persons_word_waits_for_what_another_gateway_has_on_its_way() {
+    let Some(mut street) = Street::new().await else { return };
+    let bank = &street.house.bank;
+    bank.inject(Injection::payments(Fault::DelayAnswer { ms: 60_000 }, 1));
+    bank.inject(Injection::queries(Fault::ErrorBeforeEffect, 100_000));
+    let mut payment = street.house.payment("acct-1", "10.00");
+    payment["deadline_ms"] = json!(1_200);
+    let said = street.house.agent().execute("k", &payment).await;
+    assert_eq!(said.kind(), "pending_settlement", "{}", said.text());
+    let approver = street.house.voice("default", "approver");
+    let elsewhere = &street.everywhere(&approver)[1];
+    let path = format!("/v1/actions/{}/resolve", said.id());
+    let word = json!({"as": "executed", "comment": "seen on the statement"});
+    let early = elsewhere.post(&path, &word).await;
+    assert_eq!((early.status, early.code()), (409, "EP_STATE_CONFLICT"), "{}", early.text());
+    assert!(early.text().contains("another gateway"), "{}", early.text());
+    // Its time is over in a while, and nobody knows what came of it.
+    for _ in 0..600 {
+        if elsewhere.post(&path, &word).await.status == 200 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let record = street.house.agent().get(&format!("/v1/actions/{}", said.id())).await;
+    assert_eq!(record.body["resolutions"].as_array().map(Vec::len), Some(1), "{}", record.text());
+    assert_eq!(street.house.bank.effects().count, 1);
 }
 
 /// What one signs with a key that another has retired is valid for nobody.

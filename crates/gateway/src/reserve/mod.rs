@@ -104,9 +104,7 @@ impl Gateway {
         let entry = draft(tenant, event, outward, &pending.name, attempt);
         let deferral = Deferral { action: pending.id, state, by: pending.by, at_ms, due_ms, payload, entry };
         self.ledger.defer(deferral).await.map_err(unavailable)?;
-        if let By::Holder(token) = pending.by {
-            pending.by = By::Holder(token.saturating_add(1));
-        }
+        pending.by = By::Holder(pending.by.token().saturating_add(1));
         Ok(())
     }
 

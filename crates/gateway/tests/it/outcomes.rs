@@ -211,6 +211,21 @@ async fn a_deadline_that_passes_after_sending_is_doubt_and_the_late_answer_ends_
 }
 
 #[tokio::test]
+async fn what_is_still_on_its_way_when_its_caller_waits_no_longer_stays_in_hand() {
+    let house = House::new().await;
+    let slow = |ms| house.payment(&format!("sandbox:delay-{}", ms * 10), "40.00");
+    let (key, body, _) = house.overdue(slow).await;
+    let in_hand = || {
+        let sql = "SELECT state, owner IS NOT NULL AND until IS NOT NULL FROM fate ORDER BY row DESC LIMIT 1";
+        let told = house.store().query_row(sql, [], |row| Ok((row.get(0)?, row.get(1)?)));
+        told.unwrap()
+    };
+    assert_eq!(in_hand(), (3, true));
+    house.settled(&key, &body).await;
+    assert_eq!(in_hand(), (4, false));
+}
+
+#[tokio::test]
 async fn the_id_of_a_mandate_is_no_token() {
     let mut house = House::new().await;
     let mandates = house.gateway().mandates(&house.operator, None, 10).await.unwrap();

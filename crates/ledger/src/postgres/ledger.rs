@@ -109,8 +109,9 @@ impl Ledger for Postgres {
 
     fn defer(&self, mut deferral: Deferral) -> Answer<'_, i64> {
         packed::payload(&mut deferral.payload);
-        let action = deferral.action;
-        self.decide(|needs| needs.actions.extend([action]), move |batch| batch.world.defer(&deferral))
+        let mut needed = Needs::default();
+        needed.defer(&deferral);
+        self.decide(move |needs| *needs = needed, move |batch| batch.world.defer(&deferral))
     }
 
     fn due(&self, now_ms: i64, after: Option<i64>, limit: u32) -> Answer<'_, Page<Stored>> {

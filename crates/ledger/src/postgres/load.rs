@@ -178,7 +178,7 @@ pub(super) async fn world(
     let standing = if around.touched { standing(db, &needs, &actions).await? } else { Standing::new() };
     let chain = Chain::at(&own.chain, own.seq, own.head, own.at_ms);
     let processes = if needs.living { living(db).await? } else { BTreeSet::new() };
-    let owners = Owners::Living { processes, now_ms: own.clock_ms };
+    let owners = Owners::Living { own: replica.number, processes, now_ms: own.clock_ms };
     let mut world = World::new(chain, numbers(&own, replica.slot), replica.number, owners);
     world.sessions.sealer = sealer;
     world.rows.freezes = Arc::new(stops);

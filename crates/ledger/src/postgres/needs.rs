@@ -7,7 +7,7 @@ use action::{ActionId, Subject, Tenant};
 use crate::admit::Item;
 use crate::identity::{self, Claim};
 use crate::intake::Close;
-use crate::{Approval, Clustering};
+use crate::{Approval, By, Clustering, Deferral};
 
 /// The rows. Sorted, since that is the order in which they are locked.
 #[derive(Debug, Default)]
@@ -107,12 +107,17 @@ impl Needs {
     pub(super) fn close(&mut self, close: &Close) {
         let settlement = &close.settlement;
         self.actions.insert(settlement.action);
-        self.living |= !matches!(settlement.by, crate::By::Holder(_));
+        self.living |= looks_at_others(settlement.by);
         let alike = settlement.charged.filter(|_| settlement.used.is_none() && settlement.overage.is_none());
         if settlement.charged.is_some() || settlement.used.is_some() || settlement.overage.is_some() {
             // Of two that come at once nobody knows what the first leaves to the second.
             self.charged.entry(settlement.action).and_modify(|known| *known = None).or_insert(alike);
         }
+    }
+
+    pub(super) fn defer(&mut self, deferral: &Deferral) {
+        self.actions.insert(deferral.action);
+        self.living |= looks_at_others(deferral.by);
     }
 
     pub(super) fn word(&mut self, word: &Approval) {
@@ -146,6 +151,11 @@ impl Needs {
             self.account(tenant, &link.jti);
         }
     }
+}
+
+/// Does it depend on who may still be at the action whether this counts?
+fn looks_at_others(by: By) -> bool {
+    matches!(by, By::Heir(_) | By::Person(_))
 }
 
 fn earliest<K: Ord>(map: &mut BTreeMap<K, i64>, key: K, at_ms: i64) {

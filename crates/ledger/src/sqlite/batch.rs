@@ -271,7 +271,7 @@ impl<'a> Batch<'a> {
     pub(crate) fn defer(&mut self, deferral: &Deferral) -> Sql<Result<i64, Error>> {
         let id = deferral.action;
         let Some(fate) = self.write.find(id)? else { return Ok(Err(Error::NoSuchAction(id))) };
-        if let Err(refused) = deferral.check(fate.state, &fate.lease) {
+        if let Err(refused) = deferral.check(fate.state, &fate.lease, &Owners::Only(self.tail.owner)) {
             return Ok(Err(refused));
         }
         let entry = self.entry(deferral.at_ms, id, &fate, &deferral.entry, None)?;
