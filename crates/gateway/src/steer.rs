@@ -139,12 +139,11 @@ impl Gateway {
             return self.conclude(tenant, &pending, ending).await;
         }
         self.must_not_be_done(stored).await?;
-        let given = self.given_of(stored).await?;
-        let records: Vec<Vec<u8>> = given.into_iter().map(|given| given.record).collect();
-        let pending = self.with_approvals(stored, &records)?;
-        let ending = self.ended_waiting(&pending, Code::Cancelled, CANCELLED)?;
-        let ending = Ending { kind: Kind::Failed, state: State::Failed, ..ending };
-        self.conclude(tenant, &pending, Ok(ending)).await
+        let called_off = |pending: &Pending| {
+            let ending = self.ended_waiting(pending, Code::Cancelled, CANCELLED)?;
+            Ok(Ending { kind: Kind::Failed, state: State::Failed, ..ending })
+        };
+        self.end_heard(stored, None, called_off).await
     }
 }
 

@@ -140,8 +140,8 @@ pub struct Deferral {
     pub entry: Draft,
 }
 
-/// Whose word on an action it is. Fencing: each time somebody else takes an action in hand its token rises, and the word
-/// of whoever had it before is refused from then on.
+/// Whose word on an action it is. Fencing: each time somebody else takes an action in hand, or people say something of one that
+/// waits, its token rises, and the word of whoever had it before is refused from then on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum By {
     /// Whoever holds this token.
@@ -496,6 +496,11 @@ impl Lease {
     pub(crate) fn taken(self, sent: bool, owner: Process, until_ms: i64) -> Lease {
         let token = self.token.saturating_add(1);
         Lease { token, owner: sent.then_some(owner), until_ms: sent.then_some(until_ms) }
+    }
+
+    /// The lease of what people said something about: whoever ends it has to look again, so that the receipt tells of that.
+    pub(crate) fn heard(self) -> Lease {
+        Lease { token: self.token.saturating_add(1), ..self }
     }
 
     /// What is left of it once this was said.

@@ -145,7 +145,7 @@ pub trait Ledger: Outbox {
     /// receipt was made, which names them.
     ///
     /// # Errors
-    /// As [`Ledger::approve`], and [`Error::Illegal`] too if more have agreed meanwhile.
+    /// As [`Ledger::approve`], and [`Error::Illegal`] or [`Error::Fenced`] too if more was said meanwhile.
     fn reject(&self, rejection: Approval, given: u32, settlement: Settlement) -> Answer<'_, i64>;
 
     /// A word on a held action that decides nothing: something is asked of whoever asked for it, or answered. It waits on, in

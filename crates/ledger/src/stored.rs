@@ -183,7 +183,8 @@ pub struct Stored {
     pub round: u32,
     /// How many people have to agree to the latest hold.
     pub needed: u32,
-    /// Rises each time somebody takes the action in hand after whoever admitted it; 1 until then.
+    /// Rises each time somebody takes the action in hand after whoever admitted it, or says something of it while it waits; 1 until
+    /// then.
     pub token: u32,
     /// When it is due, if it rests until it is sent again or undone; milliseconds since 1970, UTC.
     pub due_ms: Option<i64>,

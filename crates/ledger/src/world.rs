@@ -476,11 +476,20 @@ impl World {
         let (given, needed) = (given_in(row, approval.round) + 1, row.stored.needed);
         let last = given >= needed;
         let entry = self.say(approval, APPROVED, last)?;
+        self.heard(approval.action)?;
         self.limits(approval)?;
         if last {
             self.agreed(approval.action)?;
         }
         Ok(Counted { entry, given, needed })
+    }
+
+    fn heard(&mut self, id: ActionId) -> Result<(), Error> {
+        let row = self.row_mut(id)?;
+        row.lease = row.lease.heard();
+        row.stored.token = row.lease.token;
+        row.touched.fate = true;
+        Ok(())
     }
 
     fn agreed(&mut self, id: ActionId) -> Result<(), Error> {
@@ -496,9 +505,11 @@ impl World {
     pub(crate) fn reject(&mut self, rejection: &Approval, given: u32, close: &Close) -> Result<i64, Error> {
         let to = close.settlement.outcome.state;
         let row = self.awaited(rejection, to)?;
-        if !State::Held.may_settle(to) || given_in(row, rejection.round) != given {
+        let lease = row.lease;
+        if given_in(row, rejection.round) != given {
             return Err(Error::Illegal { id: rejection.action, from: State::Held, to });
         }
+        close.settlement.check(State::Held, &lease, &self.owners, close.amends)?;
         self.say(rejection, REJECTED, false)?;
         self.close(close)
     }
@@ -507,6 +518,7 @@ impl World {
     pub(crate) fn discuss(&mut self, word: &Approval, event: &'static str) -> Result<i64, Error> {
         self.awaited(word, State::Held)?;
         let entry = self.say(word, event, false)?;
+        self.heard(word.action)?;
         let row = self.row_mut(word.action)?;
         row.stored.round += 1;
         row.touched.intent = true;
@@ -536,6 +548,7 @@ impl World {
         self.event(event.clone())?;
         for word in words {
             self.say(word, EXTENDED, true)?;
+            self.heard(word.action)?;
             let row = self.row_mut(word.action)?;
             // One word is enough for this.
             row.stored.needed = given_in(row, word.round);

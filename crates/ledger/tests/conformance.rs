@@ -425,16 +425,18 @@ fn a_rejection_and_what_it_comes_to_are_one_commit() {
     on_every_ledger(|ledger| {
         let id = held(&*ledger, payment("a", 900, &["m"]), 2);
         wait(ledger.approve(approval(id, "anna"))).unwrap();
-        let no =
-            |given| wait(ledger.reject(approval(id, "ben"), given, settlement(id, State::Refused, "denied")));
+        let denied = |token, state| Settlement { by: By::Holder(token), ..settlement(id, state, "denied") };
+        let no = |given| wait(ledger.reject(approval(id, "ben"), given, denied(2, State::Refused)));
         let before = wait(ledger.verify()).unwrap();
         assert!(
             matches!(no(0), Err(Error::Illegal { from: State::Held, .. })),
             "its receipt would lack anna"
         );
-        let twice = wait(ledger.reject(approval(id, "anna"), 1, settlement(id, State::Refused, "denied")));
+        let before_her = wait(ledger.reject(approval(id, "ben"), 1, denied(1, State::Refused)));
+        assert!(matches!(before_her, Err(Error::Fenced(_))), "it was read before her word");
+        let twice = wait(ledger.reject(approval(id, "anna"), 1, denied(2, State::Refused)));
         assert!(matches!(twice, Err(Error::Exists(_))));
-        let wrong = wait(ledger.reject(approval(id, "ben"), 1, settlement(id, State::Executed, "done")));
+        let wrong = wait(ledger.reject(approval(id, "ben"), 1, denied(2, State::Executed)));
         assert!(matches!(wrong, Err(Error::Illegal { .. })));
         assert_eq!(wait(ledger.verify()).unwrap(), before, "no trace");
 
@@ -448,6 +450,26 @@ fn a_rejection_and_what_it_comes_to_are_one_commit() {
         assert!(
             matches!(admit(&*ledger, admission("a")), Admitted::Existing(existing) if existing.reply.is_some())
         );
+    });
+}
+
+#[test]
+fn nobody_ends_what_waits_without_what_people_said_meanwhile() {
+    on_every_ledger(|ledger| {
+        let end = |id, token, name: &str| {
+            let by = By::Holder(token);
+            wait(ledger.settle(Settlement { by, ..settlement(id, State::Failed, name) }))
+        };
+        let discussed = held(&*ledger, admission("a"), 2);
+        wait(ledger.discuss(approval(discussed, "anna"), INFO_REQUESTED)).unwrap();
+        let agreed = held(&*ledger, admission("b"), 1);
+        assert!(wait(ledger.approve(approval(agreed, "anna"))).unwrap().is_enough());
+        for (id, name) in [(discussed, "a"), (agreed, "b")] {
+            let early = end(id, 1, name);
+            assert!(matches!(early, Err(Error::Fenced(it)) if it == id), "{early:?}");
+            end(id, 2, name).unwrap();
+        }
+        wait(ledger.verify()).unwrap();
     });
 }
 
@@ -557,7 +579,7 @@ fn only_what_is_approved_resumes_and_only_once() {
         let open = wait(ledger.unsettled(None, 10)).unwrap().rows;
         assert_eq!(open.iter().map(|stored| stored.id).collect::<Vec<_>>(), [id]);
         assert_eq!(wait(ledger.revoke(&tenant, "root", event("revoked"))).unwrap().unsettled, [id]);
-        let by = By::Holder(2);
+        let by = By::Holder(3);
         let less = Settlement { charged: Some(120), by, ..settlement(id, State::Executed, "a") };
         wait(ledger.settle(less)).unwrap();
         assert_eq!((spent(&*ledger, "leaf"), spent(&*ledger, "root")), (120, 120));
@@ -608,7 +630,8 @@ fn whatever_stops_an_admission_stops_a_resumption_and_changes_nothing() {
         wait(ledger.revoke(&tenant, "m", event("revoked"))).unwrap();
         refused(Obstacle::Revoked { jti: "m".into(), at_ms: NOW + 5 });
 
-        wait(ledger.settle(settlement(id, State::Refused, "stopped"))).unwrap();
+        let by = By::Holder(2);
+        wait(ledger.settle(Settlement { by, ..settlement(id, State::Refused, "stopped") })).unwrap();
         assert_eq!(resume(&*ledger, id, asked()), Admitted::Refused(Obstacle::Overtaken));
         assert_eq!(spent(&*ledger, "m"), 0);
     });
@@ -654,7 +677,7 @@ fn a_resumed_action_claims_its_effect_from_then_on() {
         assert_eq!((earlier.id, earlier.at_ms), (id, LATER));
         admitted(&*ledger, at("c", LATER + 600_000));
         // Nothing is left of it when it is gone.
-        let by = By::Holder(2);
+        let by = By::Holder(3);
         wait(ledger.settle(Settlement { by, ..settlement(id, State::Executed, "a") })).unwrap();
         assert_eq!(wait(ledger.prune(NOW + 1, 10, NOW)).unwrap(), 1);
         wait(ledger.verify()).unwrap();
@@ -680,7 +703,8 @@ fn what_waits_is_listed_for_its_tenant_and_expires_approved_or_not() {
         assert_eq!(list(NOW + 1000, None, 10).0, [], "what expired waits for nobody");
         let expired = wait(ledger.expired(NOW + 1000, None, 10)).unwrap().rows;
         assert_eq!(expired.iter().filter(|stored| stored.tenant == tenant).count(), 3);
-        wait(ledger.settle(settlement(ids[1], State::Refused, "expired"))).unwrap();
+        let by = By::Holder(2);
+        wait(ledger.settle(Settlement { by, ..settlement(ids[1], State::Refused, "expired") })).unwrap();
         assert_eq!(wait(ledger.approved(None, 10)).unwrap().rows, []);
         assert_eq!(wait(ledger.prune(NOW + 2000, 10, NOW)).unwrap(), 4, "the sent one stays");
         assert_eq!(wait(ledger.approvals(&tenant, ids[1])).unwrap(), []);

@@ -812,7 +812,7 @@ fn child_of_people() {
         note("approved", id);
         assert!(matches!(resume(&ledger, id, payment("any", 1, &["m"])), Admitted::New { .. }));
         note("sent", id);
-        let by = By::Holder(2);
+        let by = By::Holder(4);
         let executed = Settlement { by, ..settlement(id, State::Executed, &number.to_string()) };
         wait(ledger.settle(executed)).unwrap();
         note("executed", id);

@@ -26,7 +26,7 @@ fn done(ledger: &dyn Ledger, key: &str) -> ActionId {
     let id = held(ledger, admission(key), 1);
     wait(ledger.approve(approval(id, "anna"))).unwrap();
     assert!(matches!(resume(ledger, id, admission(key)), Admitted::New { .. }));
-    wait(ledger.settle(Settlement { by: By::Holder(2), ..settlement(id, State::Executed, key) })).unwrap();
+    wait(ledger.settle(Settlement { by: By::Holder(3), ..settlement(id, State::Executed, key) })).unwrap();
     id
 }
 
@@ -481,7 +481,7 @@ fn fill_and_erase(ledger: &Sqlite, directory: &Path) -> Vec<Vec<u8>> {
             assert!(matches!(resume(ledger, *id, resumed), Admitted::New { .. }));
         }
         let mut settled = settlement(*id, State::Executed, key);
-        settled.by = By::Holder(if *waits { 2 } else { 1 });
+        settled.by = By::Holder(if *waits { 3 } else { 1 });
         settled.outcome.payload = mark(&mut marks);
         settled.outcome.reply = Some(Reply { status: 200, body: mark(&mut marks) });
         wait(ledger.settle(settled)).unwrap();

@@ -192,6 +192,7 @@ impl World<'_> {
             Ok(counted) => {
                 assert!(open && known.agreed.insert(person), "{person} counts once, for this hold");
                 assert_eq!(counted.given as usize, known.agreed.len());
+                known.token += 1;
                 if counted.is_enough() {
                     known.state = Some(State::Approved);
                 }

@@ -308,7 +308,7 @@ fn a_session_waits_for_people_until_they_have_decided() {
             Some(SessionEvent::Closed { completion: Completion::Complete, by_agent: false }),
         )));
         assert!(matches!(busy, Err(Error::Session(SessionRefusal::InFlight { actions: 1 }))));
-        let done = ledger::Settlement { by: ledger::By::Holder(2), ..settlement(id, State::Executed, "a") };
+        let done = ledger::Settlement { by: ledger::By::Holder(3), ..settlement(id, State::Executed, "a") };
         wait(ledger.settle(done)).unwrap();
         assert_eq!(stands(ledger, "s-1").in_flight, 0);
 
@@ -565,9 +565,9 @@ fn limits_of_people_for_a_session_are_lowered_with_their_word_and_hold_at_admiss
         assert_eq!(obstacle(ledger, next("b", 0, 1)), Obstacle::SessionChanged);
         assert_eq!(obstacle(ledger, next("b", 2, 9_001)), Obstacle::SessionChanged);
         // So is another attempt of what was sent before.
-        wait(ledger.settle(Settlement { by: ledger::By::Holder(2), ..settlement(id, State::Failed, "a") }))
+        wait(ledger.settle(Settlement { by: ledger::By::Holder(4), ..settlement(id, State::Failed, "a") }))
             .unwrap();
-        let again = send_again(ledger, id, Basis::Failed { token: 2 }, costs(9_001, NOW));
+        let again = send_again(ledger, id, Basis::Failed { token: 4 }, costs(9_001, NOW));
         assert_eq!(again, Admitted::Refused(Obstacle::SessionChanged));
         admitted(ledger, next("b", 2, 9_000));
         // Outside of sessions there is nothing to limit.

@@ -54,7 +54,7 @@ use crate::prove::Ending;
 use crate::remember::{draft, outward, settlement, unavailable};
 use crate::row::{EscalationRow, IntentRow, internal};
 use crate::views::not_found;
-use crate::{Code, Error, clock};
+use crate::{Answer, Code, Error, clock};
 
 /// How often a rejection is proved anew because others agreed meanwhile.
 const MOST_REJECTIONS: u32 = 5;
@@ -205,14 +205,14 @@ impl Gateway {
                     self.metrics.outcome(Kind::Blocked);
                     return Ok(());
                 }
-                Err(ledger::Error::Illegal { from: State::Held, .. }) => {
+                Err(ledger::Error::Illegal { from: State::Held, .. } | ledger::Error::Fenced(_)) => {
                     let now = self.ledger.action(&stored.tenant, stored.id).await.map_err(unavailable)?;
                     stored = now.ok_or_else(|| not_found("action"))?;
                 }
                 Err(error) => return Err(conflict(error)),
             }
         }
-        Err(Error::new(Code::Unavailable, "others kept deciding meanwhile").retry_after(1))
+        Err(kept_deciding())
     }
 
     /// What a person said by whatever they are logged in with.
@@ -335,13 +335,42 @@ impl Gateway {
         reason: &'static str,
         halts: Option<ledger::Event>,
     ) -> Result<(), Error> {
-        let tenant = self.tenant(&stored.tenant)?;
-        let given = self.given_of(stored).await?;
-        let records: Vec<Vec<u8>> = given.into_iter().map(|given| given.record).collect();
-        let pending = Pending { halts, ..self.with_approvals(stored, &records)? };
-        let ending = self.ended_waiting(&pending, code, reason);
-        self.conclude(tenant, &pending, ending).await.map(drop)
+        self.end_heard(stored, halts, |pending| self.ended_waiting(pending, code, reason)).await.map(drop)
     }
+
+    /// Ends an action that waits, so that its receipt tells of all that people said by then: if they say something meanwhile it is
+    /// made again. What they decide meanwhile may be something else than what `halts` its session; that is looked at anew.
+    pub(crate) async fn end_heard(
+        &self,
+        stored: &Stored,
+        halts: Option<ledger::Event>,
+        end: impl Fn(&Pending) -> Result<Ending<'static>, Error> + Send,
+    ) -> Result<Answer, Error> {
+        let tenant = self.tenant(&stored.tenant)?;
+        let mut stored = stored.clone();
+        for _ in 0..MOST_REJECTIONS {
+            let given = self.given_of(&stored).await?;
+            let records: Vec<Vec<u8>> = given.into_iter().map(|given| given.record).collect();
+            let pending = Pending { halts: halts.clone(), ..self.with_approvals(&stored, &records)? };
+            let ending = end(&pending);
+            match self.conclude(tenant, &pending, ending).await {
+                Err(error) if error.code == Code::StateConflict => {
+                    let now = self.stored(tenant, stored.id).await?;
+                    let is_same = now.state == stored.state || halts.is_none();
+                    if pending.still_holds(&now) || !now.state.waits() || !is_same {
+                        return Err(error);
+                    }
+                    stored = now;
+                }
+                ended => return ended,
+            }
+        }
+        Err(kept_deciding())
+    }
+}
+
+fn kept_deciding() -> Error {
+    Error::new(Code::Unavailable, "others kept deciding meanwhile").retry_after(1)
 }
 
 /// The payload and what is asked, if it waits for this person's word.

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use testkit::Swap;
 
+use crate::faults::Holds;
 use crate::house::{BINDING, House, Said};
 
 /// A house in which a key is enough, and so many people have to agree.
@@ -719,6 +720,28 @@ async fn a_no_among_many_who_agree_ends_it_and_names_all_of_them() {
         let decisions: Vec<&str> = view.approvals.iter().map(|given| given.decision.as_str()).collect();
         assert_eq!((decisions.last(), decisions.len()), (Some(&"reject"), told), "{decisions:?}");
     }
+}
+
+/// Held up between the proof and its commit, so that a person's yes comes in between.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_yes_that_comes_while_it_is_called_off_stands_in_the_receipt() {
+    let holds = Holds::at("outcome.before");
+    let house = house_with(2, |config| config.fail_points = Some(Arc::clone(&holds) as _)).await;
+    let waits = held(&house, "acct-1").await;
+    holds.arm();
+    let agree = async {
+        holds.somebody().await;
+        let said = house.gateway().approve(&approver(&house, "anna"), waits.id(), None).await;
+        holds.lets_go();
+        said.unwrap();
+    };
+    let (cancelled, ()) = tokio::join!(house.gateway().cancel(&house.agent, waits.id()), agree);
+    assert_eq!(cancelled.unwrap().error, Some(Code::Cancelled));
+    let ended = outcome(&house, "acct-1").await;
+    assert_eq!((ended.kind(), ended.code()), ("failed", "EP_CANCELLED"), "{}", ended.body);
+    let told = receipt(&house, &ended).await["metadata"]["approvals"].as_array().map(Vec::len);
+    assert_eq!((told, house.record(waits.id()).await.approvals.len()), (Some(1), 1));
+    assert_eq!(house.gateway().check_trail(&house.admin, None).await.unwrap().findings, []);
 }
 
 #[tokio::test]

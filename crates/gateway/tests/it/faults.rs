@@ -38,6 +38,45 @@ impl ledger::FailPoints for Dies {
     }
 }
 
+/// Holds up whoever comes by a point, once it is armed, until they are let go. They need a thread to themselves.
+#[derive(Debug)]
+pub(crate) struct Holds {
+    at: &'static str,
+    armed: AtomicBool,
+    holds: AtomicBool,
+}
+
+impl Holds {
+    pub(crate) fn at(at: &'static str) -> Arc<Holds> {
+        Arc::new(Holds { at, armed: AtomicBool::new(false), holds: AtomicBool::new(false) })
+    }
+
+    pub(crate) fn arm(&self) {
+        self.armed.store(true, Ordering::SeqCst);
+    }
+
+    /// Returns once somebody is held up.
+    pub(crate) async fn somebody(&self) {
+        until("somebody comes by", || self.holds.load(Ordering::SeqCst)).await;
+    }
+
+    pub(crate) fn lets_go(&self) {
+        self.holds.store(false, Ordering::SeqCst);
+    }
+}
+
+impl ledger::FailPoints for Holds {
+    fn at(&self, step: &'static str) -> std::io::Result<()> {
+        if step == self.at && self.armed.swap(false, Ordering::SeqCst) {
+            self.holds.store(true, Ordering::SeqCst);
+            while self.holds.load(Ordering::SeqCst) {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+        Ok(())
+    }
+}
+
 /// Another gateway on the same store, which takes in hand what rests there while this one passes a point: its token is another
 /// one then, and it is not due for a while.
 #[derive(Debug)]

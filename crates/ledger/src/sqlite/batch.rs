@@ -294,9 +294,8 @@ impl<'a> Batch<'a> {
         let last = given >= needed;
         let entry = self.say(&fate, approval, APPROVED, last)?;
         self.limits(&fate, approval)?;
-        if last {
-            self.write.change(&Fate { state: State::Approved, ..fate })?;
-        }
+        let state = if last { State::Approved } else { fate.state };
+        self.write.change(&Fate { state, lease: fate.lease.heard(), ..fate })?;
         Ok(Ok(Counted { entry, given, needed }))
     }
 
@@ -312,8 +311,12 @@ impl<'a> Batch<'a> {
             Ok((fate, _)) => fate,
             Err(error) => return Ok(Err(error)),
         };
-        if !State::Held.may_settle(to) || read::given(self.db, fate.row, rejection.round)? != given {
+        if read::given(self.db, fate.row, rejection.round)? != given {
             return Ok(Err(Error::Illegal { id: rejection.action, from: State::Held, to }));
+        }
+        let owners = Owners::Only(self.tail.owner);
+        if let Err(refused) = close.settlement.check(State::Held, &fate.lease, &owners, close.amends) {
+            return Ok(Err(refused));
         }
         self.say(&fate, rejection, REJECTED, false)?;
         self.close(close)
@@ -327,6 +330,7 @@ impl<'a> Batch<'a> {
         };
         let entry = self.say(&fate, word, event, false)?;
         self.write.next_hold(fate.row, word.round.saturating_add(1), needed)?;
+        self.write.change(&Fate { lease: fate.lease.heard(), ..fate })?;
         Ok(Ok(entry))
     }
 
@@ -365,7 +369,7 @@ impl<'a> Batch<'a> {
             // One word is enough for this.
             let given = read::given(self.db, fate.row, word.round)?;
             self.write.next_hold(fate.row, word.round, given)?;
-            self.write.change(&Fate { state: State::Approved, ..fate })?;
+            self.write.change(&Fate { state: State::Approved, lease: fate.lease.heard(), ..fate })?;
         }
         Ok(Ok(longer))
     }
