@@ -66,9 +66,16 @@ pub(crate) struct Noted {
     record: Option<String>,
     /// It was as accepted since.
     is_over: bool,
+    /// It was not as accepted when it was seen last, so that agents are not shown it.
+    is_hidden: bool,
 }
 
 impl Noted {
+    /// Clients hear each time that a tool is shown no more, or again, however rarely people are told.
+    fn turns(&mut self, is_hidden: bool) -> bool {
+        std::mem::replace(&mut self.is_hidden, is_hidden) != is_hidden
+    }
+
     /// Whether nobody is to be told that it is quarantined by this.
     fn covers(&self, said: &str, pinned: &str, now: Instant) -> bool {
         let is_same = self.said == said && !self.is_over;
@@ -96,6 +103,9 @@ impl Gateway {
     /// then knows nothing of it.
     async fn note_over(&self, tenant: &TenantState, archetype: String) -> Result<(), Error> {
         let key = (tenant.tenant.clone(), archetype);
+        if lock(&self.quarantined).get_mut(&key).is_some_and(|noted| noted.turns(false)) {
+            tenant.change_tools();
+        }
         let open = |noted: &Noted| noted.record.clone().filter(|_| !noted.is_over);
         let Some(record) = lock(&self.quarantined).get(&key).and_then(open) else { return Ok(()) };
         let (name, text) = over(&record)?;
@@ -103,7 +113,6 @@ impl Gateway {
         if let Some(noted) = lock(&self.quarantined).get_mut(&key) {
             noted.is_over = noted.is_over || noted.record.as_ref() == Some(&record);
         }
-        tenant.change_tools();
         Ok(())
     }
 
@@ -118,11 +127,17 @@ impl Gateway {
         {
             let (mut all, at) = (lock(&self.quarantined), Instant::now());
             let pinned = quarantined.pinned.clone();
-            if all.get(&key).is_some_and(|noted| noted.covers(&said, &pinned, at)) {
+            if let Some(noted) = all.get_mut(&key).filter(|noted| noted.covers(&said, &pinned, at)) {
+                if noted.turns(true) {
+                    tenant.change_tools();
+                }
                 return Ok(());
             }
             // Whoever comes meanwhile leaves it to this one.
-            all.insert(key.clone(), Noted { said, pinned, at, record: None, is_over: false });
+            all.insert(
+                key.clone(),
+                Noted { said, pinned, at, record: None, is_over: false, is_hidden: true },
+            );
         }
         let noted = self.write_once(tenant, quarantined).await;
         match &noted {
@@ -234,6 +249,7 @@ mod tests {
             at,
             record: Some("record".to_owned()),
             is_over,
+            is_hidden: true,
         };
         let soon = at + AT_MOST_EVERY / 2;
         for (said, pinned, now, is_over, covered) in [
