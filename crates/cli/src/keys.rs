@@ -192,6 +192,17 @@ impl Keeper {
         }
     }
 
+    /// What its receipts name as their issuer; nothing, where a gateway does not say it.
+    fn issuer(&self) -> Option<String> {
+        match self {
+            Keeper::Running(client) => {
+                let said = client.get("/.well-known/authzen-configuration").ok()?;
+                said["policy_decision_point"].as_str().map(str::to_owned)
+            }
+            Keeper::Resting(resting) => Some(resting.production().issuer().to_owned()),
+        }
+    }
+
     fn log_key(&self) -> Result<Verifier> {
         let key = match self {
             Keeper::Running(client) => client.get("/v1/log")?["key"].as_str().unwrap_or_default().to_owned(),
@@ -273,12 +284,25 @@ fn pin(keeper: &Keeper, name: Option<&str>, log: bool) -> Result<()> {
         Jwks::parse(&keeper.key_set()?).while_we(|| "the gateway's key set cannot be read".to_owned())?;
     match name {
         Some(name) => {
+            warn_of_another(keeper, name);
             let pin = Pin::new(name, &jwks);
             let pin = if log { pin.and_log(keeper.log_key()?) } else { pin };
             out::line(pin.to_text())
         }
         None => out::line(jwks.digest()),
     }
+}
+
+/// A pin of these keys under another gateway's name fits no receipt of either. It may be meant all the same: of receipts from
+/// before a gateway was given another name.
+fn warn_of_another(keeper: &Keeper, name: &str) {
+    let Some(issuer) = keeper.issuer().filter(|issuer| issuer != name) else { return };
+    out::note(format_args!(
+        "Warning: these are the keys of `{}`, and the pin names `{}`. Unless that was its name before, pass --name {0}, or name the \
+         gateway that is meant with --url.",
+        out::shown(&issuer),
+        out::shown(name)
+    ));
 }
 
 fn show_signing(keys: &[Value], json: bool) -> Result<()> {

@@ -78,6 +78,12 @@ fn commands_change_the_running_gateway_as_far_as_their_key_may() {
     let lost = served.call(&admin, &["keys", "compromise", kid, "--at", "2026-01-01T00:00:00+01:00"]);
     assert!(lost.stdout.contains("2025-12-31T23:00:00.000Z"), "{}{}", lost.stdout, lost.stderr);
     assert!(served.call("", &["keys", "pin"]).stdout.starts_with("sha256:"), "a pin is public");
+    let named = |name: &str| served.call("", &["keys", "pin", "--name", name]);
+    assert_eq!((named(&served.url).code, named(&served.url).stderr), (0, String::new()));
+    let other = named("https://other.example");
+    let warning =
+        format!("these are the keys of `{}`, and the pin names `https://other.example`", served.url);
+    assert!(other.code == 0 && other.stderr.contains(&warning), "{}", other.stderr);
 
     let issue = [
         "mandate",
