@@ -307,7 +307,10 @@ impl Together {
             };
             let moved = archive.run(|table| {
                 done += 1;
-                progress.at(done);
+                // Nobody waits for what is not moved.
+                if table.is_some() {
+                    progress.at(done);
+                }
                 all.extend(table.map(|table| (store, table)));
             });
             progress.done();
@@ -330,8 +333,10 @@ impl Together {
 
     fn failed(&self, store: &str, why: ledger::Error) -> Error {
         let hint = match &why {
-            ledger::Error::Archive(_) => {
-                "end all gateways on it, wait for ten seconds, and name a month that is over"
+            ledger::Error::Archive { hint, .. } => hint,
+            ledger::Error::Absent(_) => "name the database that gateways keep their records in",
+            ledger::Error::Open(_) => {
+                "see that the database runs and lets us in, and that --store or COUNTERSIGN_STORE names it"
             }
             _ => "run the same command again: what is done stays, and it goes on with the rest",
         };

@@ -86,8 +86,13 @@ pub enum Error {
     #[error("the store cannot be copied: {0}")]
     Copy(Arc<str>),
     /// Why months cannot be put together.
-    #[error("months cannot be put together: {0}")]
-    Archive(Arc<str>),
+    #[error("months cannot be put together: {why}")]
+    Archive {
+        /// Why.
+        why: Arc<str>,
+        /// What to do about it.
+        hint: &'static str,
+    },
     /// This one write was not accepted by the store.
     #[error("the store refused the write: {0}")]
     Rejected(Arc<str>),

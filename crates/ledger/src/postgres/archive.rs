@@ -142,23 +142,39 @@ impl Archive {
         let there = one(db, "SELECT count(*) FROM replica WHERE NOT ended", &[]).await?;
         let there: u64 = there.map_or(Ok(0), |row| number(&row, 0))?;
         if there > 0 {
-            return Err(refused(format!(
-                "{there} gateways are on this database, or were less than {} seconds ago",
-                SILENCE.as_secs()
-            )));
+            let seconds = SILENCE.as_secs();
+            let why = match there {
+                1 => format!("1 gateway is on this database, or was less than {seconds} seconds ago"),
+                _ => {
+                    format!("{there} gateways are on this database, or were less than {seconds} seconds ago")
+                }
+            };
+            return Err(refused(
+                why,
+                "end all gateways on it, wait for ten seconds, and run the same command again",
+            ));
         }
         if is_under_way(db).await? {
-            return Err(refused("a store is being copied into it".to_owned()));
+            return Err(refused(
+                "a store is being copied into it".to_owned(),
+                "let `countersign store copy` come to its end first",
+            ));
         }
         let month = self.month().ok_or_else(|| {
-            refused(format!("`{}` is no month: write it as 2026-01", self.before.escape_debug()))
+            refused(
+                format!("`{}` is no month", self.before.escape_debug()),
+                "--before takes the first month that stays as it is: write it as 2026-01",
+            )
         })?;
         let sql = "SELECT (extract(epoch FROM m) * 1000)::bigint, m <= date_trunc('month', clock_timestamp())
                    FROM (SELECT make_timestamptz($1, $2, 1, 0, 0, 0) m) t";
         let row = one(db, sql, &[&month.0, &month.1]).await?;
-        let row = row.ok_or_else(|| refused("the database does not tell the month".to_owned()))?;
+        let row = row.ok_or_else(|| untold())?;
         if !get::<bool>(&row, 1)? {
-            return Err(refused(format!("the month before {} is not over", self.before)));
+            return Err(refused(
+                format!("the month before {} is not over", self.before),
+                "--before takes the present month (UTC) at the latest: it stays as it is",
+            ));
         }
         Ok(get(&row, 0)?)
     }
@@ -175,7 +191,10 @@ impl Archive {
     async fn choose_tablespace(&self, db: &Db) -> Result<(), Error> {
         let Some(name) = self.tablespace.as_deref() else { return Ok(()) };
         if one(db, "SELECT 1 FROM pg_tablespace WHERE spcname = $1", &[&name]).await?.is_none() {
-            return Err(refused(format!("the server has no tablespace `{}`", name.escape_debug())));
+            return Err(refused(
+                format!("the server has no tablespace `{}`", name.escape_debug()),
+                "make it (CREATE TABLESPACE), name another, or leave --tablespace out",
+            ));
         }
         // It holds for the table and for the indexes that it is given.
         let set = "SELECT set_config('default_tablespace', $1, TRUE)";
@@ -184,8 +203,12 @@ impl Archive {
     }
 }
 
-fn refused(why: String) -> Error {
-    Error::Archive(why.into())
+fn refused(why: String, hint: &'static str) -> Error {
+    Error::Archive { why: why.into(), hint }
+}
+
+fn untold() -> Error {
+    refused("the database does not tell the month".to_owned(), "run the same command again")
 }
 
 fn underscored(month: &str) -> String {
@@ -234,7 +257,7 @@ impl Months {
         let Some(month) = first.filter(|it| *it != OLDER) else { return Ok("MINVALUE".to_owned()) };
         let sql = "SELECT (extract(epoch FROM to_timestamp($1, 'YYYY_MM')) * 1000)::bigint";
         let row = one(db, sql, &[&month]).await?;
-        let row = row.ok_or_else(|| refused("the database does not tell the month".to_owned()))?;
+        let row = row.ok_or_else(|| untold())?;
         Ok(bound(table, get(&row, 0)?))
     }
 }
