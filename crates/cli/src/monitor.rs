@@ -87,7 +87,7 @@ pub(crate) fn run(args: &Args, url: &str, api: &Api, as_json: bool) -> Result<Ex
     {
         keep(file, &note)?;
     }
-    Checked { checkpoint, witnessed, findings, overdue }.tell(as_json)
+    Checked { checkpoint, witnessed, findings, overdue, stated: told.stated }.tell(as_json)
 }
 
 /// A log, as it is served.
@@ -124,6 +124,8 @@ struct Told {
     /// Receipts by their commitments.
     receipts: HashMap<Hash, Promised>,
     statement: Option<Completeness>,
+    /// The statement, once it was held against the log, and whether it is true.
+    stated: Option<(Completeness, bool)>,
     findings: Vec<String>,
 }
 
@@ -279,7 +281,12 @@ impl Told {
         self.compare_hours(&read.survey.hours);
         if let Some(said) = self.statement.take() {
             let found = read.survey.hours.of(said.from, said.until, said.checkpoint.clone());
-            if said.checkpoint.origin == *origin && found != said {
+            if said.checkpoint.origin != *origin {
+                // Of a log before this one, or of another, which is told elsewhere.
+                return;
+            }
+            let is_true = found == said;
+            if !is_true {
                 self.find(format!(
                     "the completeness statement is not true: the log has {} intents and {} receipts of that time, it says {} and {}",
                     found.counts.of(LeafKind::Intent),
@@ -288,6 +295,7 @@ impl Told {
                     said.counts.receipts(),
                 ));
             }
+            self.stated = Some((said, is_true));
         }
     }
 
@@ -356,20 +364,31 @@ struct Checked {
     witnessed: Vec<(String, u64)>,
     findings: Vec<String>,
     overdue: usize,
+    stated: Option<(Completeness, bool)>,
 }
 
 impl Checked {
     fn tell(&self, as_json: bool) -> Result<ExitCode> {
-        let Checked { checkpoint: Checkpoint { origin, size, root }, witnessed, findings, overdue } = self;
+        let Checked { checkpoint: Checkpoint { origin, size, root }, witnessed, findings, overdue, stated } =
+            self;
         let ok = findings.is_empty();
         let code = if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE };
         let names: Vec<&str> = witnessed.iter().map(|(name, _)| name.as_str()).collect();
         if as_json {
             out::json(&json!({
                 "ok": ok, "origin": origin, "size": size, "root": hex::encode(root), "witnesses": names,
-                "overdue": overdue, "findings": findings,
+                "overdue": overdue, "findings": findings, "statement": stated.as_ref().map(|(_, is_true)| is_true),
             }))?;
             return Ok(code);
+        }
+        if let Some((said, true)) = stated {
+            out::line(format_args!(
+                "the completeness statement is true: {} intents and {} receipts from {} until {}",
+                said.counts.of(LeafKind::Intent),
+                said.counts.receipts(),
+                start_of(said.from),
+                start_of(said.until)
+            ))?;
         }
         for finding in findings {
             out::line(out::shown(finding))?;
@@ -404,6 +423,11 @@ const MOST_DUE: u32 = 92 * 24;
 /// Hours by which a leaf is later than one behind it, at most. Leaves are in the order in which their entries were written: of many
 /// gateways one writes what it did before an outage behind what another did after it. That is promised to be logged within a day.
 const MOST_AHEAD: u32 = 25;
+
+/// When an hour begins, as a moment.
+fn start_of(hour: u32) -> String {
+    Timestamp::from_unix_millis(u64::from(hour) * 3_600_000).as_str().to_owned()
+}
 
 fn now() -> Timestamp {
     let millis = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use receipt::log::{Bundle, Note, Signer, Verifier};
 use receipt::{Pin, Trust, Verdict};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use testkit::bank::{Fault, Injection};
@@ -408,6 +408,11 @@ fn monitor(house: &House, pin: &Path, more: &[&str]) -> Output {
     command.args(more).output().unwrap()
 }
 
+/// Whether a statement was held against the log, and is true.
+fn held(output: &Output) -> Value {
+    serde_json::from_slice::<Value>(&output.stdout).unwrap()["statement"].clone()
+}
+
 /// What it found, if it got as far as that.
 fn found(output: &Output) -> Vec<String> {
     let said: Value = serde_json::from_slice(&output.stdout)
@@ -589,7 +594,9 @@ async fn nobody_is_told_of_a_period_that_is_not_over() {
     fs::write(&pin, Pin::new(ISSUER, &house.jwks().await).and_log(log_key(&house).await).to_text()).unwrap();
     fs::write(folder.join("statement"), said.text()).unwrap();
     let statement = folder.join("statement");
-    assert_eq!(found(&monitor(&house, &pin, &["--statement", statement.to_str().unwrap()])), [""; 0]);
+    let checked = monitor(&house, &pin, &["--statement", statement.to_str().unwrap()]);
+    assert_eq!((found(&checked), held(&checked)), (vec![], json!(true)));
+    assert_eq!(held(&monitor(&house, &pin, &[])), json!(null), "there was none to look at");
     let key = fs::read(folder.join("data/keys/production/log.pkcs8")).unwrap();
     let lie = format!(
         "{}intent 3\n{}",
@@ -598,8 +605,10 @@ async fn nobody_is_told_of_a_period_that_is_not_over() {
     );
     let lie = Signer::from_pkcs8(&key).unwrap().state(&lie.parse().unwrap()).unwrap();
     fs::write(folder.join("statement"), lie.to_string()).unwrap();
-    let found_now = found(&monitor(&house, &pin, &["--statement", statement.to_str().unwrap()]));
+    let checked = monitor(&house, &pin, &["--statement", statement.to_str().unwrap()]);
+    let found_now = found(&checked);
     assert!(found_now[0].contains("is not true"), "{found_now:?}");
+    assert_eq!(held(&checked), json!(false));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
