@@ -151,11 +151,17 @@ fn welcome(config: &Config, running: &Running, first_key: Option<&str>) {
     if let Some(key) = first_key {
         out::note(format_args!("The admin key, shown once; only its hash is kept:\n\n  {key}\n"));
     }
-    out::note(format_args!(
-        "Countersign {} · data in `{}`",
-        env!("CARGO_PKG_VERSION"),
-        config.data_dir.display()
-    ));
+    let version = env!("CARGO_PKG_VERSION");
+    let data = config.data_dir.display();
+    match &config.store {
+        Some(store) => {
+            let place = store.place();
+            out::note(format_args!(
+                "Countersign {version} · store in PostgreSQL `{place}`, keys in `{data}`"
+            ));
+        }
+        None => out::note(format_args!("Countersign {version} · data in `{data}`")),
+    }
     let near = running.address().ip().is_loopback() && !config.behind_tls_proxy;
     if config.sandbox.enabled && (near || config.sandbox.public) {
         out::note(format_args!(

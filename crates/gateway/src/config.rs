@@ -95,6 +95,17 @@ impl Store {
     pub fn url(&self) -> &str {
         &self.0
     }
+
+    /// Where it is, for people: servers and database, without user, password and options. What stands before the first `@` is the
+    /// user's, as whoever connects reads it.
+    #[must_use]
+    pub fn place(&self) -> &str {
+        let rest = self.0.split_once("://").map_or("", |(_, rest)| rest);
+        let rest = rest.split_once('@').map_or(rest, |(_, rest)| rest);
+        let place = rest.split(['?', '#']).next().unwrap_or_default();
+        // Whatever is left of a password that is not written as one.
+        if place.contains('@') { "" } else { place }
+    }
 }
 
 impl TryFrom<String> for Store {
@@ -568,6 +579,24 @@ mod tests {
         let file = tempfile::NamedTempFile::new().expect("a temporary file");
         std::fs::write(file.path(), text).expect("it can be written");
         Config::read(Some(file.path()))
+    }
+
+    #[test]
+    fn a_store_is_named_without_its_password() {
+        for (url, place) in [
+            (
+                "postgres://user:secret@db.example:5432/countersign?sslmode=require",
+                "db.example:5432/countersign",
+            ),
+            ("postgresql://user@a,b:5433/x", "a,b:5433/x"),
+            ("postgres://db/x?password=secret", "db/x"),
+            ("postgres://user:sec/r?et@db/x", "db/x"),
+            ("postgres://user:sec@ret@db/x", ""),
+            ("postgres:///x?host=/run&password=secret", "/x"),
+        ] {
+            let store: Store = url.parse().expect("it is one");
+            assert_eq!(store.place(), place, "{url}");
+        }
     }
 
     #[test]

@@ -179,6 +179,7 @@ async fn what_was_begun_on_files_goes_on_in_a_database_and_nothing_happens_twice
     assert!(refused(house.serve()).contains("it was copied into a database"));
 
     house.start_by(on(&house, &url));
+    assert!(house.log().contains("store in PostgreSQL `"), "{}", house.log());
     for (id, document) in receipts.iter().zip(&documents) {
         assert_eq!(&house.agent().get(&format!("/v1/receipts/{id}")).await.bytes, document);
         assert_eq!(verdict(document, &jwks), Verdict::Valid);
