@@ -198,15 +198,24 @@ fn tail(client: &Client, filter: &Filter, count: u32, jsonl: bool) -> Result<()>
     let mut told = HashSet::new();
     // Of entries with the very time of the first one shown, those before it are not new.
     let mut fresh = latest.is_empty();
-    latest.iter().try_for_each(|entry| tell(entry, &mut told, jsonl))?;
+    let columns = match jsonl {
+        true => None,
+        false => Some(out::Columns::under(COLUMNS, &latest.iter().map(row).collect::<Vec<_>>())?),
+    };
+    let tell = |entry: &Value| columns.as_ref().map_or_else(|| out::line(entry), |it| it.row(&row(entry)));
+    for entry in &latest {
+        if told.insert(id(entry)) && jsonl {
+            tell(entry)?;
+        }
+    }
     let mut cursor: Option<String> = None;
     loop {
         let at = cursor.as_ref().map(|cursor| format!("&cursor={cursor}")).unwrap_or_default();
         let page = client.get(&format!("{path}&limit={LONGEST}{at}"))?;
         for entry in page["entries"].as_array().into_iter().flatten() {
             fresh |= told.contains(&id(entry));
-            if fresh {
-                tell(entry, &mut told, jsonl)?;
+            if fresh && told.insert(id(entry)) {
+                tell(entry)?;
             }
         }
         match page["next_cursor"].as_str() {
@@ -216,15 +225,6 @@ fn tail(client: &Client, filter: &Filter, count: u32, jsonl: bool) -> Result<()>
             }
             None => thread::sleep(PAUSE),
         }
-    }
-}
-
-/// Prints an entry that was not printed before.
-fn tell(entry: &Value, told: &mut HashSet<String>, jsonl: bool) -> Result<()> {
-    match told.insert(id(entry)) {
-        false => Ok(()),
-        true if jsonl => out::line(entry),
-        true => out::line(row(entry).join("  ")),
     }
 }
 

@@ -61,6 +61,7 @@ mod store;
 mod verify;
 mod witness;
 
+use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 
 use clap::error::{ContextKind, ContextValue};
@@ -114,6 +115,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    plain_where_nobody_looks();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(refusal) => return usage(refusal),
@@ -173,6 +175,17 @@ fn usage(mut refusal: clap::Error) -> ExitCode {
 
 /// The options that name a store.
 const STORES: [&str; 2] = ["--store", "--to"];
+
+/// Mistakes are broken into lines for a terminal. Whoever reads them from a file or a pipe looks for words that stand together.
+fn plain_where_nobody_looks() {
+    if !io::stderr().is_terminal() {
+        let set = miette::set_hook(Box::new(|_| {
+            Box::new(miette::MietteHandlerOpts::new().wrap_lines(false).build())
+        }));
+        // Only a second one in one process could fail.
+        drop(set);
+    }
+}
 
 fn tell(error: Error) -> ExitCode {
     // Whoever read our output has seen enough; the shell's word for that is 128 + SIGPIPE.

@@ -25,17 +25,35 @@ pub(crate) fn note(text: Arguments<'_>) {
 
 /// Rows in aligned columns under a heading; nothing but the heading when there are none.
 pub(crate) fn table<const N: usize>(head: [&str; N], rows: &[[String; N]]) -> Result<()> {
-    let width = |column: usize| {
-        let cells = rows.iter().map(|row| row[column].chars().count());
-        cells.chain([head[column].len()]).max().unwrap_or(0)
-    };
-    let widths: [usize; N] = std::array::from_fn(width);
-    let show = |cells: [&str; N]| {
-        let padded = cells.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
+    Columns::under(head, rows).map(drop)
+}
+
+/// A table that more rows may be added to. Later ones are aligned as far as they fit what was there.
+pub(crate) struct Columns<const N: usize> {
+    widths: [usize; N],
+}
+
+impl<const N: usize> Columns<N> {
+    /// The heading and the first rows.
+    pub(crate) fn under(head: [&str; N], rows: &[[String; N]]) -> Result<Columns<N>> {
+        let width = |column: usize| {
+            let cells = rows.iter().map(|row| row[column].chars().count());
+            cells.chain([head[column].len()]).max().unwrap_or(0)
+        };
+        let columns = Columns { widths: std::array::from_fn(width) };
+        columns.show(head)?;
+        rows.iter().try_for_each(|row| columns.row(row))?;
+        Ok(columns)
+    }
+
+    pub(crate) fn row(&self, row: &[String; N]) -> Result<()> {
+        self.show(std::array::from_fn(|column| row[column].as_str()))
+    }
+
+    fn show(&self, cells: [&str; N]) -> Result<()> {
+        let padded = cells.iter().zip(self.widths).map(|(cell, width)| format!("{cell:width$}"));
         line(padded.collect::<Vec<_>>().join("  ").trim_end())
-    };
-    show(head)?;
-    rows.iter().try_for_each(|row| show(std::array::from_fn(|column| row[column].as_str())))
+    }
 }
 
 /// Colours, or plain text where nobody looks at a terminal or has asked for none (`NO_COLOR`).

@@ -268,6 +268,8 @@ fn other_machines_are_not_listened_to_in_the_clear() {
     let serve = ["serve", "--listen", "0.0.0.0:0", "--data-dir", data.to_str().unwrap()];
     let refused = run(serve);
     assert_eq!((refused.code, refused.stdout.as_str()), (1, ""));
+    let longest = refused.stderr.lines().map(|line| line.chars().count()).max().unwrap_or_default();
+    assert!(longest > 100, "it is broken into lines though no terminal shows it: {}", refused.stderr);
     for way in ["--behind-tls-proxy", "--tls-cert", "[tls]", "127.0.0.1"] {
         assert!(refused.says(way), "no word of {way}: {}", refused.stderr);
     }

@@ -381,6 +381,19 @@ async fn the_program_shows_follows_and_exports_the_trail() {
     assert_eq!((&first["event"], &second["event"]), (&json!("admitted"), &json!("executed")));
     following.kill().unwrap();
     following.wait().unwrap();
+
+    let mut command: Command = countersign();
+    command.args(["audit", "tail", "--lines", "2"]).env("COUNTERSIGN_URL", &house.gateway.url);
+    command.env("COUNTERSIGN_API_KEY", house.voice("default", "auditor").key.unwrap());
+    let mut following = command.stdout(Stdio::piped()).spawn().unwrap();
+    let stdout = std::io::BufReader::new(following.stdout.take().unwrap());
+    let lines: Vec<String> = std::io::BufRead::lines(stdout).take(3).map(Result::unwrap).collect();
+    following.kill().unwrap();
+    following.wait().unwrap();
+    let at = lines[0].find("event").unwrap_or_else(|| panic!("there is no heading: {lines:?}"));
+    for (line, event) in lines[1..].iter().zip(["admitted", "executed"]) {
+        assert!(line.chars().skip(at).collect::<String>().starts_with(event), "{lines:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
