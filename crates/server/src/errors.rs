@@ -339,8 +339,9 @@ const fn words(code: Code) -> Words {
         BodyTooLarge => (
             413,
             "invalid_request",
-            "the body is larger than 256 KiB",
-            "A request is read up to 256 KiB and refused beyond.",
+            "the request is larger than allowed",
+            "A request is read up to 256 KiB, a message of MCP up to 4 MiB; of that a call's arguments may have 256 KiB, and its \
+             `_meta` 64 KiB. What is beyond is refused.",
             &["send less; refer to large content instead of including it"],
         ),
         UnsupportedMediaType => (
