@@ -99,6 +99,10 @@ fn the_page_on_approvals_can_be_followed() {
             },
             Left { line: "countersign approvals revoke-mission ID", why: "the same" },
             Left { line: "countersign approvals resolve ID", why: words },
+            Left { line: "countersign approvers list  ", why: by_admin },
+            Left { line: "id=$(countersign approvers list ", why: "a passkey is made in a browser" },
+            Left { line: "echo \"$id\"  ", why: "the same" },
+            Left { line: "countersign approvers enrol ", why: "the same" },
         ],
     );
 }
