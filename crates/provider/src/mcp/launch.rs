@@ -1,6 +1,7 @@
 //! How a server is reached: a process that is started, or an address that is called.
 
 use std::collections::{BTreeMap, HashMap};
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex};
@@ -279,12 +280,7 @@ impl Process {
         if let Some(keeper) = &self.keeper {
             keeper.be_there();
         }
-        // Not the error's own words: they quote nothing of ours, but vary.
-        let mut child = wrapped.spawn().map_err(|error| match error.kind() {
-            std::io::ErrorKind::NotFound => "its program was not found".to_owned(),
-            std::io::ErrorKind::PermissionDenied => "its program may not be started".to_owned(),
-            _ => "it could not be started".to_owned(),
-        })?;
+        let mut child = wrapped.spawn().map_err(|error| self.not_started(program, error.kind()))?;
         let (id, inner) = (child.id(), child.inner_mut());
         let pipes = (inner.stdin().take(), inner.stdout().take(), inner.stderr().take());
         let kept = self.keeper.as_ref().zip(id).map(|(keeper, id)| keeper.keep(id));
@@ -300,6 +296,33 @@ impl Process {
             self.secrets.iter().map(|(_, it)| Arc::clone(it)).collect(),
         ));
         Ok((Pipes::new(name, (stdout, stdin), most_bytes), running))
+    }
+
+    /// Why it was not started, and what to do. Not the error's own words: they quote nothing of ours, but vary. Agents may see it, so
+    /// the program is named without the place where it lies.
+    fn not_started(&self, program: &str, kind: ErrorKind) -> String {
+        let name = program.rsplit('/').next().unwrap_or(program);
+        if self.dir.as_ref().is_some_and(|dir| !dir.is_dir()) {
+            return format!(
+                "`{name}` is to be started in a directory that is not there: make it, or name another"
+            );
+        }
+        match kind {
+            ErrorKind::NotFound if name == program => {
+                format!(
+                    "its program `{name}` was not found on its PATH: install it, or name it by its whole path"
+                )
+            }
+            ErrorKind::NotFound => format!(
+                "its program `{name}`, or what that is run by, was not found: install it, or mend the path in its command"
+            ),
+            ErrorKind::PermissionDenied => {
+                format!(
+                    "its program `{name}` may not be started: let the gateway's user execute it (chmod +x)"
+                )
+            }
+            _ => format!("its program `{name}` could not be started: try it by hand, as the gateway's user"),
+        }
     }
 
     /// What it may use up: no more than it is given, nor than we may ourselves. What it starts before that has our own bounds; a
