@@ -126,7 +126,10 @@ impl Tool {
         let server = servers.get(tenant, server_name).ok_or_else(|| {
             server_node
                 .mistake(format!("there is no MCP server `{server_name}`"))
-                .hint(format!("declare [mcp.servers.{server_name}] in countersign.toml"))
+                .hint(format!(
+                    "declare [mcp.servers.{server_name}] in countersign.toml; one that stands there already is known once the \
+                     gateway is restarted, which alone reads it"
+                ))
         })?;
         let tool = table.need("tool")?.text()?.to_owned();
         let pinned = pin(&table)?;
