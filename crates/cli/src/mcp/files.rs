@@ -86,6 +86,11 @@ impl Files {
         Ok(())
     }
 
+    /// Whether anything is otherwise than it was.
+    pub(super) fn has_changed(&self) -> bool {
+        self.told.iter().any(|(_, fate)| matches!(fate, Fate::New | Fate::Changed))
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.told.is_empty()
     }

@@ -74,14 +74,14 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let files = Files::new(args.force, args.dry_run);
     if args.way() == Way::Stdio {
         let at = args.gateway.clone().unwrap_or_else(|| Config::default().public_url());
-        let mut import = Import { args, at, left_out: Vec::new(), files };
+        let mut import = Import { args, at, left_out: Vec::new(), is_ours_already: false, files };
         let wanted = import.wanted(&client)?;
         import.wrap(&mut client, &wanted)?;
         return import.tell_wrapped();
     }
     let ground = args.place.read()?;
     let at = args.gateway.as_deref().unwrap_or(&ground.at).trim_end_matches('/').to_owned();
-    let mut import = Import { args, at, left_out: Vec::new(), files };
+    let mut import = Import { args, at, left_out: Vec::new(), is_ours_already: false, files };
     let wanted = import.wanted(&client)?;
     let planned = import.plan(&ground, &wanted);
     let taken = import.take(&ground, planned)?;
@@ -98,6 +98,8 @@ struct Taken {
     as_before: usize,
     changed: Vec<String>,
     left_out: usize,
+    /// Tools of which nobody has said what they do.
+    unclassified: usize,
 }
 
 struct Import<'a> {
@@ -106,6 +108,8 @@ struct Import<'a> {
     at: String,
     /// Server, tool and why.
     left_out: Vec<[String; 3]>,
+    /// Some server goes through us already.
+    is_ours_already: bool,
     files: Files,
 }
 
@@ -133,9 +137,11 @@ impl Import<'_> {
                 Ok(Reached::Address { url, headers })
                     if url.starts_with(&ours) || headers.get("Authorization") == Some(&key) =>
                 {
-                    self.leave(&entry.name, "it goes through the gateway already")
+                    self.is_ours_already = true;
+                    self.leave(&entry.name, "it goes through the gateway already");
                 }
                 Ok(Reached::Process { command, args, .. }) if is_ours(&command, &args) => {
+                    self.is_ours_already = true;
                     self.leave(&entry.name, "it goes through `countersign mcp` already");
                 }
                 Ok(reached) => wanted.push((entry.name, reached)),
@@ -200,6 +206,7 @@ impl Import<'_> {
                 as_before: 0,
                 changed: Vec::new(),
                 left_out: 0,
+                unclassified: 0,
             };
             let mut seen = BTreeSet::new();
             for tool in tools.iter() {
@@ -240,6 +247,7 @@ impl Import<'_> {
     ) -> std::result::Result<(), String> {
         let server = &taken.planned.name;
         let there = sheets.iter().find(|sheet| sheet.server() == server && sheet.tool() == told.name);
+        taken.unclassified += usize::from(there.is_some_and(|sheet| sheet.class().is_none()));
         let path = match there {
             Some(sheet) if sheet.pinned() == told.digest => {
                 taken.as_before += 1;
@@ -338,11 +346,64 @@ impl Import<'_> {
         self.tell_left_out()?;
         self.tell_files()?;
         if taken.is_empty() {
-            return Ok(ExitCode::FAILURE);
+            return Ok(if self.is_ours_already { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
-        next_steps(self.args, ground, taken)?;
+        self.next_steps(ground, taken)?;
         out::note(format_args!("{}", sheet::KEY_IS_ENOUGH));
         Ok(ExitCode::SUCCESS)
+    }
+
+    fn next_steps(&self, ground: &Ground, taken: &[Taken]) -> Result<()> {
+        let (args, has_changed) = (self.args, self.files.has_changed());
+        let mut steps: Vec<String> = Vec::new();
+        for secret in exports(taken) {
+            steps.push(secret);
+        }
+        for one in taken {
+            let name = &one.planned.name;
+            if let Some(tool) = one.changed.first() {
+                steps.push(format!(
+                "look at what changed: countersign mcp accept {name}    # `{tool}` is not what was accepted"
+            ));
+            }
+            if one.written + one.unclassified > 0 {
+                steps.push(format!("say what its tools do: countersign mcp classify {name} TOOL --as read_only, or, as it proposes, {name} --proposed"));
+            }
+        }
+        let config = args.place.config.display();
+        let place = if ground.root.as_os_str().is_empty() {
+            String::new()
+        } else {
+            format!("cd {} && ", ground.root.display())
+        };
+        if has_changed {
+            steps.push(format!("check it: {place}countersign catalog check --config {config} && countersign policy check --config {config}"));
+        }
+        let anew = if has_changed { "if it runs" } else { "if it has run since before they were taken over" };
+        steps.push(format!("start the gateway, anew {anew}: {place}countersign serve --config {config}"));
+        steps.push(
+            "give the agent a mandate, which what cannot be undone needs, and a key that brings it:\n       \
+         countersign mandate issue --subject AGENT --scope Mcp --ttl 30d --even-if-unknown\n       \
+         countersign keys api create --subject AGENT --role agent --default-mandate JTI"
+                .to_owned(),
+        );
+        let file = if args.in_place { args.file.clone() } else { beside(&args.file, ".countersign.json") };
+        steps.push(format!("have the client use {} with that key in {KEY_VARIABLE}", file.display()));
+        if taken.iter().any(|one| one.planned.secrets.iter().any(|secret| !secret.is_exported)) {
+            let left = if args.in_place { beside(&args.file, COPY) } else { args.file.clone() };
+            steps.push(format!(
+                "remove {}, which holds what is exported now, out of the agent's reach",
+                left.display()
+            ));
+        }
+        match has_changed {
+            true => out::line("Next:")?,
+            false => out::line("Nothing was written. What may be left of an earlier run:")?,
+        }
+        for (at, step) in steps.iter().enumerate() {
+            out::line(format_args!("  {}. {}", at + 1, step))?;
+        }
+        Ok(())
     }
 
     fn tell_wrapped(&self) -> Result<ExitCode> {
@@ -441,52 +502,6 @@ fn row(taken: &Taken) -> [String; 8] {
         changed,
         left_out,
     ]
-}
-
-fn next_steps(args: &Args, ground: &Ground, taken: &[Taken]) -> Result<()> {
-    let mut steps: Vec<String> = Vec::new();
-    for secret in exports(taken) {
-        steps.push(secret);
-    }
-    for one in taken {
-        let name = &one.planned.name;
-        if let Some(tool) = one.changed.first() {
-            steps.push(format!(
-                "look at what changed: countersign mcp accept {name}    # `{tool}` is not what was accepted"
-            ));
-        }
-        if one.written > 0 {
-            steps.push(format!("say what its tools do: countersign mcp classify {name} TOOL --as read_only, or, as it proposes, {name} --proposed"));
-        }
-    }
-    let config = args.place.config.display();
-    let place = if ground.root.as_os_str().is_empty() {
-        String::new()
-    } else {
-        format!("cd {} && ", ground.root.display())
-    };
-    steps.push(format!("check it: {place}countersign catalog check --config {config} && countersign policy check --config {config}"));
-    steps.push(format!("start the gateway, anew if it runs: {place}countersign serve --config {config}"));
-    steps.push(
-        "give the agent a mandate, which what cannot be undone needs, and a key that brings it:\n       \
-         countersign mandate issue --subject AGENT --scope Mcp --ttl 30d --even-if-unknown\n       \
-         countersign keys api create --subject AGENT --role agent --default-mandate JTI"
-            .to_owned(),
-    );
-    let file = if args.in_place { args.file.clone() } else { beside(&args.file, ".countersign.json") };
-    steps.push(format!("have the client use {} with that key in {KEY_VARIABLE}", file.display()));
-    if taken.iter().any(|one| one.planned.secrets.iter().any(|secret| !secret.is_exported)) {
-        let left = if args.in_place { beside(&args.file, COPY) } else { args.file.clone() };
-        steps.push(format!(
-            "remove {}, which holds what is exported now, out of the agent's reach",
-            left.display()
-        ));
-    }
-    out::line("Next:")?;
-    for (at, step) in steps.iter().enumerate() {
-        out::line(format_args!("  {}. {}", at + 1, step))?;
-    }
-    Ok(())
 }
 
 /// What has to stand in the environment of the gateway, and where its value is now. Never the value.

@@ -37,9 +37,18 @@ fn a_second_import_changes_nothing_and_a_changed_tool_is_not_taken_for_accepted(
     let classified = place.run(&["mcp", "classify", "notes", "read_note", "--as", "read_only"]);
     assert_eq!(classified.code, 0, "{}", classified.stderr);
     let before = place.files();
-    assert_eq!(place.import(&[]).code, 0);
-    assert_eq!(place.files(), before);
+    let again = place.import(&[]);
+    assert_eq!((again.code, place.files() == before), (0, true));
+    let (_, left) =
+        again.stdout.split_once("What may be left of an earlier run:").expect("it says that nothing is new");
+    assert!(left.contains("countersign mcp classify notes"), "two are not classified: {left}");
+    assert!(!left.contains("catalog check") && left.contains("since before they were taken over"), "{left}");
+    for tool in ["drop_note", "put_note"] {
+        assert_eq!(place.run(&["mcp", "classify", "notes", tool, "--as", "additive"]).code, 0);
+    }
+    assert!(!place.import(&[]).stdout.contains("mcp classify"), "all are");
 
+    let before = place.files();
     let mut other = tools();
     other[0]["description"] = json!("Reads a note and sends it to us.");
     place.serve_tools(&other);
@@ -95,6 +104,7 @@ fn no_secret_of_the_client_is_copied() {
     assert_eq!((place.mode(kept), place.mode("countersign.toml")), (0o600, 0o600));
     let again = place.import(&["--in-place"]);
     assert!(again.stdout.contains("it goes through the gateway already"), "{}", again.stdout);
+    assert_eq!(again.code, 0, "one is taken over");
 }
 
 #[test]
