@@ -657,17 +657,39 @@ async fn whoever_waits_is_told_so_and_has_the_outcome_in_the_same_answer() {
 
 #[tokio::test]
 async fn progress_of_a_call_that_was_held_only_grows_also_where_its_server_begins_at_nothing() {
-    let world = World::judged(&ASK.replace("count", "slow"), |_| {}).await;
-    let client = world.client("/mcp/shop", NEW);
-    let params = json!({"name": "slow", "arguments": {"steps": 3}, "_meta": {"progressToken": 5}});
+    for revision in [OLD, NEW] {
+        let world = World::judged(&ASK.replace("count", "slow"), |_| {}).await;
+        let client = world.greeted("/mcp/shop", revision).await;
+        let params = json!({"name": "slow", "arguments": {"steps": 3}, "_meta": {"progressToken": 5}});
+        let approver = world.served.key("approver").await;
+        let agreed = async { approve(&world, &held_first(&world, &approver).await).await };
+        let (said, ()) = tokio::join!(client.ask("tools/call", params), agreed);
+        let (answer, told) = said.split_last().unwrap();
+        assert_eq!(text(&answer["result"]), "done", "{revision}: {said:?}");
+        let progress: Vec<f64> =
+            told.iter().map(|told| told["params"]["progress"].as_f64().unwrap()).collect();
+        let only_grows = progress.is_sorted_by(|before, after| before < after);
+        assert!(progress.len() > 3 && only_grows, "{revision}: {progress:?}");
+        assert!(progress.ends_with(&[0.0, 1.0, 2.0]), "{revision}: {progress:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_session_that_waits_for_a_person_is_asked_on_the_stream_of_its_call() {
+    let world = World::judged(&ASK.replace("count", "ask"), |_| {}).await;
+    let mut client = world.client("/mcp/shop", OLD).able(json!({"elicitation": {}}));
+    client.greet().await;
     let approver = world.served.key("approver").await;
     let agreed = async { approve(&world, &held_first(&world, &approver).await).await };
-    let (said, ()) = tokio::join!(client.ask("tools/call", params), agreed);
-    let (answer, told) = said.split_last().unwrap();
-    assert_eq!(text(&answer["result"]), "done", "{said:?}");
-    let progress: Vec<f64> = told.iter().map(|told| told["params"]["progress"].as_f64().unwrap()).collect();
-    assert!(progress.len() > 3 && progress.is_sorted_by(|before, after| before < after), "{progress:?}");
-    assert!(progress.ends_with(&[0.0, 1.0, 2.0]), "{progress:?}");
+    // It listens to nothing else.
+    let call = client.message(7, "tools/call", json!({"name": "ask", "arguments": {}}));
+    let asked = async {
+        let mut stream = client.post(&call).send().await.unwrap();
+        client.say_its_name(&mut stream).await;
+        client.said("tools/call", stream).await
+    };
+    let (said, ()) = tokio::join!(asked, agreed);
+    assert_eq!(text(&said.last().unwrap()["result"]), "hello ann", "{said:?}");
 }
 
 #[tokio::test]

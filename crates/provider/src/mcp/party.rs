@@ -13,7 +13,7 @@ use rmcp::model::{
     RequestMetaObject, ServerNotification,
 };
 use serde_json::value::RawValue;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::link::Use;
 use super::lock;
@@ -78,6 +78,8 @@ pub struct Tie {
     pub progress: Option<ProgressToken>,
     /// The client does not want it any more.
     pub cancelled: CancellationToken,
+    /// The client's request is answered, or given up: nothing is told or asked in its midst any more.
+    pub(super) over: CancellationToken,
     /// Whether what its client answers may still be passed on.
     pub(super) leave: Option<Leave>,
     /// Whether the server has told of progress, as all ties to this request know.
@@ -90,7 +92,19 @@ pub(super) type Leave = Arc<dyn Fn() -> BoxFuture<'static, bool> + Send + Sync>;
 impl Tie {
     /// To a request of a client's, which may give it up.
     pub fn new(id: Option<RequestId>, progress: Option<ProgressToken>, cancelled: CancellationToken) -> Tie {
-        Tie { id, progress, cancelled, ..Tie::default() }
+        let over = cancelled.child_token();
+        Tie { id, progress, cancelled, over, ..Tie::default() }
+    }
+
+    /// The client's request is answered when this is dropped.
+    #[must_use]
+    pub fn until_answered(&self) -> DropGuard {
+        self.over.clone().drop_guard()
+    }
+
+    /// The client's request, as long as that has no answer.
+    pub(super) fn open_id(&self) -> Option<&RequestId> {
+        self.id.as_ref().filter(|_| !self.over.is_cancelled())
     }
 
     /// Whether its server has told of progress: what anybody else tells from then on could fall behind that.
@@ -98,10 +112,10 @@ impl Tie {
         self.progressed.load(Ordering::Relaxed)
     }
 
-    /// The token of the client's for what its server tells of progress, if it wants to hear that.
+    /// The token of the client's for what its server tells of progress, if it wants to hear that, as long as it can.
     pub(super) fn progresses(&self) -> Option<ProgressToken> {
         self.progressed.store(true, Ordering::Relaxed);
-        self.progress.clone()
+        self.progress.clone().filter(|_| !self.over.is_cancelled())
     }
 
     /// Of what passes: what is asked before its client's answer is passed on.
@@ -175,23 +189,24 @@ impl Seat {
         }
     }
 
-    /// A place of the same client for what comes of it once people have agreed. A session can be asked at any time. Whoever has
-    /// none can be asked only as long as they wait for this request, so it stays tied to that; once nobody waits for it, its id
-    /// leads nowhere.
+    /// A place of the same client for what comes of it once people have agreed. It stays tied to this request for as long as its
+    /// client waits for that; then its id leads nowhere. A session can be asked at any time, and what it gives up while people are
+    /// asked is not given up later; whoever has none can be asked only as long as they wait.
     #[must_use]
     pub fn for_later(&self) -> Arc<Seat> {
-        let tie = match self.party.client().has_session {
-            true => Tie::default(),
-            false => Tie { leave: None, ..self.tie.clone() },
+        let cancelled = match self.party.client().has_session {
+            true => CancellationToken::new(),
+            false => self.tie.cancelled.clone(),
         };
+        let tie = Tie { leave: None, cancelled, ..self.tie.clone() };
         let (party, action) = (Arc::clone(&self.party), Arc::clone(&self.action));
         Arc::new(Seat { action, is_later: true, ..Seat::empty(party, self.meta.clone(), tie) })
     }
 
-    /// What its call is tied to when it is sent. Whoever gave it up while it waited for people does not wait any more, and that
-    /// stops nothing.
+    /// What its call is tied to when it is sent. Whoever was answered or gave it up while it waited for people does not wait any
+    /// more, and that stops nothing.
     pub(super) fn tie(&self) -> Tie {
-        match self.is_later && self.tie.cancelled.is_cancelled() {
+        match self.is_later && self.tie.over.is_cancelled() {
             true => Tie::default(),
             false => self.tie.clone(),
         }

@@ -129,7 +129,7 @@ fn only(open: &[Arc<Exchange>]) -> Option<Arc<Exchange>> {
     if let [one] = open {
         return Some(Arc::clone(one));
     }
-    let mut own = open.iter().filter(|it| it.tie.id.is_some());
+    let mut own = open.iter().filter(|it| it.tie.open_id().is_some());
     own.next().filter(|_| own.next().is_none()).cloned()
 }
 
@@ -159,7 +159,7 @@ impl Relay {
         exchange: Option<Arc<Exchange>>,
         withdrawn: &CancellationToken,
     ) -> Result<Value, ErrorData> {
-        let of = exchange.as_ref().and_then(|it| it.tie.id.clone());
+        let of = exchange.as_ref().and_then(|it| it.tie.open_id().cloned());
         if exchange.is_none() && !self.party.client().has_session {
             let why = "a client without a session is asked only in the midst of its request";
             return Err(ErrorData::invalid_request(why, None));
@@ -223,13 +223,13 @@ impl Relay {
                 if let Some(meta) = meta.filter(|meta| !meta.0.is_empty()) {
                     progress.extensions.insert(meta);
                 }
-                self.party.tell(ServerNotification::ProgressNotification(progress), exchange.tie.id.as_ref());
+                self.party.tell(ServerNotification::ProgressNotification(progress), exchange.tie.open_id());
             }
             // Whoever waits for the answer to the question that it withdraws knows already.
             ServerNotification::CancelledNotification(_) => {}
             other => {
                 let exchange = exchange.cloned().or_else(|| self.under_way.only());
-                let of = exchange.and_then(|exchange| exchange.tie.id.clone());
+                let of = exchange.and_then(|exchange| exchange.tie.open_id().cloned());
                 self.party.tell(other, of.as_ref());
             }
         }

@@ -949,7 +949,7 @@ pub(super) async fn answered(
     let names: Vec<String> = requests.keys().cloned().collect();
     let answers = tokio::select! {
         biased;
-        answers = party.ask(requests, tie.id.as_ref()) => answers,
+        answers = party.ask(requests, tie.open_id()) => answers,
         // Nor does whoever was asked have to answer any more.
         () = tie.cancelled.cancelled() => {
             return Err(ErrorData::internal_error("its caller gave it up", None));

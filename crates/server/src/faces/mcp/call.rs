@@ -186,7 +186,9 @@ impl Face {
         let under_way = session.begin(&inquiry.id);
         let gone = if errand.seat.is_some() { &under_way.cancelled } else { &inquiry.gone };
         let tie = Tie::new(Some(inquiry.id.clone()), inquiry.meta.get_progress_token(), gone.clone());
+        let open = tie.until_answered();
         let answered = work(party, tie).await;
+        drop(open);
         session.mail.sent().await;
         answered
     }
