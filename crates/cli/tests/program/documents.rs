@@ -133,13 +133,39 @@ fn the_page_on_runs_can_be_followed() {
 
 #[test]
 fn the_page_on_taking_over_servers_can_be_followed() {
-    let Some(mut reader) = Reader::new() else { return };
-    // Stands for the server that readers have.
-    crate::mcp::write_server(&reader.directory().join("mcp-server-notes"));
-    reader.follow("docs/mcp-import.md", &[]);
+    let Some(mut reader) = Reader::with(&["curl", "jq", "git"]) else { return };
+    if !install_git_server(&reader.directory()) {
+        return;
+    }
+    let installed = "needs the network; it is installed already";
+    reader.follow(
+        "docs/mcp-import.md",
+        &[
+            Left { line: "python3 -m venv servers", why: installed },
+            Left { line: "servers/bin/pip install ", why: installed },
+        ],
+    );
     let client = fs::read_to_string(reader.directory().join("client.json.countersign.json")).unwrap();
-    assert!(client.contains("http://127.0.0.1:8787/mcp/notes"), "{client}");
+    assert!(client.contains("http://127.0.0.1:8787/mcp/git"), "{client}");
+    reader.follow("docs/mcp.md", &[]);
     reader.close();
+}
+
+/// The server of the page, where it would be installed; whether there is one.
+fn install_git_server(directory: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    let python = std::env::var("COUNTERSIGN_TEST_PYTHON").unwrap_or_else(|_| "python3".to_owned());
+    let import = Command::new(&python).args(["-c", "import mcp_server_git"]).output();
+    if !import.is_ok_and(|output| output.status.success()) {
+        assert!(std::env::var_os("COUNTERSIGN_TEST_MUST_RUN").is_none(), "cannot run: no mcp_server_git");
+        eprintln!("skipped: no Python that has mcp_server_git; COUNTERSIGN_TEST_PYTHON may name one");
+        return false;
+    }
+    let program = directory.join("servers/bin/mcp-server-git");
+    fs::create_dir_all(program.parent().unwrap()).unwrap();
+    fs::write(&program, format!("#!/bin/sh\nexec '{python}' -m mcp_server_git \"$@\"\n")).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    true
 }
 
 /// A line of a document, by how it begins, that is not run here (or the line that names a file, which is not written), and

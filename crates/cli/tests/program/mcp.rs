@@ -426,17 +426,6 @@ fn tools() -> Value {
     ])
 }
 
-/// The fixture with its tools as one program.
-pub(crate) fn write_server(path: &std::path::Path) {
-    use std::os::unix::fs::PermissionsExt;
-    let beside = |ending: &str| path.with_extension(ending);
-    fs::write(beside("sh"), include_str!("fixtures/mcp-server.sh")).unwrap();
-    fs::write(beside("json"), tools().to_string()).unwrap();
-    let start = format!("#!/bin/sh\nexec sh '{}' '{}'\n", beside("sh").display(), beside("json").display());
-    fs::write(path, start).unwrap();
-    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
-}
-
 /// A directory with a client's configuration that names the fixture.
 struct Place {
     folder: TempDir,
