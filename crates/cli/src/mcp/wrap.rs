@@ -75,10 +75,12 @@ pub(super) fn run(args: &Wrap) -> Result<ExitCode> {
     let ended = runtime.block_on(wrap(args, (&name, &dir), &is_there));
     // Whoever still reads stdin is not waited for; the others are, because what they need goes away when the process exits.
     runtime.shutdown_timeout(LEFT_IN);
-    if is_first && !is_there.load(Relaxed) {
-        state::forget(&dir)?;
-    }
-    ended.map(|()| ExitCode::SUCCESS)
+    // Another first start may have had more luck meanwhile.
+    let is_vain = is_first
+        && !is_there.load(Relaxed)
+        && sheets(&dir, &name).is_ok_and(|of_another| of_another.is_empty());
+    let forgotten = if is_vain { state::forget(&dir) } else { Ok(()) };
+    ended.and(forgotten).map(|()| ExitCode::SUCCESS)
 }
 
 async fn wrap(args: &Wrap, (name, dir): (&str, &Path), is_there: &AtomicBool) -> Result<()> {
