@@ -169,7 +169,7 @@ impl Archive {
         let sql = "SELECT (extract(epoch FROM m) * 1000)::bigint, m <= date_trunc('month', clock_timestamp())
                    FROM (SELECT make_timestamptz($1, $2, 1, 0, 0, 0) m) t";
         let row = one(db, sql, &[&month.0, &month.1]).await?;
-        let row = row.ok_or_else(|| untold())?;
+        let row = row.ok_or_else(untold)?;
         if !get::<bool>(&row, 1)? {
             return Err(refused(
                 format!("the month before {} is not over", self.before),
@@ -257,7 +257,7 @@ impl Months {
         let Some(month) = first.filter(|it| *it != OLDER) else { return Ok("MINVALUE".to_owned()) };
         let sql = "SELECT (extract(epoch FROM to_timestamp($1, 'YYYY_MM')) * 1000)::bigint";
         let row = one(db, sql, &[&month]).await?;
-        let row = row.ok_or_else(|| untold())?;
+        let row = row.ok_or_else(untold)?;
         Ok(bound(table, get(&row, 0)?))
     }
 }
