@@ -46,6 +46,9 @@ impl Gateway {
         holds: Option<By>,
     ) -> Result<Pursued, Error> {
         let stored = self.stored(tenant, id).await?;
+        if let Some(due_ms) = rests_until(&stored).filter(|due_ms| *due_ms > clock::now_ms()) {
+            return Ok(Pursued::Rests(due_ms));
+        }
         // What was sent since then is somebody else's.
         let holds = holds == Some(By::Holder(stored.token));
         let stood = match (stored.state, stored.due_ms) {
@@ -594,6 +597,13 @@ fn still_stands(stood: Stood, now: State) -> bool {
         Stood::Waiting { .. } => now == State::Waiting,
         _ => matches!(now, State::Sent | State::InDoubt),
     }
+}
+
+/// Until when nobody goes on with it: the next attempt is not due, or whoever undoes it has that in flight. A payer, and what
+/// is set aside, may be asked after before their time.
+fn rests_until(stored: &Stored) -> Option<i64> {
+    let rests = matches!(stored.state, State::Waiting | State::RollingBack | State::Retracting);
+    stored.due_ms.filter(|_| rests)
 }
 
 /// The token of whoever admitted an action.

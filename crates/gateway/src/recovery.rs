@@ -334,11 +334,14 @@ pub(crate) fn reference(receipt: ledger::Receipt) -> ReceiptRef {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used)]
+    use execution::Absence;
     use serde_json::json;
 
     use super::*;
     use crate::outcome::{Outcome, Reply};
+    use crate::pending::Pending;
     use crate::request::Ask;
+    use crate::row::RollbackRow;
     use crate::{Config, Installation};
 
     fn render(outcome: &Outcome, _: &str) -> Reply {
@@ -381,6 +384,47 @@ mod tests {
         assert_eq!(now.state, State::Executed);
         assert!(lock(&gateway.inquiries).is_empty(), "nobody will ask after it again");
         assert!(lock(&gateway.under_way).is_empty());
+    }
+
+    /// Another gateway on the store may have what undoes it in flight, or waits to send it again.
+    #[tokio::test]
+    async fn what_is_not_due_is_left_alone_whoever_looks_into_it() {
+        let due_ms = clock::now_ms() + 3_600_000;
+        for state in [State::Waiting, State::RollingBack] {
+            let folder = tempfile::tempdir().unwrap();
+            let installation = opened(folder.path()).await;
+            let gateway = installation.sandbox.as_ref().unwrap();
+            let Stored { id, tenant, .. } = doubted(gateway).await;
+            let its = gateway.tenant(&tenant).unwrap();
+            if state == State::RollingBack {
+                gateway.look_into(&tenant, id).await.unwrap();
+            }
+            let stored = gateway.stored(its, id).await.unwrap();
+            let told = gateway.told(&stored).await.unwrap();
+            let mut pending = Pending::restore(&stored, told).unwrap();
+            match state {
+                State::Waiting => gateway.defer(its, &pending, due_ms, &Absence::Final).await.unwrap(),
+                _ => gateway.rest_until(its, &mut pending, in_flight(), due_ms).await.unwrap(),
+            }
+            let before = gateway.stored(its, id).await.unwrap();
+            gateway.look_into(&tenant, id).await.unwrap();
+            let after = gateway.stored(its, id).await.unwrap();
+            assert_eq!((after.state, after.due_ms, after.token), (state, Some(due_ms), before.token));
+        }
+    }
+
+    /// An undo that was sent once.
+    fn in_flight() -> RollbackRow {
+        RollbackRow {
+            by: "ann".to_owned(),
+            asked_ms: clock::now_ms(),
+            provider_key: "its-key".to_owned(),
+            reference: "its-reference".to_owned(),
+            confirmed: None,
+            sends: 1,
+            first_ms: clock::now_ms(),
+            undone: None,
+        }
     }
 
     #[tokio::test]
