@@ -186,23 +186,22 @@ impl Gateway {
                 reply
             }
         };
-        // An effect of an earlier call may have been written down meanwhile; then it is to be looked at again.
+        // An effect of an earlier call, or the first word on this one, may have been written down meanwhile; then it is to be
+        // looked at again.
         let reply = self.reply_of(&call, reply);
         said.doubt = reply.doubt();
-        let follows = call.attempt > 1 || matches!(call.purpose, Purpose::Capture { .. });
-        let said = (follows || matches!(reply, Reply::Confirmed(_))).then(|| reply.clone());
         let Some(pending) = pending else {
             drop(place);
-            return Box::pin(self.heard_after_others(&tenant, (id, &call), Some(reply), under_way)).await;
+            return Box::pin(self.heard_after_others(&tenant, (id, &call), reply, under_way)).await;
         };
-        let (execution, effects) = self.move_on(execution, Event::Replied(reply))?;
+        let (execution, effects) = self.move_on(execution, Event::Replied(reply.clone()))?;
         let followed = Box::pin(self.follow(&tenant, &pending, &execution, &effects)).await;
         drop(place);
-        match (followed, said) {
-            (Err(error), said) if error.code == Code::StateConflict => {
-                Box::pin(self.heard_after_others(&tenant, (id, &call), said, under_way)).await
+        match followed {
+            Err(error) if error.code == Code::StateConflict => {
+                Box::pin(self.heard_after_others(&tenant, (id, &call), reply, under_way)).await
             }
-            (followed, _) => followed,
+            followed => followed,
         }
     }
 
@@ -212,7 +211,7 @@ impl Gateway {
         self: &Arc<Self>,
         tenant: &Arc<TenantState>,
         (id, call): (ActionId, &Call),
-        said: Option<Reply>,
+        said: Reply,
         under_way: UnderWay,
     ) -> Result<Followed, Error> {
         for _ in 1..TRIES {

@@ -31,6 +31,8 @@ pub(crate) struct Proven {
     pub receipt: Option<receipt::Receipt>,
     pub receipt_id: Option<String>,
     pub reply: Reply,
+    /// Whether its receipt is the first of the action.
+    pub original: bool,
     /// What is kept beside the receipt.
     pub kept: Vec<u8>,
     pub at_ms: i64,
@@ -302,6 +304,7 @@ impl Gateway {
             receipt: Some(receipt),
             receipt_id,
             reply,
+            original: pending.told.is_none(),
             kept,
             at_ms: clock::now_ms(),
         })

@@ -358,7 +358,7 @@ impl Gateway {
         self: &Arc<Self>,
         tenant: &Arc<TenantState>,
         (id, sent): (ActionId, &execution::Call),
-        said: Option<Reply>,
+        said: Reply,
         under_way: UnderWay,
     ) -> Result<Option<Followed>, Error> {
         let stored = self.stored(tenant, id).await?;
@@ -368,11 +368,11 @@ impl Gateway {
         match said {
             said if same
                 && (stored.state == State::Executed
-                    || (stored.state == State::Failed && !matches!(said, Some(Reply::Confirmed(_))))) =>
+                    || (stored.state == State::Failed && !matches!(said, Reply::Confirmed(_)))) =>
             {
                 self.last_said(&stored).map(Followed::Said).map(Some)
             }
-            Some(Reply::Confirmed(it))
+            Reply::Confirmed(it)
                 if row.place(sent.attempt, &sent.reference, None) == Some(Place::Earlier) =>
             {
                 let rules = tenant.rules();
@@ -381,7 +381,7 @@ impl Gateway {
                 self.earlier_had_effect(tenant, of, provider.as_ref(), it, Some(under_way)).await?;
                 Ok(Some(Followed::Said(self.say_sent(id, &row))))
             }
-            Some(reply) if matches!(reply, Reply::Confirmed(_)) || (same && is_open) => {
+            reply if matches!(reply, Reply::Confirmed(_)) || (same && is_open) => {
                 self.answered_late(tenant, (id, Some(sent)), reply, Some(under_way)).await.map(Some)
             }
             _ => Ok(None),
@@ -484,7 +484,13 @@ impl Gateway {
         if !awaited && !is_sent {
             return Ok(None);
         }
-        self.say_so_far(tenant, &stored, doubt).await.map(Some)
+        match self.say_so_far(tenant, &stored, doubt).await {
+            // Somebody else has said so just now.
+            Err(error) if error.code == Code::StateConflict => {
+                self.said_by_others(tenant, id).await.map(Some)
+            }
+            answer => answer.map(Some),
+        }
     }
 
     async fn say_so_far(

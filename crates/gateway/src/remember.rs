@@ -169,7 +169,7 @@ pub(crate) fn settlement(
     proven: Proven,
     overage: Option<Overage>,
 ) -> Settlement {
-    let Proven { outcome, state, charged, used, receipt, receipt_id, reply, kept, at_ms } = proven;
+    let Proven { outcome, state, charged, used, receipt, receipt_id, reply, original, kept, at_ms } = proven;
     Settlement {
         action: pending.id,
         by: pending.by,
@@ -193,6 +193,7 @@ pub(crate) fn settlement(
         used: used.map(|usage| ledger::Used { usage, ..ledger::Used::default() }),
         overage: overage.map(|overage| overage.outcome(tenant, pending, state)),
         halts: pending.halts.clone(),
+        original,
     }
 }
 

@@ -287,13 +287,17 @@ pub struct Settlement {
     pub overage: Option<Outcome>,
     /// As [`Refusal::halts`].
     pub halts: Option<Event>,
+    /// Its receipt is the first of the action. Where that has one by now, which whoever made this had not read, it is
+    /// [`Error::Fenced`].
+    pub original: bool,
 }
 
 impl Settlement {
-    /// What leaves debits, usage and session as they are.
+    /// What leaves debits, usage and session as they are, and is no first word.
     #[must_use]
     pub fn of(action: ActionId, by: By, outcome: Outcome) -> Settlement {
-        Settlement { action, by, outcome, charged: None, used: None, overage: None, halts: None }
+        let (charged, used, overage, halts, original) = (None, None, None, None, false);
+        Settlement { action, by, outcome, charged, used, overage, halts, original }
     }
 }
 

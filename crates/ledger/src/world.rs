@@ -106,6 +106,8 @@ pub(crate) struct Row {
     /// By entry, oldest first.
     pub(crate) outcomes: Vec<i64>,
     pub(crate) last: Option<Last>,
+    /// Whether one of its outcomes has a receipt. Of rows that were read that is known only where it is asked for.
+    pub(crate) is_told: bool,
     /// The entry of the outcome whose reply stands.
     pub(crate) replied: Option<i64>,
     pub(crate) approvals: Vec<(Subject, Given)>,
@@ -335,6 +337,7 @@ impl World {
             usage: if item.counts() { intent.usage } else { Usage::default() },
             outcomes: Vec::new(),
             last: None,
+            is_told: false,
             replied: None,
             approvals: Vec::new(),
             erased_after_ms: intent.erased_after_ms,
@@ -576,11 +579,14 @@ impl World {
     pub(crate) fn close(&mut self, close: &Close) -> Result<i64, Error> {
         let Close { settlement, amends, .. } = close;
         let Settlement { action: id, outcome, charged, used, overage, halts, .. } = settlement;
-        let Row { stored, lease, usage, .. } = self.row(*id).ok_or(Error::NoSuchAction(*id))?;
-        let (lease, debited) = (*lease, *usage);
+        let Row { stored, lease, usage, is_told, .. } = self.row(*id).ok_or(Error::NoSuchAction(*id))?;
+        let (lease, debited, is_told) = (*lease, *usage, *is_told);
         let (number, from, debit) = (stored.row, stored.state, stored.debit);
         let (tenant, mandates) = (stored.tenant.clone(), stored.mandates.clone());
         settlement.check(from, &lease, &self.owners, *amends)?;
+        if settlement.original && is_told {
+            return Err(Error::Fenced(*id));
+        }
         let charged = charged.filter(|_| !from.waits()).unwrap_or(debit);
         let difference = charged.saturating_sub(debit);
         if difference > 0 && overage.is_none() && !self.carried(&tenant, &mandates, difference)? {
@@ -668,6 +674,7 @@ impl World {
         self.outcomes.insert(entry, Concluded { settled, previous, addresses: digests.addresses });
         if let Some(row) = self.actions.get_mut(&number) {
             row.outcomes.push(entry);
+            row.is_told |= outcome.receipt.is_some();
             row.last = Some(Last { entry, at_ms: outcome.at_ms, name: draft.action_hash });
             if outcome.reply.is_some() {
                 (row.stored.reply, row.replied) = (outcome.reply.clone(), Some(entry));

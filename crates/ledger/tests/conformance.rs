@@ -1689,6 +1689,38 @@ fn what_waits_may_be_told_of_and_called_off() {
     });
 }
 
+/// Who read it before that was said, with a token that has not changed, says it as the first again.
+#[test]
+fn an_action_has_one_first_receipt_and_whoever_had_not_read_it_is_fenced() {
+    on_every_ledger(|ledger| {
+        let first = |it: Settlement| Settlement { original: true, ..it };
+        let id = admitted(&*ledger, payment("a", 300, &["m"]));
+        wait(ledger.settle(first(settlement(id, State::InDoubt, "a")))).unwrap();
+        let done = || settlement(id, State::Executed, "b");
+        assert!(matches!(wait(ledger.settle(first(done()))), Err(Error::Fenced(_))));
+        assert_eq!(state_of(&*ledger, id), State::InDoubt);
+        wait(ledger.settle(done())).unwrap();
+        let late = first(amending(settlement(id, State::Executed, "c")));
+        assert!(matches!(wait(ledger.amend(late)), Err(Error::Fenced(_))));
+        // What was written down of an action without a receipt is no first one, and hides none.
+        let other = admitted(&*ledger, payment("b", 300, &["m"]));
+        let mute = |token, state, name| {
+            let mut mute = Settlement { by: By::Holder(token), ..settlement(other, state, name) };
+            mute.outcome.receipt = None;
+            wait(ledger.settle(mute)).unwrap();
+        };
+        mute(1, State::InDoubt, "d");
+        wait(ledger.defer(resting(State::Checking, deferral(other, 1, NOW + 100)))).unwrap();
+        wait(ledger.settle(first(settlement(other, State::Checking, "e")))).unwrap();
+        mute(2, State::Unchecked, "f");
+        let by = By::Holder(2);
+        let again = Settlement { by, ..settlement(other, State::Executed, "g") };
+        assert!(matches!(wait(ledger.settle(first(again.clone()))), Err(Error::Fenced(_))));
+        wait(ledger.settle(again)).unwrap();
+        wait(ledger.verify()).unwrap();
+    });
+}
+
 #[test]
 fn an_effect_is_looked_after_and_undone_before_the_last_word() {
     on_every_ledger(|ledger| {

@@ -172,6 +172,7 @@ async fn one(ledger: &Sqlite, number: u64, signer: Option<&Signer>) -> Result<()
         used: None,
         overage: None,
         halts: None,
+        original: true,
     };
     ledger.settle(settlement).await.map(drop).while_we(cannot)
 }

@@ -114,6 +114,40 @@ impl ledger::FailPoints for Rival {
     }
 }
 
+/// Keeps whoever is the first to have an outcome proven from writing it down until somebody else has written theirs.
+#[derive(Debug, Default)]
+pub(crate) struct Overtaken {
+    has_come: AtomicBool,
+    is_passed: AtomicBool,
+}
+
+impl Overtaken {
+    /// Somebody waits to be passed.
+    pub(crate) fn has_come(&self) -> bool {
+        self.has_come.load(Ordering::SeqCst)
+    }
+}
+
+impl ledger::FailPoints for Overtaken {
+    fn at(&self, step: &'static str) -> std::io::Result<()> {
+        match step {
+            "outcome.before" if !self.has_come.swap(true, Ordering::SeqCst) => {
+                tokio::task::block_in_place(|| {
+                    for _ in 0..4000 {
+                        if self.is_passed.load(Ordering::SeqCst) {
+                            break;
+                        }
+                        std::thread::sleep(Duration::from_millis(5));
+                    }
+                });
+            }
+            "outcome.after" => self.is_passed.store(true, Ordering::SeqCst),
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
 /// What this finds, once it finds something; looked for as long as anything is waited for here.
 pub(crate) async fn found<T, F>(what: &str, mut look: impl FnMut() -> F) -> T
 where

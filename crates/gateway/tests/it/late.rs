@@ -14,7 +14,7 @@ use testkit::bank::{Bank, Fault, Injection, Options, Payers, Target};
 
 use crate::banked;
 use crate::challenges::{CALLBACK, CHALLENGE, SECRET, call_back, hearing, word_about};
-use crate::faults::{self, Dies};
+use crate::faults::{self, Dies, Overtaken};
 use crate::house::House;
 use crate::reserving::{self, kinds};
 use crate::resolutions::{findings, resolve};
@@ -345,6 +345,31 @@ async fn what_its_provider_tells_of_itself_before_it_answers_is_not_late_when_it
         (alerts(&house, "late_effect"), alerts(&house, "duplicate_effect"), findings(&house).await),
         (0, 0, 0)
     );
+}
+
+/// A callback has read that nothing was said yet, and the caller's deadline is over before it writes down what it says.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_its_provider_tells_while_a_doubt_is_told_amends_that() {
+    let overtaken = Arc::<Overtaken>::default();
+    let patient = |text: String| text.swapped("timeout_ms = 2000", "timeout_ms = 8000");
+    let points = Arc::clone(&overtaken);
+    let (house, bank) = house_with(NO_RETRY, patient, |config| config.fail_points = Some(points as _)).await;
+    bank.inject(Injection::payments(Fault::DelayAnswer { ms: 6_000 }, 1));
+    let mut body = house.payment("acct-1", "25.00");
+    body["deadline_ms"] = json!(4_000);
+    let told = async {
+        faults::effects(&bank, 1).await;
+        let reference = bank.paid().into_keys().next().unwrap();
+        call_back(&house, SECRET, &word_about(&reference, "payment.settled", "25.00")).await.unwrap();
+    };
+    let (said, ()) = tokio::join!(house.said("k", &body), told);
+    assert_eq!((said.kind(), overtaken.has_come()), ("pending_settlement", true), "{}", said.body);
+    let record = house.record(said.id()).await;
+    assert_eq!(
+        (record.state.as_str(), kinds(&record)),
+        ("COMPLETED", vec!["ORIGINAL", "AMENDMENT_SETTLEMENT"])
+    );
+    assert_eq!((house.spent(), bank.effects().count, findings(&house).await), (2500, 1, 0));
 }
 
 #[tokio::test]

@@ -112,6 +112,8 @@ const HELD: &str = "SELECT w.tenant, w.subject, s.expires
         AND NOT a.id = ANY($4::bytea[]) OFFSET 0) s";
 const VOICES: &str =
     "SELECT action, round, approver, at, entry FROM approval WHERE action = ANY($1::bytea[]) ORDER BY entry";
+const TOLD: &str =
+    "SELECT DISTINCT action FROM outcome WHERE action = ANY($1::bytea[]) AND receipt_id IS NOT NULL";
 const LIVING: &str = "SELECT number FROM replica WHERE NOT ended";
 
 const ACCOUNTS: &str = "SELECT a.tenant, a.key, a.jti, a.epoch, a.spent, a.actions, a.revoked, a.frozen, a.seconds, a.compute,
@@ -197,6 +199,7 @@ pub(super) async fn world(
     histories.iter().try_for_each(|row| take_series(&mut world, row))?;
     world.rows.seen.extend(around.seen);
     voices(db, &mut world, &needs).await?;
+    told(db, &mut world, &needs).await?;
     related(db, &mut world, &mut needs, early).await?;
     Ok((world, needs, ours))
 }
@@ -406,6 +409,7 @@ fn action_at(row: &Columns) -> Done<Row> {
         usage: usage_at(row, 42)?,
         outcomes: Vec::new(),
         last,
+        is_told: false,
         replied: get(row, 30)?,
         approvals: Vec::new(),
         erased_after_ms: get(row, 24)?,
@@ -437,6 +441,18 @@ async fn voices(db: &Db, world: &mut World, needs: &Needs) -> Done<()> {
         if let Ok(of) = world.row_mut(action) {
             // Of one that was erased only a number is left, which is nobody's name.
             of.approvals.extend(approver.ok().map(|approver| (approver, given)));
+        }
+    }
+    Ok(())
+}
+
+/// Which of those that are to get their first receipt have one: hardly ever is anything on record of them.
+async fn told(db: &Db, world: &mut World, needs: &Needs) -> Done<()> {
+    let said = needs.firsts.iter().filter(|id| world.row(**id).is_some_and(|row| row.last.is_some()));
+    let actions: Vec<&[u8]> = said.map(|id| &id.as_bytes()[..]).collect();
+    for row in some(db, TOLD, &actions).await? {
+        if let Ok(of) = world.row_mut(id(&row, 0)?) {
+            of.is_told = true;
         }
     }
     Ok(())

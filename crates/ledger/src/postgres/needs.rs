@@ -21,6 +21,8 @@ pub(super) struct Needs {
     pub(super) actions: BTreeSet<ActionId>,
     /// Actions of which it is needed what people said.
     pub(super) voices: BTreeSet<ActionId>,
+    /// Actions of which it is needed whether they have a receipt.
+    pub(super) firsts: BTreeSet<ActionId>,
     /// Actions of which the accounts are needed, unless this is what they have debited already.
     pub(super) charged: BTreeMap<ActionId, Option<i64>>,
     /// By key, with the mandate's id.
@@ -59,6 +61,7 @@ impl Needs {
         }
         self.actions.extend(&other.actions);
         self.voices.extend(&other.voices);
+        self.firsts.extend(&other.firsts);
         self.accounts.extend(other.accounts.clone());
         self.mandates.extend(other.mandates.clone());
         self.lines.extend(other.lines.clone());
@@ -107,6 +110,7 @@ impl Needs {
     pub(super) fn close(&mut self, close: &Close) {
         let settlement = &close.settlement;
         self.actions.insert(settlement.action);
+        self.firsts.extend(settlement.original.then_some(settlement.action));
         self.living |= looks_at_others(settlement.by);
         let alike = settlement.charged.filter(|_| settlement.used.is_none() && settlement.overage.is_none());
         if settlement.charged.is_some() || settlement.used.is_some() || settlement.overage.is_some() {

@@ -405,6 +405,9 @@ impl<'a> Batch<'a> {
         {
             return Ok(Err(illegal));
         }
+        if close.settlement.original && read::is_told(self.db, fate.outcome)? {
+            return Ok(Err(Error::Fenced(*id)));
+        }
         let debit = charged.filter(|_| !fate.state.waits()).unwrap_or(fate.debit);
         let difference = debit.saturating_sub(fate.debit);
         if difference > 0 && overage.is_none() {

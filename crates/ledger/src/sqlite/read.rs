@@ -579,6 +579,19 @@ pub(crate) fn outcomes(db: &Connection, tenant: &Tenant, id: ActionId) -> Sql<Ve
     Ok(found)
 }
 
+/// Has one of the outcomes of an action a receipt, from the latest back?
+pub(crate) fn is_told(db: &Connection, latest: Option<i64>) -> Sql<bool> {
+    let mut next = latest;
+    while let Some(row) = next {
+        let sql = "SELECT receipt_id IS NOT NULL FROM outcome WHERE row = ?1";
+        if one(db, sql, [row], |row| row.get(0))? == Some(true) {
+            return Ok(true);
+        }
+        next = before(db, row)?;
+    }
+    Ok(false)
+}
+
 /// The outcome before this one, of the same action. Rows are numbered as they are written, so it has a lower number: whoever
 /// altered that would have them read in a circle, or have those of another action read.
 fn before(db: &Connection, outcome: i64) -> Sql<Option<i64>> {

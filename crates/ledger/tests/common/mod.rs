@@ -255,6 +255,7 @@ pub fn settlement(action: ActionId, state: State, name: &str) -> Settlement {
         used: None,
         overage: None,
         halts: None,
+        original: false,
     }
 }
 
