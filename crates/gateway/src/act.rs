@@ -177,7 +177,15 @@ impl Gateway {
             None => {
                 // The caller goes on; the answer still counts.
                 said.say(match &mut pending {
-                    Some(pending) => Box::pin(self.say_overdue(&tenant, pending)).await,
+                    Some(pending) => {
+                        match Box::pin(self.say_overdue(&tenant, pending)).await {
+                            // Somebody else has said something of it just now.
+                            Err(error) if error.code == Code::StateConflict => {
+                                self.said_by_others(&tenant, id).await
+                            }
+                            answer => answer,
+                        }
+                    }
                     None => self.said_by_others(&tenant, id).await,
                 });
                 drop(place);

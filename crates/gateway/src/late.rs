@@ -363,7 +363,7 @@ fn latest_absence(row: &IntentRow, outcomes: &[Settled], attempt: u32) -> Result
 }
 
 /// Is the effect of its latest call there, or was it?
-fn latest_had_effect(state: State) -> bool {
+pub(crate) fn latest_had_effect(state: State) -> bool {
     use State::{Checking, Executed, Retracting, RollbackFailed, RolledBack, RollingBack, Unchecked};
     matches!(state, Checking | Unchecked | Retracting | Executed | RollingBack | RollbackFailed | RolledBack)
 }

@@ -12,7 +12,7 @@ use crate::act::{Errand, Followed, UnderWay};
 use crate::crash::Point;
 use crate::decide::{Named, altered};
 use crate::gateway::Gateway;
-use crate::late::{CallRef, Place};
+use crate::late::{CallRef, Place, latest_had_effect};
 use crate::pending::{Pending, Told};
 use crate::prove::absence_word;
 use crate::recovery::reference;
@@ -371,6 +371,10 @@ impl Gateway {
                     || (stored.state == State::Failed && !matches!(said, Reply::Confirmed(_)))) =>
             {
                 self.last_said(&stored).map(Followed::Said).map(Some)
+            }
+            // What it had done was found by others, and they look after it, or have undone it.
+            Reply::Confirmed(_) if same && latest_had_effect(stored.state) => {
+                self.said_by_others(tenant, id).await.map(Followed::Said).map(Some)
             }
             Reply::Confirmed(it)
                 if row.place(sent.attempt, &sent.reference, None) == Some(Place::Earlier) =>

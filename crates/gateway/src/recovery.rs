@@ -333,15 +333,17 @@ pub(crate) fn reference(receipt: ledger::Receipt) -> ReceiptRef {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, clippy::expect_used)]
-    use execution::Absence;
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use execution::{Absence, Confirmation};
     use serde_json::json;
 
     use super::*;
+    use crate::act::Followed;
     use crate::outcome::{Outcome, Reply};
     use crate::pending::Pending;
     use crate::request::Ask;
     use crate::row::RollbackRow;
+    use crate::tenants::TenantState;
     use crate::{Config, Installation};
 
     fn render(outcome: &Outcome, _: &str) -> Reply {
@@ -399,9 +401,7 @@ mod tests {
             if state == State::RollingBack {
                 gateway.look_into(&tenant, id).await.unwrap();
             }
-            let stored = gateway.stored(its, id).await.unwrap();
-            let told = gateway.told(&stored).await.unwrap();
-            let mut pending = Pending::restore(&stored, told).unwrap();
+            let mut pending = pending(gateway, its, id).await;
             match state {
                 State::Waiting => gateway.defer(its, &pending, due_ms, &Absence::Final).await.unwrap(),
                 _ => gateway.rest_until(its, &mut pending, in_flight(), due_ms).await.unwrap(),
@@ -411,6 +411,29 @@ mod tests {
             let after = gateway.stored(its, id).await.unwrap();
             assert_eq!((after.state, after.due_ms, after.token), (state, Some(due_ms), before.token));
         }
+    }
+
+    /// They have asked after it, and undo it, while its answer was on its way.
+    #[tokio::test]
+    async fn a_late_answer_that_others_know_already_is_answered_with_what_they_said() {
+        let folder = tempfile::tempdir().unwrap();
+        let installation = opened(folder.path()).await;
+        let gateway = installation.sandbox.as_ref().unwrap();
+        let Stored { id, tenant, .. } = doubted(gateway).await;
+        gateway.look_into(&tenant, id).await.unwrap();
+        let its = gateway.tenant(&tenant).unwrap();
+        let mut pending = pending(gateway, its, id).await;
+        let call = pending.call(gateway.environment, &its.rules()).unwrap();
+        gateway.rest_until(its, &mut pending, in_flight(), clock::now_ms() + 3_600_000).await.unwrap();
+        let confirmed = execution::Reply::Confirmed(Confirmation::default());
+        let heard = gateway.overtaken(its, (id, &call), confirmed, gateway.under_way(id)).await.unwrap();
+        let Some(Followed::Said(answer)) = heard else { panic!("nothing is said") };
+        assert_eq!(answer.reply.body, b"executed");
+    }
+
+    async fn pending(gateway: &Gateway, tenant: &TenantState, id: ActionId) -> Pending {
+        let stored = gateway.stored(tenant, id).await.unwrap();
+        Pending::restore(&stored, gateway.told(&stored).await.unwrap()).unwrap()
     }
 
     /// An undo that was sent once.
