@@ -130,6 +130,7 @@ impl Gateway {
         self.at(Point::SendBefore)?;
         let started = Instant::now();
         let call = Arc::clone(execution.call());
+        let sends = execution.course().sends;
         let name = provider.name();
         let mut reply = match known {
             Some(confirmation) => std::future::ready(Reply::Confirmed(confirmation)).boxed(),
@@ -200,14 +201,14 @@ impl Gateway {
         said.doubt = reply.doubt();
         let Some(pending) = pending else {
             drop(place);
-            return Box::pin(self.heard_after_others(&tenant, (id, &call), reply, under_way)).await;
+            return Box::pin(self.heard_after_others(&tenant, (id, (&call, sends)), reply, under_way)).await;
         };
         let (execution, effects) = self.move_on(execution, Event::Replied(reply.clone()))?;
         let followed = Box::pin(self.follow(&tenant, &pending, &execution, &effects)).await;
         drop(place);
         match followed {
             Err(error) if error.code == Code::StateConflict => {
-                Box::pin(self.heard_after_others(&tenant, (id, &call), reply, under_way)).await
+                Box::pin(self.heard_after_others(&tenant, (id, (&call, sends)), reply, under_way)).await
             }
             followed => followed,
         }
@@ -218,17 +219,17 @@ impl Gateway {
     async fn heard_after_others(
         self: &Arc<Self>,
         tenant: &Arc<TenantState>,
-        (id, call): (ActionId, &Call),
+        (id, sent): (ActionId, (&Call, u32)),
         said: Reply,
         under_way: UnderWay,
     ) -> Result<Followed, Error> {
         for _ in 1..TRIES {
-            match self.overtaken(tenant, (id, call), said.clone(), under_way.clone()).await {
+            match self.overtaken(tenant, (id, sent), said.clone(), under_way.clone()).await {
                 Err(error) if error.code == Code::StateConflict => tokio::time::sleep(PAUSE).await,
                 followed => return followed.map(|it| it.unwrap_or_else(|| Followed::Rests(clock::now_ms()))),
             }
         }
-        let followed = self.overtaken(tenant, (id, call), said, under_way).await?;
+        let followed = self.overtaken(tenant, (id, sent), said, under_way).await?;
         Ok(followed.unwrap_or_else(|| Followed::Rests(clock::now_ms())))
     }
 

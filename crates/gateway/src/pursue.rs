@@ -21,7 +21,7 @@ use crate::remember::{draft, event, outward, telling, unavailable};
 use crate::request::Next;
 use crate::reserve::reservation_of;
 use crate::rollback::is_unbound;
-use crate::row::{IntentRow, OutcomeRow, VERSION, internal};
+use crate::row::{CallRow, IntentRow, OutcomeRow, VERSION, internal};
 use crate::tenants::{Rules, TenantState};
 use crate::{Answer, Code, Error, clock};
 
@@ -353,11 +353,11 @@ impl Gateway {
     }
 
     /// Somebody else went on with an attempt while it was under way: an effect is there all the same, and where they had the
-    /// last word, that is what there is to say.
+    /// last word, that is what there is to say. `sends`: how often it had been sent by then, with this one.
     pub(crate) async fn overtaken(
         self: &Arc<Self>,
         tenant: &Arc<TenantState>,
-        (id, sent): (ActionId, &execution::Call),
+        (id, (sent, sends)): (ActionId, (&execution::Call, u32)),
         said: Reply,
         under_way: UnderWay,
     ) -> Result<Option<Followed>, Error> {
@@ -386,7 +386,7 @@ impl Gateway {
                 Ok(Some(Followed::Said(self.say_sent(id, &row))))
             }
             reply if matches!(reply, Reply::Confirmed(_)) || (same && is_open) => {
-                self.answered_late(tenant, (id, Some(sent)), reply, Some(under_way)).await.map(Some)
+                self.answered_late(tenant, (id, Some((sent, sends))), reply, Some(under_way)).await.map(Some)
             }
             _ => Ok(None),
         }
@@ -397,7 +397,7 @@ impl Gateway {
     pub(crate) async fn answered_late(
         self: &Arc<Self>,
         tenant: &Arc<TenantState>,
-        (id, sent): (ActionId, Option<&execution::Call>),
+        (id, sent): (ActionId, Option<(&execution::Call, u32)>),
         reply: Reply,
         under_way: Option<UnderWay>,
     ) -> Result<Followed, Error> {
@@ -414,7 +414,7 @@ impl Gateway {
         };
         let rules = tenant.rules();
         let (provider, latest) = self.bound(&pending, &rules, Stood::Failed)?;
-        let sent = sent.cloned().unwrap_or(latest);
+        let (sent, sends) = sent.map_or((latest, None), |(sent, sends)| (sent.clone(), Some(sends)));
         let execution = pending.execution(sent.clone(), provider.as_ref(), stood);
         let (execution, effects) = self.step(execution, Event::Replied(reply.clone()))?;
         if let (Some(Effect::Release), Reply::Confirmed(it)) = (effects.first(), &reply) {
@@ -432,8 +432,11 @@ impl Gateway {
             state => state.is_settled(),
         };
         if !goes_on {
-            // Of two sends it speaks for one. Nobody is at what was only marked sent any more: it is in doubt.
-            let is_own = pending.row.call.as_ref().is_some_and(|it| it.reference == sent.reference);
+            // Of two sends it speaks for one. Nobody is at what was only marked sent any more, unless somebody has sent it again: it
+            // is in doubt.
+            let is_last =
+                |it: &CallRow| it.reference == sent.reference && sends.is_none_or(|sends| sends == it.sends);
+            let is_own = pending.row.call.as_ref().is_some_and(is_last);
             if stored.state == State::Sent && is_own && under_way.is_some() {
                 self.doubt(tenant, &mut pending).await?;
                 return self.said_by_others(tenant, id).await.map(Followed::Said);

@@ -426,7 +426,7 @@ mod tests {
         let call = pending.call(gateway.environment, &its.rules()).unwrap();
         gateway.rest_until(its, &mut pending, in_flight(), clock::now_ms() + 3_600_000).await.unwrap();
         let confirmed = execution::Reply::Confirmed(Confirmation::default());
-        let heard = gateway.overtaken(its, (id, &call), confirmed, gateway.under_way(id)).await.unwrap();
+        let heard = gateway.overtaken(its, (id, (&call, 1)), confirmed, gateway.under_way(id)).await.unwrap();
         let Some(Followed::Said(answer)) = heard else { panic!("nothing is said") };
         assert_eq!(answer.reply.body, b"executed");
     }

@@ -372,6 +372,23 @@ async fn what_its_provider_tells_while_a_doubt_is_told_amends_that() {
     assert_eq!((house.spent(), bank.effects().count, findings(&house).await), (2500, 1, 0));
 }
 
+/// As if another gateway had taken it over and sent it once more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_that_does_not_tell_leaves_alone_what_was_sent_again_since() {
+    let (house, bank) = house(NO_RETRY, same).await;
+    bank.inject(Injection::payments(Fault::DelayAnswer { ms: 5_000 }, 1));
+    let sent_again = async {
+        faults::effects(&bank, 1).await;
+        house.age("k", "json_set(payload, '$.call.sends', 2)");
+        house.store().execute("UPDATE fate SET token = 2", []).unwrap();
+    };
+    let body = house.payment("acct-1", "25.00");
+    let (said, ()) = tokio::join!(house.said("k", &body), sent_again);
+    assert_eq!((said.kind(), &said.body["receipt"]), ("pending_settlement", &Value::Null), "{}", said.body);
+    let record = house.record(said.id()).await;
+    assert_eq!((record.phase, record.receipts.len()), (Some("sent"), 0));
+}
+
 #[tokio::test]
 async fn a_doubt_beside_it_is_not_sent_again_where_it_would_be() {
     let again = |text: String| {
