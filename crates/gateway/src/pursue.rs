@@ -365,28 +365,25 @@ impl Gateway {
         let row = IntentRow::of(&stored)?;
         let same = row.call.as_ref().is_some_and(|call| call.reference == sent.reference);
         let is_open = matches!(stored.state, State::Sent | State::InDoubt);
+        let of = CallRef { id, attempt: sent.attempt, about: &sent.reference };
+        let place = self.place_of(&stored, &row, of).await?;
         match said {
-            said if same
-                && (stored.state == State::Executed
-                    || (stored.state == State::Failed && !matches!(said, Reply::Confirmed(_)))) =>
-            {
-                self.last_said(&stored).map(Followed::Said).map(Some)
+            // Be it that of the latest attempt, where an earlier one is what the action came to.
+            Reply::Confirmed(it) if place == Some(Place::Earlier) => {
+                let rules = tenant.rules();
+                let (provider, _) = self.bound(&Pending::restore(&stored, None)?, &rules, Stood::Failed)?;
+                self.earlier_had_effect(tenant, of, provider.as_ref(), it, Some(under_way)).await?;
+                self.said_by_others(tenant, id).await.map(Followed::Said).map(Some)
             }
-            // What it had done was found by others, and they look after it, or have undone it.
+            // What it had done was found by others, and stands, or they look after it, or have undone it.
             Reply::Confirmed(_) if same && latest_had_effect(stored.state) => {
                 self.said_by_others(tenant, id).await.map(Followed::Said).map(Some)
             }
-            Reply::Confirmed(it)
-                if row.place(sent.attempt, &sent.reference, None) == Some(Place::Earlier) =>
-            {
-                let rules = tenant.rules();
-                let (provider, _) = self.bound(&Pending::restore(&stored, None)?, &rules, Stood::Failed)?;
-                let of = CallRef { id, attempt: sent.attempt, about: &sent.reference };
-                self.earlier_had_effect(tenant, of, provider.as_ref(), it, Some(under_way)).await?;
-                Ok(Some(Followed::Said(self.say_sent(id, &row))))
-            }
             reply if matches!(reply, Reply::Confirmed(_)) || (same && is_open) => {
                 self.answered_late(tenant, (id, Some((sent, sends))), reply, Some(under_way)).await.map(Some)
+            }
+            _ if same && matches!(stored.state, State::Executed | State::Failed) => {
+                self.last_said(&stored).map(Followed::Said).map(Some)
             }
             _ => Ok(None),
         }

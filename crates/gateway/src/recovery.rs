@@ -339,6 +339,7 @@ mod tests {
 
     use super::*;
     use crate::act::Followed;
+    use crate::late::CallRef;
     use crate::outcome::{Outcome, Reply};
     use crate::pending::Pending;
     use crate::request::Ask;
@@ -429,6 +430,31 @@ mod tests {
         let heard = gateway.overtaken(its, (id, (&call, 1)), confirmed, gateway.under_way(id)).await.unwrap();
         let Some(Followed::Said(answer)) = heard else { panic!("nothing is said") };
         assert_eq!(answer.reply.body, b"executed");
+    }
+
+    /// A provider that had called back that it was refused.
+    #[tokio::test]
+    async fn an_effect_of_the_latest_attempt_counts_beside_an_earlier_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let installation = opened(folder.path()).await;
+        let gateway = installation.sandbox.as_ref().unwrap();
+        let Stored { id, tenant, .. } = doubted(gateway).await;
+        let its = gateway.tenant(&tenant).unwrap();
+        let first = pending(gateway, its, id).await;
+        gateway.defer(its, &first, clock::now_ms(), &Absence::Final).await.unwrap();
+        let pursued = gateway.pursue(its, id, gateway.under_way(id), None).await.unwrap();
+        let Pursued::Go(errand) = pursued else { panic!("it is not tried again") };
+        gateway.defer(its, &errand.pending, clock::now_ms(), &Absence::Final).await.unwrap();
+        let about = &*first.row.call.unwrap().reference;
+        let confirmed = Confirmation::default;
+        let of = CallRef { id, attempt: 1, about };
+        gateway.earlier_had_effect(its, of, errand.provider.as_ref(), confirmed(), None).await.unwrap();
+        let stored = gateway.stored(its, id).await.unwrap();
+        let before = gateway.stored_outcomes(&stored).await.unwrap().len();
+        let (call, reply) = (errand.execution.call(), execution::Reply::Confirmed(confirmed()));
+        gateway.overtaken(its, (id, (call, 1)), reply, errand.under_way.clone()).await.unwrap();
+        assert_eq!(stored.state, State::Executed);
+        assert!(gateway.stored_outcomes(&stored).await.unwrap().len() > before, "both have their receipt");
     }
 
     async fn pending(gateway: &Gateway, tenant: &TenantState, id: ActionId) -> Pending {
