@@ -61,9 +61,7 @@ impl Face {
         ]);
         let errand = self.errand(inquiry, &what, (asked.input_responses, asked.request_state))?;
         let is_joined = self.scope.gateway.is_joined(&visit.caller, &call);
-        // Who comes back with a state may have had the outcome before; who makes the call waits for it.
-        let delivers = errand.state.is_none();
-        let recall = self.recall(inquiry, (Arc::clone(&server), tool), delivers);
+        let recall = self.recall(inquiry, (Arc::clone(&server), tool));
         let errand = Errand { seat: Some(Arc::default()), recall: Some(recall), is_joined, ..errand };
         let bound = Some(errand.bound).filter(|_| is_joined && self.session().is_none());
         let call = ToolCall { bound, ..call };
@@ -82,11 +80,11 @@ impl Face {
     }
 
     /// How what came of an action is told once more. Unless it is delivered by that, the next same call is told of it, too.
-    fn recall(&self, inquiry: &Inquiry, (server, tool): (Arc<Server>, String), delivers: bool) -> Recall {
+    fn recall(&self, inquiry: &Inquiry, (server, tool): (Arc<Server>, String)) -> Recall {
         let (gateway, caller) = (Arc::clone(&self.scope.gateway), Arc::clone(&inquiry.visit.caller));
         let (wants_task, wait) = (wants_task(inquiry), self.wait(inquiry));
         let has_session = !inquiry.is_stateless;
-        Box::new(move |id| {
+        Box::new(move |id, delivers| {
             Box::pin(async move {
                 let (output, id) = (output_of(&server, &tool), id.to_string());
                 let called = match gateway.called_within(&caller, &id, wait).await {

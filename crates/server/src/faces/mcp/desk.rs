@@ -72,9 +72,9 @@ impl Answered {
     }
 }
 
-/// Tells again what came of an action whose client came back too late to be told the first time.
+/// Tells again what came of an action whose client came back too late to be told the first time, and whether that delivers it.
 pub(super) type Recall =
-    Box<dyn FnOnce(ActionId) -> BoxFuture<'static, Result<Answered, ErrorData>> + Send + Sync>;
+    Box<dyn FnOnce(ActionId, bool) -> BoxFuture<'static, Result<Answered, ErrorData>> + Send + Sync>;
 
 /// A request that may end with a question, as it came this time.
 pub(super) struct Errand {
@@ -198,9 +198,9 @@ impl Desk {
         };
         self.forget(&work).await;
         let answered = answered?;
-        // That it is under way was said while its client was away, whose answer it waited for.
+        // That it is under way was said while its client was away, whose answer it waited for: it has not had the outcome before.
         if answered.is_under_way && inside.round > 0 {
-            return over(&mut errand, work.action()).await;
+            return recalled(&mut errand, work.action(), true).await;
         }
         let Some((id, action)) = answered.waits_at else { return Ok(answered) };
         let name = AsideName { id, bound: errand.bound };
@@ -499,10 +499,20 @@ async fn until_asked(
     }
 }
 
-/// What came of it, as far as that is on record.
+/// What came of it, as far as that is on record. Who comes back with a state may have had it before; who makes the call waits for
+/// it.
 async fn over(errand: &mut Errand, action: Option<ActionId>) -> Result<Answered, ErrorData> {
+    let delivers = errand.state.is_none();
+    recalled(errand, action, delivers).await
+}
+
+async fn recalled(
+    errand: &mut Errand,
+    action: Option<ActionId>,
+    delivers: bool,
+) -> Result<Answered, ErrorData> {
     match (errand.recall.take(), action) {
-        (Some(recall), Some(action)) => recall(action).await,
+        (Some(recall), Some(action)) => recall(action, delivers).await,
         _ => Err(stale()),
     }
 }
@@ -685,8 +695,10 @@ mod tests {
         RequestMetaObject,
     };
 
+    use gateway::upstream::Seats;
     use gateway::{Config, Installation};
 
+    use super::super::party::Stateless;
     use super::super::visit::Visit;
     use super::*;
 
@@ -838,6 +850,39 @@ mod tests {
         give_up_later((Arc::clone(&desk), Arc::downgrade(&work)), 1, Duration::ZERO).await;
         clerk::attend(&desk, &work, 1, b"").await;
         assert!(lock(&desk.works).is_empty() && lock(&desk.aside).is_empty());
+    }
+
+    /// Its client was away when that was said, and has not heard before what came of it.
+    #[tokio::test]
+    async fn what_came_of_a_call_that_was_under_way_is_delivered_to_whoever_answers_in_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let (desk, installation) = (Arc::<Desk>::default(), installation(folder.path()).await);
+        let shelf = shelf(&installation);
+        let client = (Implementation::new("test", "1"), ClientCapabilities::default());
+        let party = Arc::new(Stateless::new(&desk, "ann", client, Duration::from_secs(60)));
+        let seat = Seat::new(party, None, Tie::default(), None);
+        Arc::<Seats>::default().leave(ActionId::new(1_760_000_000_000, *b"0123456789"), Arc::clone(&seat));
+        let asks_and_says_so = {
+            let desk = Arc::clone(&desk);
+            move |tie: Tie| -> BoxFuture<'static, Result<Answered, ErrorData>> {
+                Box::pin(async move {
+                    desk.ask(tie.id.as_ref(), question(), Duration::from_secs(60)).await;
+                    Ok(Answered { is_under_way: true, ..Answered::of(ServerResult::empty(())) })
+                })
+            }
+        };
+        let call = Errand { seat: Some(Arc::new(OnceLock::from(seat))), ..errand(&shelf, "ann") };
+        let state = state_of(desk.attend(&inquiry(1), call, asks_and_says_so).await);
+        let (tell, told) = oneshot::channel();
+        let recall: Recall = Box::new(move |_, delivers| {
+            let _ = tell.send(delivers);
+            Box::pin(async { Ok(Answered::of(ServerResult::empty(()))) })
+        });
+        let answers = InputResponses::from([("who".to_owned(), serde_json::json!({"action": "cancel"}))]);
+        let (state, responses, recall) = (Some(state), Some(answers), Some(recall));
+        let last = Errand { state, responses, recall, ..errand(&shelf, "ann") };
+        desk.attend(&inquiry(2), last, asks(&desk)).await.unwrap();
+        assert!(told.await.unwrap(), "it is delivered");
     }
 
     #[tokio::test]
