@@ -13,6 +13,7 @@ use crate::approvals::approver;
 use crate::banked::{self, Promise, retrying};
 use crate::faults;
 use crate::house::{House, POLICY, Said};
+use crate::late::retry;
 use crate::log::{ONCE, THREE_TIMES, backed_up, bundle, forgetful, may_be_twice, put_back, recovered};
 use crate::reserving::{self, reserving};
 use crate::resolutions::{resolve, word};
@@ -77,7 +78,7 @@ async fn what_was_in_doubt_has_not_failed_if_a_later_attempt_was_carried_out() {
             backed_up_amidst(|bank| queryable(bank, ONCE), Fault::LostBeforeEffect).await;
         assert_eq!(said.kind(), "pending_settlement", "{}", said.body);
         until(&house, said.id(), "FAILED").await;
-        house.gateway().retry(&house.agent, said.id()).await.unwrap();
+        retry(&house, said.id()).await;
         let record = until(&house, said.id(), "COMPLETED").await;
         let done_by = record.attempts.last().unwrap().reference.clone();
         assert!(done_by.ends_with("-2"), "{done_by}");

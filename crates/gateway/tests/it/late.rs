@@ -89,7 +89,7 @@ pub(crate) async fn wrongly_failed(house: &House, bank: &Bank) -> String {
     said.id().to_owned()
 }
 
-async fn retry(house: &House, id: &str) -> ActionView {
+pub(crate) async fn retry(house: &House, id: &str) -> ActionView {
     let tried = || async {
         match house.gateway().retry(&house.agent, id).await {
             // Whoever has looked after it may not be gone yet.
