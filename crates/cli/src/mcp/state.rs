@@ -58,16 +58,6 @@ pub(super) fn alone(dir: &Path) -> Result<std::fs::File> {
     Ok(file)
 }
 
-/// Takes away what was made around a server that never started, unless another process is at it.
-pub(super) fn forget(dir: &Path) -> Result<()> {
-    let folders = (1..=MOST).map(|number| dir.join(number.to_string())).filter(|folder| folder.is_dir());
-    let Ok(_locks) = folders.map(|folder| Lock::acquire(&folder)).collect::<std::result::Result<Vec<_>, _>>()
-    else {
-        return Ok(());
-    };
-    std::fs::remove_dir_all(dir).while_we(|| format!("cannot remove `{}`", dir.display()))
-}
-
 impl Held {
     /// The first folder that nobody holds.
     pub(super) fn first_free(dir: &Path) -> Result<Held> {

@@ -10,8 +10,6 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use action::{ApprovalForm, Subject, Tenant};
@@ -70,25 +68,19 @@ pub(super) fn run(args: &Wrap) -> Result<ExitCode> {
     })?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.while_we(|| "cannot start the gateway's threads".to_owned())?;
-    let dir = args.data_dir.clone().map_or_else(|| state::folder(&name), Ok)?;
-    let (is_first, is_there) = (!dir.exists(), AtomicBool::new(false));
-    let ended = runtime.block_on(wrap(args, (&name, &dir), &is_there));
+    let ended = runtime.block_on(wrap(args, &name));
     // Whoever still reads stdin is not waited for; the others are, because what they need goes away when the process exits.
     runtime.shutdown_timeout(LEFT_IN);
-    // Another first start may have had more luck meanwhile.
-    let is_vain = is_first
-        && !is_there.load(Relaxed)
-        && sheets(&dir, &name).is_ok_and(|of_another| of_another.is_empty());
-    let forgotten = if is_vain { state::forget(&dir) } else { Ok(()) };
-    ended.and(forgotten).map(|()| ExitCode::SUCCESS)
+    ended.map(|()| ExitCode::SUCCESS)
 }
 
-async fn wrap(args: &Wrap, (name, dir): (&str, &Path), is_there: &AtomicBool) -> Result<()> {
-    let held = Held::first_free(dir)?;
+async fn wrap(args: &Wrap, name: &str) -> Result<()> {
+    let dir = args.data_dir.clone().map_or_else(|| state::folder(name), Ok)?;
+    let held = Held::first_free(&dir)?;
     let mut stop = serve::stop_signals(false)?;
     let listener = listen(args, &held).await?;
-    let config = configuration(args, dir, &held, name, listener.local_addr().while_we(no_address)?)?;
-    let in_force = pins(&sheets(dir, name)?);
+    let config = configuration(args, &dir, &held, name, listener.local_addr().while_we(no_address)?)?;
+    let in_force = pins(&sheets(&dir, name)?);
     let server_config = ServerConfig::from(&config);
     let url = config.public_url();
     let mut installation = Installation::open(config, server::render)
@@ -98,7 +90,7 @@ async fn wrap(args: &Wrap, (name, dir): (&str, &Path), is_there: &AtomicBool) ->
     installation.listens_on(listener.local_addr().while_we(no_address)?);
     installation.start();
     let gateway = Arc::clone(&installation.production);
-    let wrapped = Wrapped { name, dir, held: &held, gateway: &gateway, admin: admin()?, is_there };
+    let wrapped = Wrapped { name, dir: &dir, held: &held, gateway: &gateway, admin: admin()? };
     wrapped.keys(&installation).await?;
     // Whoever takes long to start keeps its client waiting for so long, and not for ever.
     let mut taking = std::pin::pin!(wrapped.take_tools(&in_force));
@@ -152,8 +144,6 @@ struct Wrapped<'a> {
     held: &'a Held,
     gateway: &'a Arc<Gateway>,
     admin: Caller,
-    /// Whether the server ever listed its tools.
-    is_there: &'a AtomicBool,
 }
 
 impl Wrapped<'_> {
@@ -178,7 +168,6 @@ impl Wrapped<'_> {
         let server = self.gateway.mcp().get(&self.admin.tenant, self.name);
         let server = server.ok_or_else(|| Error::new("the server is not configured"))?;
         let listed = server.tools().await;
-        self.is_there.fetch_or(listed.is_ok(), Relaxed);
         let alone = state::alone(self.dir)?;
         let sheets = sheets(self.dir, self.name)?;
         if !sheets.is_empty() && pins(&sheets) != *in_force {

@@ -765,21 +765,14 @@ fn a_wrapped_server_whose_place_is_taken_says_so() {
 }
 
 #[test]
-fn a_server_whose_program_is_missing_is_told_of_by_its_name_and_leaves_nothing_behind() {
+fn a_server_whose_program_is_missing_is_told_of_by_its_name() {
     let place = Place::new(&tools());
-    let wrapped = |command: &[&str]| {
-        let mut gone = countersign();
-        gone.current_dir(place.folder.path()).args(["mcp", "--data-dir", "gone", "--"]).args(command);
-        finished(gone.stdin(Stdio::null()).output().unwrap())
-    };
-    let gone = wrapped(&["no-such-uvx", "mcp-server-git"]);
+    let mut gone = countersign();
+    gone.current_dir(place.folder.path());
+    gone.args(["mcp", "--data-dir", "gone", "--", "no-such-uvx", "mcp-server-git"]);
+    let gone = finished(gone.stdin(Stdio::null()).output().unwrap());
     assert!(gone.code == 1 && gone.says("its program `no-such-uvx` was not found"), "{}", gone.stderr);
     assert!(gone.says("install it, or name it by its whole path"), "{}", gone.stderr);
-    assert!(!place.path("gone").exists(), "it never started");
-    // What somebody made before stays.
-    place.write("gone/countersign.toml", "[mcp]\nwait_seconds = 0\n");
-    assert_eq!(wrapped(&["no-such-uvx"]).code, 1);
-    assert!(place.path("gone/countersign.toml").exists());
     place.write("client.json", r#"{"mcpServers": {"git": {"command": "./tools.json"}}}"#);
     let told = place.import(&[]);
     assert!(told.stdout.contains("its program `tools.json` may not be started"), "{}", told.stdout);
