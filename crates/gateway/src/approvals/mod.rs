@@ -357,6 +357,8 @@ impl Gateway {
                 Err(error) if error.code == Code::StateConflict => {
                     let now = self.stored(tenant, stored.id).await?;
                     let is_same = now.state == stored.state || halts.is_none();
+                    // Held anew it is another question, which nobody has judged yet.
+                    let is_same = is_same && now.round == stored.round;
                     if pending.still_holds(&now) || !now.state.waits() || !is_same {
                         return Err(error);
                     }
