@@ -420,9 +420,9 @@ impl Settlement {
         }
     }
 
-    /// What is left of the lease once this was said. What comes beside a call, or while it is on its way, ends no lease; but whoever has the call in hand
-    /// has to look again before they say what came of it, and what is reserved beside it is due at once. So is what comes so
-    /// late that it is to be undone.
+    /// What is left of the lease once this was said. What comes beside a call, or while it is on its way, ends no lease; but whoever
+    /// has the call in hand has to look again before they say what came of it, and what is reserved beside it is due at once. So is
+    /// what comes so late that it is to be undone.
     pub(crate) fn leaves(&self, from: State, lease: Lease, amends: bool) -> Lease {
         if let By::Caller(_) = self.by {
             return lease;
