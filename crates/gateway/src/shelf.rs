@@ -178,6 +178,15 @@ impl Shelf {
         Ok(Some(Shelved { round: now, is_open, is_over, is_own, is_orphaned, questions, words }))
     }
 
+    /// What is open of this action at another gateway that is there, for whoever asks for it in just this way.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn open_of(&self, action: ActionId, bound: [u8; 32]) -> Result<Option<AsideId>, Error> {
+        let bound = self.tenant.shelf.laid(&bound);
+        self.store()?.open_of(&self.tenant.tenant, action, bound).await.map_err(unavailable)
+    }
+
     /// All that is under way at this gateway and was taken up at others, but for what their clients say in those that are known.
     ///
     /// # Errors

@@ -718,6 +718,145 @@ async fn what_waits_is_a_task_for_clients_that_know_tasks() {
     assert_eq!(world.tools.count("other"), 0);
 }
 
+/// A client that takes tasks and can be asked for a name.
+fn asked_by_tasks(world: &World) -> Client<'_> {
+    let able = json!({"elicitation": {}, "extensions": {"io.modelcontextprotocol/tasks": {}}});
+    world.client("/mcp/shop", NEW).able(able)
+}
+
+/// A task of this call, which somebody has agreed to.
+async fn agreed(client: &Client<'_>, tool: &str, arguments: Value) -> Value {
+    let task = client.call(tool, arguments).await;
+    assert_eq!((&task["resultType"], &task["status"]), (&json!("task"), &json!("working")), "{task}");
+    approve(client.world, &task["taskId"]).await;
+    json!({"taskId": task["taskId"]})
+}
+
+/// The task once it asks something that was not asked before, with the key of that.
+async fn asking(client: &Client<'_>, id: &Value, before: &[String]) -> (Value, String) {
+    testkit::comes("it asks", async || {
+        let task = client.result("tasks/get", id.clone()).await;
+        assert!(["working", "input_required"].map(Value::from).contains(&task["status"]), "{task}");
+        let keys: Vec<String> = task["inputRequests"].as_object()?.keys().cloned().collect();
+        let [key] = keys.as_slice() else { panic!("{task}") };
+        assert_eq!(task["inputRequests"][key]["method"], "elicitation/create", "{task}");
+        must_be_valid(NEW, "", &asked_in(&task));
+        (!before.contains(key)).then(|| (task.clone(), key.clone()))
+    })
+    .await
+}
+
+/// What a task asks, in the form that it has where a call asks.
+fn asked_in(task: &Value) -> Value {
+    let asked = json!({"resultType": "input_required", "inputRequests": task["inputRequests"]});
+    json!({"jsonrpc": "2.0", "id": 7, "result": asked})
+}
+
+/// The answer to this question of a task.
+fn named(id: &Value, key: &str, name: &str) -> Value {
+    let answer = json!({"action": "accept", "content": {"name": name}});
+    json!({"taskId": id["taskId"], "inputResponses": {key: answer}})
+}
+
+/// The end of a task that may ask meanwhile.
+async fn completed(client: &Client<'_>, id: &Value) -> Value {
+    testkit::comes("the task is over", async || {
+        let task = client.result("tasks/get", id.clone()).await;
+        (task["status"] == "completed").then_some(task)
+    })
+    .await
+}
+
+#[tokio::test]
+async fn what_the_server_of_a_task_asks_its_client_answers_at_the_task() {
+    for revision in [SESSIONS, STATELESS] {
+        let world = World::speaking(&[revision], &ASK.replace("count", "ask"), |_| {}).await;
+        let client = asked_by_tasks(&world);
+        let id = agreed(&client, "ask", json!({})).await;
+        let (task, key) = asking(&client, &id, &[]).await;
+        let asked = &task["inputRequests"][&key]["params"];
+        assert_eq!(asked["message"], "Who is it?", "{task}");
+        // The same call is the same task still, and who cannot be asked is told so.
+        assert_eq!(client.call("ask", json!({})).await["taskId"], id["taskId"]);
+        let unable = client.clone().able(json!({"extensions": {"io.modelcontextprotocol/tasks": {}}}));
+        assert_eq!(unable.error("tasks/get", id.clone()).await["code"], -32021);
+        // What answers no question is of no account.
+        client.result("tasks/update", named(&id, "name", "eve")).await;
+        let other = format!("{key}s");
+        client.result("tasks/update", named(&id, &other, "eve")).await;
+        assert_eq!(asking(&client, &id, &[]).await.1, key, "it is asked still");
+        client.result("tasks/update", named(&id, &key, "ann")).await;
+        let done = completed(&client, &id).await;
+        assert_eq!(text(&done["result"]), "hello ann", "{done}");
+        assert!(done.get("inputRequests").is_none(), "{done}");
+        client.result("tasks/update", named(&id, &key, "eve")).await;
+        assert_eq!(text(&completed(&client, &id).await["result"]), "hello ann");
+    }
+}
+
+#[tokio::test]
+async fn each_question_of_a_task_has_a_key_of_its_own_though_its_server_asks_by_the_same() {
+    for revision in [SESSIONS, STATELESS] {
+        let world = World::speaking(&[revision], &ASK.replace("count", "enrol"), |_| {}).await;
+        let client = asked_by_tasks(&world);
+        let id = agreed(&client, "enrol", json!({"key": "k", "names": 2})).await;
+        let (_, first) = asking(&client, &id, &[]).await;
+        client.result("tasks/update", named(&id, &first, "ann")).await;
+        let (task, second) = asking(&client, &id, std::slice::from_ref(&first)).await;
+        assert_eq!(task["inputRequests"][&second]["params"]["message"], "Who is number 2?", "{task}");
+        // What came late to the first is no answer to the second.
+        client.result("tasks/update", named(&id, &first, "eve")).await;
+        client.result("tasks/update", named(&id, &second, "bob")).await;
+        let done = completed(&client, &id).await;
+        let names = json!({"count": 1, "names": ["ann", "bob"]});
+        assert_eq!(done["result"]["structuredContent"], names, "{done}");
+        assert_eq!(world.tools.count("k"), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_task_whose_client_does_not_answer_in_time_goes_on_as_if_it_declined() {
+    for revision in [SESSIONS, STATELESS] {
+        let brief = |settings: &mut gateway::config::Mcp| settings.input_seconds = 1;
+        let world = World::speaking(&[revision], &ASK.replace("count", "ask"), brief).await;
+        let client = asked_by_tasks(&world);
+        let id = agreed(&client, "ask", json!({})).await;
+        let done = completed(&client, &id).await;
+        assert_eq!(text(&done["result"]), "hello nobody", "{done}");
+    }
+}
+
+#[tokio::test]
+async fn nobody_answers_what_the_task_of_another_asks() {
+    let world = World::judged(&ASK.replace("count", "ask"), |_| {}).await;
+    let client = asked_by_tasks(&world);
+    let id = agreed(&client, "ask", json!({})).await;
+    let (_, key) = asking(&client, &id, &[]).await;
+    let other = world.served.key_of("agent-2", "agent").await;
+    let other = Client { key: &other, ..client.clone() };
+    assert_eq!(other.error("tasks/update", named(&id, &key, "eve")).await["code"], -32602);
+    // By a task of its own neither.
+    let own = json!({"taskId": other.call("ask", json!({})).await["taskId"]});
+    other.result("tasks/update", named(&own, &key, "eve")).await;
+    assert_eq!(asking(&client, &id, &[]).await.1, key);
+    client.result("tasks/update", named(&id, &key, "ann")).await;
+    assert_eq!(text(&completed(&client, &id).await["result"]), "hello ann");
+}
+
+#[tokio::test]
+async fn a_task_that_is_cancelled_while_it_asks_is_asked_nothing_more() {
+    for revision in [SESSIONS, STATELESS] {
+        let world = World::speaking(&[revision], &ASK.replace("count", "ask"), |_| {}).await;
+        let client = asked_by_tasks(&world);
+        let id = agreed(&client, "ask", json!({})).await;
+        let (_, key) = asking(&client, &id, &[]).await;
+        client.result("tasks/cancel", id.clone()).await;
+        client.result("tasks/update", named(&id, &key, "eve")).await;
+        let done = completed(&client, &id).await;
+        assert_eq!(text(&done["result"]), "hello nobody", "what was sent is not called back: {done}");
+    }
+}
+
 #[tokio::test]
 async fn the_end_of_a_task_is_delivered_with_it() {
     let world = World::judged(ASK, |_| {}).await;

@@ -22,6 +22,7 @@ use super::face::Face;
 use super::inquiry::Inquiry;
 use super::own;
 use super::pass::read_ours;
+use super::questions::Task;
 use super::tasks::task_of;
 use super::told;
 
@@ -121,6 +122,8 @@ impl Face {
         let meta = self.meta(inquiry);
         let (wants_task, wait) = (wants_task(inquiry), self.wait(inquiry));
         let has_session = !inquiry.is_stateless;
+        let desk = Arc::clone(&self.mcp.desk);
+        let (owner, shelf) = (Arc::clone(&errand.owner), errand.shelf.clone());
         let (seated, answers) = (errand.seat.clone(), errand.responses.clone());
         let wants_progress = inquiry.meta.get_progress_token().is_some();
         self.have_done(inquiry, errand, move |party: Arc<dyn Party>, tie: Tie| {
@@ -158,6 +161,15 @@ impl Face {
                         delivery.done();
                     }
                     return Err(error);
+                }
+                if let Some(action) = called.action_id.filter(|_| is_to_be_waited_for(&called)) {
+                    let goes_on = |action| gateway.mcp().seats().keeps(action);
+                    desk.tasks.keep(
+                        waiting.tie.id.as_ref(),
+                        Task { action, owner, shelf },
+                        wants_task,
+                        goes_on,
+                    );
                 }
                 match called.action_id {
                     Some(id) if wants_task && is_to_be_waited_for(&called) => {

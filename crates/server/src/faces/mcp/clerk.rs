@@ -182,13 +182,17 @@ pub(super) async fn attend(desk: &Arc<Desk>, work: &Arc<Work>, round: u32, said:
         return;
     }
     desk.unaside(work);
-    let Said { answers, progress, level } = match work.shelf.said(work.name, round, said) {
+    let Said { answers, progress, level, is_withdrawn } = match work.shelf.said(work.name, round, said) {
         Ok(said) => slips::read(&said).unwrap_or_else(|_| Said::nothing()),
         // Whatever it is, no client said it.
         Err(_) => Said::nothing(),
     };
     if let Some(answers) = answers {
         inside.answer(&answers);
+    }
+    if let Some(task) = work.action().filter(|_| is_withdrawn && work.is_question()) {
+        desk.tasks.forget(task);
+        inside.decline();
     }
     let (mail, letters) = Mail::with_the_answer();
     let carrying = tokio::spawn(carry(Arc::clone(work), round, letters));

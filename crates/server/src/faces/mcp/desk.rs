@@ -13,6 +13,8 @@
 //!
 //! Where several gateways share a store, a client may come back to another one: what is put aside lies on the shelf of them all,
 //! is gone on with here (`clerk`), and waited for where the client is (`elsewhere`).
+//!
+//! What a call asks that was answered with a task is put aside by itself (`questions`).
 
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
@@ -38,6 +40,7 @@ use super::clerk::{self, Shared};
 use super::inquiry::Inquiry;
 use super::mail::Mail;
 use super::party::must_be_able;
+use super::questions::{self, Tasks};
 use super::{elsewhere, lock};
 
 #[derive(Default)]
@@ -47,6 +50,8 @@ pub(super) struct Desk {
     aside: Mutex<HashMap<AsideId, Arc<Work>>>,
     /// And the ones that others may take up.
     pub(super) shared: Shared,
+    /// Calls that were answered with a task.
+    pub(super) tasks: Tasks,
 }
 
 /// Digest of who asks for what.
@@ -118,6 +123,8 @@ pub(super) struct Work {
     /// So many questions of its own wait for their answers.
     questions: AtomicUsize,
     seat: Option<Arc<OnceLock<Arc<Seat>>>>,
+    /// Of a question of a task: the action that is this task.
+    task: Option<ActionId>,
     pub(super) cancelled: CancellationToken,
     asking: mpsc::Sender<Asking>,
     /// The request that waits just now, if one does.
@@ -161,6 +168,9 @@ enum Doing {
 
 struct Asking {
     requests: InputRequests,
+    /// What was answered of it so far. Without a task all of it is answered at once.
+    given: InputResponses,
+    comes_in_parts: bool,
     answer: oneshot::Sender<InputResponses>,
 }
 
@@ -244,7 +254,7 @@ impl Desk {
 
     /// Takes in hand what was put aside, unless somebody has, here or at another gateway. Nothing, where others took this gateway
     /// for gone, and told of it as of what nobody goes on with.
-    async fn take_in_hand(
+    pub(super) async fn take_in_hand(
         &self,
         work: &Arc<Work>,
         able: Option<&ClientCapabilities>,
@@ -295,28 +305,9 @@ impl Desk {
         begin: impl FnOnce(Tie) -> BoxFuture<'static, Result<Answered, ErrorData>>,
     ) -> Result<InHand, ErrorData> {
         let id = Uuid::now_v7();
-        let (asking, asked) = mpsc::channel(MOST_QUESTIONS);
-        let work = Arc::new(Work {
-            name: AsideName { id: id.into_bytes(), bound: errand.bound },
-            shelf: errand.shelf.clone(),
-            owner: Arc::clone(&errand.owner),
-            questions: AtomicUsize::new(0),
-            seat: errand.seat.clone(),
-            cancelled: CancellationToken::new(),
-            asking,
-            waits: Mutex::default(),
-            inside: Arc::new(tokio::sync::Mutex::new(Inside {
-                asking: asked,
-                asked: None,
-                doing: None,
-                round: 0,
-                timer: JoinSet::new(),
-            })),
-            input: errand.input,
-            is_elsewhere: AtomicBool::new(false),
-            is_laid: AtomicBool::new(false),
-            is_doubtful: AtomicBool::new(false),
-        });
+        let name = AsideName { id: id.into_bytes(), bound: errand.bound };
+        let work = Work::new(name, errand.shelf.clone(), Arc::clone(&errand.owner), errand.input);
+        let work = Arc::new(Work { seat: errand.seat.clone(), ..work });
         let mut inside = Arc::clone(&work.inside).try_lock_owned().map_err(|_| busy())?;
         lock(&self.works).insert(work.name.id, Arc::clone(&work));
         let id = RequestId::String(id.to_string().into());
@@ -367,16 +358,47 @@ impl Desk {
 
     /// Asks whoever made the request; nothing if nobody answers.
     pub(super) async fn ask(
-        &self,
+        self: &Arc<Desk>,
         of: Option<&RequestId>,
         requests: InputRequests,
         input: Duration,
     ) -> Option<InputResponses> {
-        let work = self.work_of(of)?;
-        let _question = self.take_place(&work)?;
-        let (answer, answered) = oneshot::channel();
-        work.asking.try_send(Asking { requests, answer }).ok()?;
-        tokio::time::timeout(input, answered).await.ok()?.ok()
+        if let Some(work) = self.work_of(of) {
+            let _question = self.take_place(&work)?;
+            let (answer, answered) = oneshot::channel();
+            work.asking.try_send(Asking::at_once(requests.clone(), answer)).ok()?;
+            if let Ok(answers) = tokio::time::timeout(input, answered).await.ok()? {
+                return Some(answers);
+            }
+        }
+        // Its client has been answered: if with a task, it is asked there.
+        questions::ask(self, of?, requests, input).await
+    }
+
+    /// Puts a question of a task aside, until the sender is dropped.
+    pub(super) async fn put_question(
+        self: &Arc<Desk>,
+        work: &Arc<Work>,
+        requests: InputRequests,
+        answer: oneshot::Sender<InputResponses>,
+    ) -> oneshot::Sender<Result<Answered, ErrorData>> {
+        let (end, over) = oneshot::channel();
+        let mut inside = work.inside.lock().await;
+        inside.asked = Some(Asking { comes_in_parts: true, ..Asking::at_once(requests, answer) });
+        inside.doing = Some(Doing::Aside(over));
+        lock(&self.works).insert(work.name.id, Arc::clone(work));
+        self.put_aside(work, &mut inside).await;
+        end
+    }
+
+    /// What is under way by this name.
+    pub(super) fn named(&self, name: AsideName) -> Option<Arc<Work>> {
+        lock(&self.works).get(&name.id).filter(|work| work.name == name).cloned()
+    }
+
+    /// What waits for whoever asks for just this.
+    pub(super) fn waiting(&self, bound: Bound) -> Vec<Arc<Work>> {
+        lock(&self.aside).values().filter(|work| work.name.bound == bound).cloned().collect()
     }
 
     /// Tells whoever made the request what may be said in its midst.
@@ -406,13 +428,12 @@ impl Desk {
     }
 
     fn work_of(&self, of: Option<&RequestId>) -> Option<Arc<Work>> {
-        let RequestId::String(id) = of? else { return None };
-        lock(&self.works).get(&Uuid::parse_str(id).ok()?.into_bytes()).cloned()
+        lock(&self.works).get(&aside_id(of?)?).cloned()
     }
 
     /// Room for one more that is put aside, if there is any. Whatever has a question will be: of many at once no more are let
     /// ask than have room.
-    fn take_place(&self, work: &Arc<Work>) -> Option<Question> {
+    pub(super) fn take_place(&self, work: &Arc<Work>) -> Option<Question> {
         let (works, aside) = (lock(&self.works), lock(&self.aside));
         let takes_place = |other: &&Arc<Work>| {
             other.name != work.name
@@ -429,7 +450,7 @@ impl Desk {
 }
 
 /// A question that waits for its answer.
-struct Question(Arc<Work>);
+pub(super) struct Question(Arc<Work>);
 
 impl Drop for Question {
     fn drop(&mut self) {
@@ -524,19 +545,61 @@ pub(super) fn asking(errand: &Errand, state: &State, requests: InputRequests) ->
     Answered::of(ServerResult::InputRequiredResult(result))
 }
 
+/// What was begun as this request of ours.
+pub(super) fn aside_id(of: &RequestId) -> Option<AsideId> {
+    let RequestId::String(id) = of else { return None };
+    Some(Uuid::parse_str(id).ok()?.into_bytes())
+}
+
 impl Work {
+    fn new(name: AsideName, shelf: Shelf, owner: Arc<str>, input: Duration) -> Work {
+        let (asking, asked) = mpsc::channel(MOST_QUESTIONS);
+        let inside = Inside { asking: asked, asked: None, doing: None, round: 0, timer: JoinSet::new() };
+        Work {
+            name,
+            shelf,
+            owner,
+            questions: AtomicUsize::new(0),
+            seat: None,
+            task: None,
+            cancelled: CancellationToken::new(),
+            asking,
+            waits: Mutex::default(),
+            inside: Arc::new(tokio::sync::Mutex::new(inside)),
+            input,
+            is_elsewhere: AtomicBool::new(false),
+            is_laid: AtomicBool::new(false),
+            is_doubtful: AtomicBool::new(false),
+        }
+    }
+
+    /// A question of this task.
+    pub(super) fn question(
+        name: AsideName,
+        (task, owner): (ActionId, Arc<str>),
+        shelf: Shelf,
+        input: Duration,
+    ) -> Work {
+        Work { task: Some(task), ..Work::new(name, shelf, owner, input) }
+    }
+
     fn seat(&self) -> Option<&Arc<Seat>> {
         self.seat.as_ref()?.get()
     }
 
     /// The action that it is a call of, once it is one.
     pub(super) fn action(&self) -> Option<ActionId> {
-        self.seat()?.action()
+        self.task.or_else(|| self.seat()?.action())
     }
 
     /// Whether nobody wants to know what comes of it.
     pub(super) fn is_given_up(&self) -> bool {
-        self.seat.is_none() && self.cancelled.is_cancelled()
+        self.is_question() || self.seat.is_none() && self.cancelled.is_cancelled()
+    }
+
+    /// Whether it is a question of a task: what comes of that the task tells.
+    pub(super) fn is_question(&self) -> bool {
+        self.task.is_some()
     }
 
     fn abandon(&self) {
@@ -623,15 +686,45 @@ impl Inside {
 
     /// What is asked.
     pub(super) fn requests(&self) -> InputRequests {
-        self.asked.as_ref().map(|asked| asked.requests.clone()).unwrap_or_default()
+        let Some(asked) = &self.asked else { return InputRequests::new() };
+        let open = asked.requests.iter().filter(|(key, _)| !asked.given.contains_key(*key));
+        open.map(|(key, request)| (key.clone(), request.clone())).collect()
+    }
+
+    /// Whether anything is asked.
+    pub(super) fn is_asking(&self) -> bool {
+        self.asked.is_some()
+    }
+
+    /// Leaves what is asked without an answer, and whatever it is of is over.
+    pub(super) fn decline(&mut self) {
+        (self.asked, self.doing) = (None, None);
     }
 
     /// Answers what is asked, if every question has an answer.
     pub(super) fn answer(&mut self, responses: &InputResponses) {
-        let Some(asked) = self.asked.take() else { return };
-        match answers(&asked.requests, responses) {
+        let Some(mut asked) = self.asked.take() else { return };
+        if asked.comes_in_parts {
+            asked.gather(responses);
+        }
+        let given = if asked.comes_in_parts { &asked.given } else { responses };
+        match answers(&asked.requests, given) {
             Some(answers) => drop(asked.answer.send(answers)),
             None => self.asked = Some(asked),
+        }
+    }
+}
+
+impl Asking {
+    fn at_once(requests: InputRequests, answer: oneshot::Sender<InputResponses>) -> Asking {
+        Asking { requests, given: InputResponses::new(), comes_in_parts: false, answer }
+    }
+
+    /// Takes what is answered of it. What was answered before stays.
+    fn gather(&mut self, responses: &InputResponses) {
+        let asked = responses.iter().filter(|(key, _)| self.requests.contains_key(*key));
+        for (key, response) in asked {
+            self.given.entry(key.clone()).or_insert_with(|| response.clone());
         }
     }
 }

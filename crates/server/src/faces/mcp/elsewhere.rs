@@ -73,7 +73,7 @@ async fn take_up(
             Some(_) => Some(errand.responses.clone().unwrap_or_default()),
         };
         let (progress, level) = (inquiry.meta.get_progress_token(), inquiry.meta.log_level());
-        let said = slips::write(&Said { answers, progress, level });
+        let said = slips::write(&Said { answers, progress, level, ..Said::nothing() });
         match errand.shelf.take_up(name, round, &said).await.map_err(|error| away(&error))? {
             Grip::Taken => return Ok(Taken::Round(round)),
             Grip::Gone => return Ok(Taken::Nothing),
@@ -158,7 +158,7 @@ async fn clear_away(errand: &Errand, name: AsideName) {
 }
 
 /// Rounds begin with one.
-const NO_ROUND: u32 = 0;
+pub(super) const NO_ROUND: u32 = 0;
 const MOST_TRIES: u32 = 3;
 /// Between two looks.
 const SHORTEST: Duration = Duration::from_millis(50);

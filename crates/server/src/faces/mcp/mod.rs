@@ -39,6 +39,7 @@ mod own;
 mod party;
 mod pass;
 mod passed;
+mod questions;
 mod scope;
 mod sessions;
 mod shown;

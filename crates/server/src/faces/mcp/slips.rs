@@ -37,11 +37,14 @@ pub(super) struct Said {
     /// What it wants to be told of meanwhile.
     pub(super) progress: Option<ProgressToken>,
     pub(super) level: Option<LoggingLevel>,
+    /// Of a question of a task: that the task is cancelled.
+    #[serde(default)]
+    pub(super) is_withdrawn: bool,
 }
 
 impl Said {
     pub(super) fn nothing() -> Said {
-        Said { answers: None, progress: None, level: None }
+        Said { answers: None, progress: None, level: None, is_withdrawn: false }
     }
 }
 

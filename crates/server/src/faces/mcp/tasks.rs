@@ -5,8 +5,8 @@ use std::sync::Arc;
 use gateway::upstream::Output;
 use gateway::{Called, Caller, Code, Error, Gateway, MCP_ARCHETYPES};
 use rmcp::model::{
-    CancelTaskParams, DetailedTask, ErrorData, GetTaskParams, GetTaskResult, Task, TaskPayload, TaskStatus,
-    UpdateTaskParams,
+    self, CancelTaskParams, DetailedTask, ErrorCode, ErrorData, GetTaskParams, GetTaskResult, InputRequests,
+    TaskPayload, TaskStatus, UpdateTaskParams,
 };
 use rmcp::service::{RequestContext, RoleServer};
 use serde_json::Value;
@@ -14,6 +14,8 @@ use serde_json::Value;
 use super::call::output_of;
 use super::delivery::Owed;
 use super::face::Face;
+use super::party::must_be_able;
+use super::questions::Task;
 use super::told;
 use super::visit::Visit;
 
@@ -28,9 +30,15 @@ impl Face {
         let visit = Visit::of(&context.extensions)?;
         let (gateway, caller, id) = (&self.scope.gateway, &visit.caller, &asked.task_id);
         let mut called = gateway.called(caller, id).await.map_err(|error| no_task(&error))?;
-        let task = task_of(gateway, caller, id, &called).await?;
+        let mut task = task_of(gateway, caller, id, &called).await?;
         let payload = match (called.waits(), called.body["code"].as_str()) {
-            (Some(_), _) => TaskPayload::Working,
+            (Some(_), _) => match self.asked_of(visit, id, (&called, context)).await? {
+                input_requests if input_requests.is_empty() => TaskPayload::Working,
+                input_requests => {
+                    task.status_message = Some(ASKS.to_owned());
+                    TaskPayload::InputRequired { input_requests }
+                }
+            },
             (None, Some(code)) if code == Code::Cancelled.as_str() => TaskPayload::Cancelled,
             _ => {
                 let output = self.output_of_task(caller, id).await?;
@@ -42,7 +50,7 @@ impl Face {
                 TaskPayload::Completed { result }
             }
         };
-        if !matches!(payload, TaskPayload::Working)
+        if called.is_over()
             && let Some(delivery) = gateway.delivery(caller, id).await.map_err(|error| no_task(&error))?
         {
             visit.slot.owe(Owed::new(context.id.clone(), delivery));
@@ -62,15 +70,46 @@ impl Face {
         }
     }
 
-    /// Asks nothing in its midst, so there is nothing to be answered.
+    /// What its server asks, where the caller is who made the call, and this client can be asked that.
+    async fn asked_of(
+        &self,
+        visit: &Visit,
+        id: &str,
+        (called, context): (&Called, &Context),
+    ) -> Result<InputRequests, ErrorData> {
+        let own = if called.is_under_way { self.own_task(&visit.caller, id).await? } else { None };
+        let Some(task) = own else { return Ok(InputRequests::new()) };
+        let requests = match task.requests(&self.mcp.desk).await {
+            // It is being answered just now.
+            Err(error) if error.code == ErrorCode::INVALID_REQUEST => InputRequests::new(),
+            requests => requests?,
+        };
+        let able = context.client_capabilities().unwrap_or_default();
+        requests.values().try_for_each(|request| must_be_able(&able, request))?;
+        Ok(requests)
+    }
+
+    /// The task, if this is who made the call: others may be let see it, and are neither asked nor heard.
+    async fn own_task(&self, caller: &Caller, id: &str) -> Result<Option<Task>, ErrorData> {
+        let gateway = &self.scope.gateway;
+        let view = gateway.action(caller, id).await.map_err(|error| no_task(&error))?;
+        if view.agent_id != caller.subject.as_str() {
+            return Ok(None);
+        }
+        let shelf = gateway.shelf(caller).map_err(|error| no_task(&error))?;
+        Ok(Some(Task { action: view.action_id, owner: self.owner(caller).into(), shelf }))
+    }
+
     pub(super) async fn task_answer(
         &self,
         asked: &UpdateTaskParams,
         context: &Context,
     ) -> Result<(), ErrorData> {
         let caller = &Visit::of(&context.extensions)?.caller;
-        let called = self.scope.gateway.called(caller, &asked.task_id).await;
-        called.map(drop).map_err(|error| no_task(&error))
+        match self.own_task(caller, &asked.task_id).await? {
+            Some(task) => task.answer(&self.mcp.desk, asked.input_responses.clone()).await,
+            None => Err(ErrorData::invalid_request("only whoever made this call answers what it asks", None)),
+        }
     }
 
     pub(super) async fn task_end(
@@ -81,7 +120,12 @@ impl Face {
         let caller = &Visit::of(&context.extensions)?.caller;
         match self.scope.gateway.cancel(caller, &asked.task_id).await {
             // What was sent is not called back; how it stands is said by `tasks/get`.
-            Err(error) if error.code == Code::StateConflict => Ok(()),
+            Err(error) if error.code == Code::StateConflict => {
+                match self.own_task(caller, &asked.task_id).await? {
+                    Some(task) => task.withdraw(&self.mcp.desk).await,
+                    None => Ok(()),
+                }
+            }
             ended => ended.map(drop).map_err(|error| no_task(&error)),
         }
     }
@@ -93,10 +137,10 @@ pub(super) async fn task_of(
     caller: &Caller,
     id: &str,
     called: &Called,
-) -> Result<Task, ErrorData> {
+) -> Result<model::Task, ErrorData> {
     let view = gateway.action(caller, id).await.map_err(|error| no_task(&error))?;
     let changed = view.completed_at.as_ref().unwrap_or(&view.created_at);
-    let task = Task::new(id, TaskStatus::Working, view.created_at.clone(), changed.clone());
+    let task = model::Task::new(id, TaskStatus::Working, view.created_at.clone(), changed.clone());
     Ok(task.with_status_message(told::sentence(called)).with_poll_interval_ms(POLL_MS))
 }
 
@@ -109,3 +153,4 @@ fn no_task(error: &Error) -> ErrorData {
 }
 
 const POLL_MS: u64 = 5000;
+const ASKS: &str = "The server of this call asks its client something before it goes on: answer inputRequests by tasks/update.";
