@@ -24,6 +24,11 @@ enum Asks {
 impl Market {
     /// Before a server that asks by requests of its own, or by its answers.
     async fn new(asks: Asks) -> Option<Market> {
+        Market::judged(asks, "").await
+    }
+
+    /// The same, with more rules for `shop`.
+    async fn judged(asks: Asks, rules: &str) -> Option<Market> {
         let revision = match asks {
             Asks::InBetween => SESSIONS,
             Asks::ByAnswers => STATELESS,
@@ -41,7 +46,8 @@ impl Market {
                 (path("catalogue", "enrol.toml"), archetype(server, &pinned)),
                 (
                     path("policies", "enrol.cedar"),
-                    format!("permit (principal, action == Action::\"mcp/{server}/enrol\", resource);\n"),
+                    format!("permit (principal, action == Action::\"mcp/{server}/enrol\", resource);\n")
+                        + if server == "shop" { rules } else { "" },
                 ),
             ]
         });
@@ -553,4 +559,72 @@ async fn a_read_that_was_held_and_told_at_another_gateway_is_not_told_once_more(
     until("that is on record", is_kept).await;
     let next = task().await;
     assert!(next.is_some_and(|next| next != held), "it is a new one");
+}
+
+/// A person has to agree to enrolling.
+const ASK_FIRST: &str = r#"@id("ask-first") @escalate
+forbid (principal, action == Action::"mcp/shop/enrol", resource);
+"#;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_task_asks_is_answered_at_any_gateway() {
+    for asks in [Asks::InBetween, Asks::ByAnswers] {
+        let Some(mut market) = Market::judged(asks, ASK_FIRST).await else { return };
+        let able = json!({"elicitation": {}, "extensions": {"io.modelcontextprotocol/tasks": {}}});
+        let agents: Vec<_> =
+            market.agents().into_iter().map(|agent| Client { capabilities: able.clone(), ..agent }).collect();
+        let approver = market.street.house.voice("default", "approver");
+        let agreed = async |key: &str| {
+            let task = agents[0].call(&enrol(key, 2)).await;
+            let id = task["result"]["taskId"].as_str().unwrap_or_else(|| panic!("{task}")).to_owned();
+            let path = format!("/v1/actions/{id}/approve");
+            let agreed = approver.post(&path, &json!({"comment": "checked"})).await;
+            assert_eq!(agreed.status, 200, "{}", agreed.text());
+            id
+        };
+        let told = async |at: usize, id: &str| {
+            let told = agents[at].ask("tasks/get", json!({"taskId": id})).await.pop().unwrap();
+            told["result"].clone()
+        };
+        let key_at = async |at: usize, id: &str, before: &str| {
+            for _ in 0..600 {
+                let asked = told(at, id).await["inputRequests"].clone();
+                let key = asked.as_object().and_then(|asked| asked.keys().next().cloned());
+                if let Some(key) = key.filter(|key| key != before) {
+                    return key;
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            panic!("it asks nothing")
+        };
+        let over = async |at: usize, id: &str| {
+            until("it is over", async || told(at, id).await["status"] == "completed").await;
+            told(at, id).await["result"].clone()
+        };
+
+        let id = agreed("one").await;
+        let first = key_at(1, &id, "").await;
+        assert_eq!(market.shelf("Who is"), (1, 0), "what is asked lies there sealed");
+        let say = async |at: usize, key: &str, name: &str| {
+            let answer = json!({"action": "accept", "content": {"name": name}});
+            let params = json!({"taskId": id, "inputResponses": {key: answer}});
+            let said = agents[at].ask("tasks/update", params).await.pop().unwrap();
+            assert!(said.get("result").is_some(), "{said}");
+        };
+        say(1, "a key of nothing", "eve").await;
+        say(1, &first, "ann").await;
+        let second = key_at(2, &id, &first).await;
+        say(0, &second, "bob").await;
+        let done = over(2, &id).await;
+        assert_eq!(done["structuredContent"], json!({"count": 1, "names": ["ann", "bob"]}), "{done}");
+        market.until_the_shelf_is_empty().await;
+
+        let id = agreed("two").await;
+        key_at(1, &id, "").await;
+        let cancelled = agents[1].ask("tasks/cancel", json!({"taskId": id})).await.pop().unwrap();
+        assert!(cancelled.get("result").is_some(), "{cancelled}");
+        over(1, &id).await;
+        assert_eq!(market.tools.count("two"), 0, "nobody was enrolled");
+        market.until_the_shelf_is_empty().await;
+    }
 }

@@ -14,7 +14,8 @@
 //! Two revisions are spoken. A client of 2025-11-25 has a **session**: it is bound to who opened it, is asked by requests of
 //! ours, and is told of changes at any time. One of 2026-07-28 has none: each request says who the client is and what it can be
 //! asked, a question ends the request with `input_required`, and the **desk** keeps what was begun until the client comes back
-//! with the answers and the state that we sealed, to this gateway or to another one of the same store.
+//! with the answers and the state that we sealed, to this gateway or to another one of the same store. What a call asks that was
+//! answered with a task, the task asks.
 //!
 //! What was refused is a result with `isError` that a model can act on, never an error of the protocol. Words of others stand in
 //! `untrusted_text` only.
