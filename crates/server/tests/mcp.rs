@@ -817,10 +817,11 @@ async fn each_question_of_a_task_has_a_key_of_its_own_though_its_server_asks_by_
 #[tokio::test]
 async fn a_task_whose_client_does_not_answer_in_time_goes_on_as_if_it_declined() {
     for revision in [SESSIONS, STATELESS] {
-        let brief = |settings: &mut gateway::config::Mcp| settings.input_seconds = 1;
+        let brief = |settings: &mut gateway::config::Mcp| settings.input_seconds = 3;
         let world = World::speaking(&[revision], &ASK.replace("count", "ask"), brief).await;
         let client = asked_by_tasks(&world);
         let id = agreed(&client, "ask", json!({})).await;
+        asking(&client, &id, &[]).await;
         let done = completed(&client, &id).await;
         assert_eq!(text(&done["result"]), "hello nobody", "{done}");
     }

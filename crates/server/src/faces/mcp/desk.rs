@@ -917,6 +917,30 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_a_task_asks_may_be_answered_one_by_one_and_the_first_answer_counts() {
+        let folder = tempfile::tempdir().unwrap();
+        let (desk, installation) = (Arc::<Desk>::default(), installation(folder.path()).await);
+        let name = AsideName { id: [1; 16], bound: [0; 32] };
+        let task = (ActionId::new(0, [2; 10]), Arc::from("ann"));
+        let work = Arc::new(Work::question(name, task, shelf(&installation), Duration::from_secs(60)));
+        let asked: InputRequests = ["a", "b"]
+            .into_iter()
+            .flat_map(|key| question().into_values().map(|it| (key.to_owned(), it)))
+            .collect();
+        let (answer, mut answered) = oneshot::channel();
+        let _end = desk.put_question(&work, asked, answer).await;
+        let mut inside = work.inside.lock().await;
+        let of = |key: &str, name: &str| InputResponses::from([(key.to_owned(), serde_json::json!(name))]);
+        inside.answer(&of("a", "ann"));
+        inside.answer(&of("a", "eve"));
+        inside.answer(&of("c", "eve"));
+        assert!(inside.requests().into_keys().eq(["b"]) && answered.try_recv().is_err());
+        inside.answer(&of("b", "bob"));
+        assert!(!inside.is_asking());
+        assert!(answered.try_recv().unwrap().into_values().eq(["ann", "bob"]));
+    }
+
+    #[tokio::test]
     async fn what_was_given_up_nobody_attends_to_any_more() {
         let folder = tempfile::tempdir().unwrap();
         let (desk, installation) = (Arc::<Desk>::default(), installation(folder.path()).await);
