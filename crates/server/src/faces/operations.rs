@@ -66,13 +66,13 @@ pub(crate) async fn healthz(_: Request) -> Result<Response, Error> {
     Ok(reply::json(StatusCode::OK, &Health::new("ok")))
 }
 
-/// Actions can be taken, in every environment that is served. Why not, and what the store promises, is told where figures
-/// are open; else the former is logged.
+/// Actions can be taken, in every environment that is served. Why not, and what the store promises, is told to whoever may see the
+/// figures; to others only whether, and why not is logged.
 pub(crate) async fn readyz(request: Request) -> Result<Response, Error> {
     let faces = &request.site.faces;
     let ready =
         std::iter::once(&faces.production).chain(&faces.sandbox).try_for_each(|gateway| gateway.ready());
-    let is_open = request.site.open_metrics;
+    let is_open = sees_figures(&request).await.is_ok();
     let Err(reason) = ready else {
         let store = is_open.then(|| Store::of(faces.production.durability()));
         return Ok(reply::json(StatusCode::OK, &Health { store, ..Health::new("ready") }));
@@ -84,15 +84,22 @@ pub(crate) async fn readyz(request: Request) -> Result<Response, Error> {
 
 /// The figures of every environment.
 pub(crate) async fn metrics(request: Request) -> Result<Response, Error> {
-    if !request.site.open_metrics {
-        who::caller(&request).await?.must(gateway::Deed::ReadTenant)?;
-    }
+    sees_figures(&request).await?;
     let faces = &request.site.faces;
     let mut text = faces.production.metrics()?;
     if let Some(sandbox) = &faces.sandbox {
         text = figures::merged(&text, &sandbox.metrics()?);
     }
     Ok(reply::bytes_of(StatusCode::OK, "application/openmetrics-text; version=1.0.0; charset=utf-8", text))
+}
+
+/// # Errors
+/// Figures are not open here, and no key that was brought opens them.
+async fn sees_figures(request: &Request) -> Result<(), Error> {
+    match request.site.open_metrics {
+        true => Ok(()),
+        false => who::caller(request).await?.must(gateway::Deed::ReadTenant),
+    }
 }
 
 fn scope(text: &str) -> Result<FreezeScope, Error> {
