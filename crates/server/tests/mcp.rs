@@ -310,6 +310,7 @@ fn content_type(headers: &HeaderMap) -> &str {
 fn must_be_valid(revision: &str, method: &str, message: &Value) {
     let path = format!("../../../shared/vectors/mcp-schema/schema/{revision}/schema.json");
     let Ok(schema) = std::fs::read(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(path)) else {
+        assert!(std::env::var_os("COUNTERSIGN_TEST_MUST_RUN").is_none(), "no schemas of MCP");
         eprintln!("not held against the schema: ../shared/vectors/mcp-schema is not there");
         return;
     };
@@ -2282,6 +2283,7 @@ async fn a_method_that_came_in_no_form_of_its_own_reaches_no_server() {
         ("tools/call", json!({"name": "count", "arguments": []}), -32602),
         ("tools/other", json!({}), -32601),
         ("tasks/list", json!({}), -32601),
+        ("tasks/result", json!({"taskId": "any"}), -32601),
         ("initialize", json!({}), -32601),
         ("logging/setLevel", json!({"level": "debug"}), -32601),
     ] {

@@ -73,8 +73,14 @@ const KNOWN: [&str; 22] = [
 ];
 
 /// Those of them that 2026-07-28 does not have any more.
-const GONE: [&str; 5] =
-    ["initialize", "ping", "logging/setLevel", "resources/subscribe", "resources/unsubscribe"];
+const GONE: [&str; 6] = [
+    "initialize",
+    "ping",
+    "logging/setLevel",
+    "resources/subscribe",
+    "resources/unsubscribe",
+    "tasks/result",
+];
 
 /// What begins like that acts, or is of an action: no server is asked for it behind our back.
 const OURS: [&str; 2] = ["tools/", "tasks/"];
