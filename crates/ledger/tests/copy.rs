@@ -620,7 +620,7 @@ fn months_that_are_put_together_are_found_and_verified_as_before() {
     let ledger = gateway(&url, "chain-pg").unwrap();
     let before = told(&ledger);
     let why = archive(&url, "2026-06", None).unwrap_err().to_string();
-    assert!(why.contains("1 gateways are on this database"), "{why}");
+    assert!(why.contains("1 gateway is on this database"), "{why}");
     drop(ledger);
     let (actions, usage) = (partitions(&url, "action"), partitions(&url, "usage"));
     let of = |all: &[(String, u64)], name: &str| all.iter().find(|it| it.0 == name).map(|it| it.1);
