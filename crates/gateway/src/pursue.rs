@@ -471,8 +471,8 @@ impl Gateway {
         self.at(Point::RetryAfter)
     }
 
-    /// Leaves an open action to the timer: a doubt is said whether anybody hears it or not, which ends the lease; that it
-    /// waits for another attempt, only to whoever waits.
+    /// Leaves an open action to the timer: a doubt is said whether anybody hears it or not, which ends the lease, unless its caller
+    /// was told before; that it waits for another attempt, only to whoever waits.
     pub(crate) async fn leave(
         &self,
         tenant: &TenantState,
@@ -485,7 +485,6 @@ impl Gateway {
         if is_sent && by != By::Holder(stored.token) {
             return if awaited { self.said_by_others(tenant, id).await.map(Some) } else { Ok(None) };
         }
-        self.let_go(tenant, &stored, by).await?;
         if !awaited && !is_sent {
             return Ok(None);
         }
@@ -495,20 +494,6 @@ impl Gateway {
                 self.said_by_others(tenant, id).await.map(Some)
             }
             answer => answer.map(Some),
-        }
-    }
-
-    /// Has the lease end of a call that came back without an answer after its doubt was said: nobody has it in hand any more, and
-    /// who asks after it, or has a word on it, need not wait until it runs out.
-    async fn let_go(&self, tenant: &TenantState, stored: &Stored, by: By) -> Result<(), Error> {
-        if stored.state != State::InDoubt || stored.due_ms.is_none() || by != By::Holder(stored.token) {
-            return Ok(());
-        }
-        let pending = Pending::restore(stored, self.told(stored).await?)?;
-        match self.note_doubt(tenant, &pending).await {
-            // Somebody else has taken it up, or said what became of it.
-            Err(error) if error.code == Code::StateConflict => Ok(()),
-            noted => noted,
         }
     }
 

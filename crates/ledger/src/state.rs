@@ -81,7 +81,7 @@ impl State {
             (self, to),
             (Held | Approved, Failed | Refused)
                 | (Sent, InDoubt | Executed | Failed)
-                | (InDoubt, InDoubt | Executed | Failed)
+                | (InDoubt, Executed | Failed)
                 | (Waiting, Waiting | Executed | Failed)
                 | (Challenged, InDoubt | Executed | Failed)
                 | (Checking, Checking | Unchecked | Executed)

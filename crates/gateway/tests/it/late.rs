@@ -666,21 +666,6 @@ async fn late_effects_that_arrive_at_once_do_not_pass_the_cap_unnoticed() {
     assert_eq!(findings(&house).await, 0);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_nobody_has_on_its_way_any_more_is_in_nobodys_hand() {
-    let (house, bank) = house(NO_RETRY, same).await;
-    bank.inject(Injection::payments(Fault::Late { ms: 60_000 }, 10));
-    house.overdue(|_| house.payment("acct-1", "25.00")).await;
-    let in_hand = || {
-        let sql = "SELECT state, owner IS NOT NULL OR until IS NOT NULL FROM fate ORDER BY row DESC LIMIT 1";
-        let told: (i64, bool) =
-            house.store().query_row(sql, [], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
-        told
-    };
-    faults::until("its call has timed out", || in_hand() == (3, false)).await;
-    assert_eq!(findings(&house).await, 0);
-}
-
 fn exactly_once(text: String) -> String {
     let level = "reversible = true\nguarantee_level = \"atp-3\"\napproval = \"key\"\n";
     let snapshot =
