@@ -837,6 +837,10 @@ async fn nobody_answers_what_the_task_of_another_asks() {
     let other = world.served.key_of("agent-2", "agent").await;
     let other = Client { key: &other, ..client.clone() };
     assert_eq!(other.error("tasks/update", named(&id, &key, "eve")).await["code"], -32602);
+    // Nor is anything asked or heard where another server is spoken with, whoever speaks.
+    let farm = Client { path: "/mcp/farm", ..client.clone() };
+    assert_eq!(farm.result("tasks/get", id.clone()).await["status"], "working");
+    assert_eq!(farm.error("tasks/update", named(&id, &key, "eve")).await["code"], -32600);
     // By a task of its own neither.
     let own = json!({"taskId": other.call("ask", json!({})).await["taskId"]});
     other.result("tasks/update", named(&own, &key, "eve")).await;

@@ -62,8 +62,7 @@ impl Face {
     async fn output_of_task(&self, caller: &Caller, id: &str) -> Result<Option<Arc<Output>>, ErrorData> {
         let gateway = &self.scope.gateway;
         let action = gateway.action(caller, id).await.map_err(|error| no_task(&error))?;
-        let named = action.archetype.strip_prefix(MCP_ARCHETYPES).and_then(|name| name.split_once('/'));
-        let Some((server, tool)) = named else { return Ok(None) };
+        let Some((server, tool)) = server_and_tool(&action.archetype) else { return Ok(None) };
         match gateway.mcp().get(&caller.tenant, server) {
             Some(server) => Ok(output_of(&server, tool)),
             None => Ok(None),
@@ -89,11 +88,14 @@ impl Face {
         Ok(requests)
     }
 
-    /// The task, if this is who made the call: others may be let see it, and are neither asked nor heard.
+    /// The task, if this is who made the call, and where its server is spoken with: others may be let see it, and are neither asked
+    /// nor heard. A token that is for one server says nothing to another.
     async fn own_task(&self, caller: &Caller, id: &str) -> Result<Option<Task>, ErrorData> {
         let gateway = &self.scope.gateway;
         let view = gateway.action(caller, id).await.map_err(|error| no_task(&error))?;
-        if view.agent_id != caller.subject.as_str() {
+        let server = server_and_tool(&view.archetype).map(|(server, _)| server);
+        let is_here = self.scope.only().is_none_or(|only| server == Some(only));
+        if !is_here || view.agent_id != caller.subject.as_str() {
             return Ok(None);
         }
         let shelf = gateway.shelf(caller).map_err(|error| no_task(&error))?;
@@ -108,7 +110,10 @@ impl Face {
         let caller = &Visit::of(&context.extensions)?.caller;
         match self.own_task(caller, &asked.task_id).await? {
             Some(task) => task.answer(&self.mcp.desk, asked.input_responses.clone()).await,
-            None => Err(ErrorData::invalid_request("only whoever made this call answers what it asks", None)),
+            None => Err(ErrorData::invalid_request(
+                "only whoever made this call answers what it asks, at its server",
+                None,
+            )),
         }
     }
 
@@ -142,6 +147,11 @@ pub(super) async fn task_of(
     let changed = view.completed_at.as_ref().unwrap_or(&view.created_at);
     let task = model::Task::new(id, TaskStatus::Working, view.created_at.clone(), changed.clone());
     Ok(task.with_status_message(told::sentence(called)).with_poll_interval_ms(POLL_MS))
+}
+
+/// What an archetype is the tool of.
+fn server_and_tool(archetype: &str) -> Option<(&str, &str)> {
+    archetype.strip_prefix(MCP_ARCHETYPES)?.split_once('/')
 }
 
 fn no_task(error: &Error) -> ErrorData {
