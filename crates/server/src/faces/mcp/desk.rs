@@ -941,6 +941,27 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_task_whose_call_is_made_again_and_again_takes_no_more_room() {
+        let folder = tempfile::tempdir().unwrap();
+        let (tasks, installation) = (Tasks::default(), installation(folder.path()).await);
+        let task = |number| questions::Task {
+            action: ActionId::new(0, [number; 10]),
+            owner: "ann".into(),
+            shelf: shelf(&installation),
+        };
+        for number in [1, 2] {
+            for _ in 0..50 {
+                let id = RequestId::String(Uuid::now_v7().to_string().into());
+                tasks.keep(Some(&id), task(number), true, |_| true);
+                assert!(tasks.knows(&id), "the newest is the one that is asked");
+            }
+        }
+        assert_eq!(tasks.count(), 2 * questions::MOST_REPEATED);
+        tasks.forget(task(1).action);
+        assert_eq!(tasks.count(), questions::MOST_REPEATED);
+    }
+
+    #[tokio::test]
     async fn what_was_given_up_nobody_attends_to_any_more() {
         let folder = tempfile::tempdir().unwrap();
         let (desk, installation) = (Arc::<Desk>::default(), installation(folder.path()).await);

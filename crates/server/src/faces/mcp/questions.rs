@@ -36,7 +36,7 @@ pub(super) struct Task {
 
 impl Tasks {
     /// Notes one, for as long as it `goes_on`. Where the same call was made by a client that was told of no task, the one that was
-    /// is still asked.
+    /// is still asked. Of calls that were made again and again the newest count, which is where its server's questions come.
     pub(super) fn keep(
         &self,
         of: Option<&RequestId>,
@@ -48,7 +48,15 @@ impl Tasks {
         let mut tasks = lock(&self.0);
         tasks.retain(|_, task| goes_on(task.action));
         if is_told || tasks.values().any(|other| other.action == task.action) {
+            let action = task.action;
             tasks.insert(id, task);
+            let of_it = tasks.iter().filter(|(_, task)| task.action == action).map(|(id, _)| *id);
+            let mut of_it: Vec<AsideId> = of_it.collect();
+            // Ids begin with the time.
+            of_it.sort_unstable();
+            for id in of_it.iter().rev().skip(MOST_REPEATED) {
+                tasks.remove(id);
+            }
         }
     }
 
@@ -59,6 +67,16 @@ impl Tasks {
 
     fn of(&self, of: &RequestId) -> Option<Task> {
         lock(&self.0).get(&aside_id(of)?).cloned()
+    }
+
+    #[cfg(test)]
+    pub(super) fn count(&self) -> usize {
+        lock(&self.0).len()
+    }
+
+    #[cfg(test)]
+    pub(super) fn knows(&self, of: &RequestId) -> bool {
+        self.of(of).is_some()
     }
 }
 
@@ -226,6 +244,8 @@ fn by_question(responses: InputResponses) -> BTreeMap<AsideId, InputResponses> {
 
 /// Between what names a question and the key that its server has for a part of it.
 const APART: char = '/';
+/// So many calls of one action are known. One that has just been made takes the place of the one before.
+pub(super) const MOST_REPEATED: usize = 4;
 /// So many questions are answered at once.
 const MOST_ANSWERED: usize = 16;
 const AGAIN: Duration = Duration::from_secs(1);
