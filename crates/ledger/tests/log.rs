@@ -775,6 +775,31 @@ fn what_a_gateway_writes_that_came_while_others_went_on_is_logged() {
     assert!(due.len() >= 12, "{}", due.len());
 }
 
+/// One that has died, or is stopped, and has not been taken for gone.
+#[test]
+fn no_log_waits_for_a_gateway_that_is_silent_but_for_one_in_the_midst_of_a_commit() {
+    let Some(server) = common::postgres::server() else { return };
+    let url = server.database();
+    let one = Postgres::open(Access::new(&url, "replica-a", "replica-a", NOW)).unwrap();
+    let silent = "INSERT INTO replica (number, slot, name, chain, seq, at, last, beat)
+                  SELECT max(number) + 1, 63, 'x', 'x', 0, 0, max(last), now() - interval '1 second' FROM replica";
+    common::postgres::sql(&url, silent);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let commit = runtime.block_on(async {
+        let (client, connection) = tokio_postgres::connect(&url, tokio_postgres::NoTls).await.unwrap();
+        tokio::spawn(connection);
+        client.batch_execute("BEGIN; SELECT FROM replica WHERE name = 'x' FOR UPDATE").await.unwrap();
+        client
+    });
+    acts(&one, 3);
+    grow(&one);
+    assert_eq!(head(&one).size, 0, "its commit may have a number before theirs");
+    runtime.block_on(commit.batch_execute("ROLLBACK")).unwrap();
+    grow(&one);
+    assert_eq!(head(&one).size, 6);
+    check(&one);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(16))]
 

@@ -9,7 +9,7 @@ use action::{ActionId, Tenant};
 use receipt::log::Tile;
 use tokio_postgres::Row;
 
-use super::replica::horizon;
+use super::replica::{horizon, pass_by};
 use super::sql::{
     Db, Done, Failure, bytes, get, id, many, most, number, one, patiently, text, unpacked, write,
 };
@@ -172,6 +172,7 @@ async fn log_tiles(db: &Db, tenant: &Tenant, tiles: &[Tile]) -> Done<Vec<(Tile, 
 async fn fresh(db: &Arc<Db>, limit: u32) -> Done<Fresh> {
     let row = one(db, "SELECT upto FROM logged WHERE name = $1", &[&ENTRIES]).await?;
     let after: i64 = row.map_or(Ok(0), |row| get(&row, 0))?;
+    pass_by(db).await?;
     let upto = horizon(db).await?;
     let entries = read::entries(db, after, upto, limit).await?;
     let Some((last, _)) = entries.last() else { return Ok(Fresh { after, entries: Vec::new() }) };

@@ -6,8 +6,8 @@
 //!
 //! So rows of all processes are in the order of time without anybody waiting for anybody, and numbers stay below 2⁵³.
 //! What a process still writes has a higher number than its row in `replica` says (`last`). A process that writes nothing raises
-//! its own now and then; one that is silent for too long is *ended* by another, and finds that out before it writes the next
-//! time, because every commit begins with a lock on its own row.
+//! its own now and then, and others raise it for one that is late; one that is silent for too long is *ended* by another. Both it
+//! finds out before it writes the next time, because every commit begins with a lock on its own row.
 //!
 //! INVARIANT (horizon): up to the lowest of those numbers nothing is added any more, whoever comes, and that is as far as anybody
 //! reads who must not miss anything.
@@ -239,6 +239,22 @@ pub(super) async fn others(db: &Db, own: Process) -> Done<u64> {
                WHERE NOT ended AND number <> $1 AND beat > clock_timestamp() - $2 * interval '1 second'";
     one(db, sql, &[&own, &SILENCE.as_secs_f64()]).await?.map_or(Ok(0), |row| number(&row, 0))
 }
+
+/// Says in the name of those who were not heard of for so long that they write nothing up to now any more, so that nobody waits for
+/// one that has died, or is stopped. Keeps (horizon): whoever comes back finds it in its own row before it takes its next
+/// number, and one whose row is in use is in the midst of a commit, and is waited for.
+pub(super) async fn pass_by(db: &Db) -> Done<()> {
+    let sql = format!(
+        "UPDATE replica SET last = greatest(last,
+         ((extract(epoch FROM clock_timestamp()) * 1000)::bigint - {EPOCH_MS}) << {COUNT_BITS} << {SLOT_BITS})
+         WHERE number IN (SELECT number FROM replica
+         WHERE NOT ended AND beat < clock_timestamp() - $1 * interval '1 second' FOR UPDATE SKIP LOCKED)"
+    );
+    write(db, &sql, &[&LATE.as_secs_f64()]).await.map(drop)
+}
+
+/// Twice the time between two signs of life.
+const LATE: Duration = Duration::from_millis(500);
 
 /// Up to this row nothing is added any more: see (horizon).
 pub(super) async fn horizon(db: &Db) -> Done<i64> {
