@@ -11,6 +11,7 @@ mod drills;
 mod load;
 mod moving;
 mod outage;
+mod proxy;
 mod rights;
 mod street;
 mod torture;

@@ -82,6 +82,11 @@ impl Street {
         (0..GATEWAYS).map(|number| Voice { url: self.gateway(number).url.clone(), ..voice.clone() }).collect()
     }
 
+    /// Where each of the gateways listens.
+    pub(crate) fn places(&mut self) -> Vec<String> {
+        (0..GATEWAYS).map(|number| format!("127.0.0.1:{}", self.gateway(number).port())).collect()
+    }
+
     fn data(&self, number: usize) -> std::path::PathBuf {
         self.house.path().join(format!("data-{number}"))
     }

@@ -30,6 +30,8 @@ pub(crate) const ROLES: [&str; 5] = ["agent", "approver", "operator", "auditor",
 pub(crate) struct Plan {
     /// More configuration, TOML.
     pub(crate) config: String,
+    /// More of it that belongs in no table.
+    pub(crate) settings: &'static str,
     /// More files of the catalogue of every tenant: name and text.
     pub(crate) catalogue: Vec<(&'static str, String)>,
     /// More files of its folder: path and text.
@@ -439,7 +441,7 @@ data_dir = '{shown}/data'
 catalogue_dir = '{shown}/catalogue'
 policy_dir = '{shown}/policies'
 tenants = ["default", "other"]
-
+{}
 [secrets.bank]
 env = "TEST_BANK_TOKEN"
 hosts = [{reach}]
@@ -451,6 +453,7 @@ challenge_hosts = ["pay.bank.example"]
 
 {}{}
 "#,
+        plan.settings,
         plan.config,
         // Named by a public address, it serves the sandbox to those near by only if it is told to.
         if plan.config.contains("[sandbox]") { "" } else { "\n[sandbox]\npublic = true\n" },
