@@ -319,7 +319,7 @@ impl<'de> Visitor<'de> for Strict<'_> {
 
 /// How members are called that serde_json takes for something else than members when it reads a [`Value`]: the text in one of
 /// them is read as JSON. Whoever wrote it down once and reads it back would have another value.
-const PRIVATE: &str = "$serde_json::private::";
+pub const PRIVATE: &str = "$serde_json::private::";
 
 fn too_large<E: serde::de::Error>() -> E {
     E::custom("a whole number outside ±(2^53-1) is not exact in JSON")

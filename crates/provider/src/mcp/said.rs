@@ -7,8 +7,9 @@ use std::cell::Cell;
 use std::fmt;
 use std::sync::Arc;
 
+use action::json::PRIVATE;
 use rmcp::model::{CustomResult, InputRequests, InputRequiredResult, ServerResult};
-use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Map, Value};
 
@@ -213,6 +214,10 @@ impl<'de> Visitor<'de> for Whole<'_> {
     fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Value, A::Error> {
         let mut all = Map::new();
         while let Some(name) = members.next_key::<String>()? {
+            // Whoever reads the text once more would have another value: what is accepted is not what is shown.
+            if name.starts_with(PRIVATE) {
+                return Err(A::Error::custom("a member must not have such a name"));
+            }
             if all.insert(name, members.next_value_seed(self)?).is_some() {
                 self.twice.set(true);
             }
@@ -236,6 +241,15 @@ mod tests {
         let said = said(text).unwrap();
         assert_eq!(said.text.get(), text.replace('\n', " "));
         assert_eq!(said.value["x"][3], "a\nb");
+    }
+
+    #[test]
+    fn what_would_be_read_as_something_else_the_next_time_is_not_held() {
+        let hidden = "{\"$serde_json::private::RawValue\":\"{\\\"a\\\":1}\"}";
+        assert_eq!(serde_json::from_str::<Value>(hidden).unwrap(), serde_json::json!({"a": 1}));
+        for text in [hidden.to_owned(), format!("[[{hidden}]]"), format!("{{\"n\":1e400,\"b\":{hidden}}}")] {
+            assert!(said(&text).is_none(), "{text}");
+        }
     }
 
     #[test]
