@@ -125,8 +125,17 @@ impl SeenTool {
     fn of(text: &RawValue, value: &Value) -> Option<SeenTool> {
         let tool = Tool::deserialize(value).or_else(|_| Tool::deserialize(&at_least(value))).ok()?;
         let output = tool.output_schema.clone().map(|schema| Arc::new(Output::of(schema)));
-        let promotes = text.get().contains("\"x-mcp-header\"");
+        let promotes = promotes(value);
         Some(SeenTool { tool, text: text.to_owned().into(), digest: digest(text.get()), output, promotes })
+    }
+}
+
+/// Whether a schema in it asks for an argument in the head of a request. Its name may be written with escapes.
+fn promotes(said: &Value) -> bool {
+    match said {
+        Value::Array(items) => items.iter().any(promotes),
+        Value::Object(members) => members.contains_key("x-mcp-header") || members.values().any(promotes),
+        _ => false,
     }
 }
 
@@ -216,6 +225,17 @@ mod tests {
             "_meta": {"a": null},
         });
         assert_eq!(seen(&known).digest, digest_of(&tool(known)));
+    }
+
+    #[test]
+    fn what_stands_in_the_head_is_known_however_it_is_written() {
+        let with = |name: &str| {
+            let schema =
+                format!(r#"{{"type":"object","properties":{{"a":{{"type":"string","{name}":"A"}}}}}}"#);
+            seen_in(&format!(r#"{{"name":"a","inputSchema":{schema}}}"#)).unwrap().promotes
+        };
+        assert!(with("x-mcp-header") && with("x-mcp-h\\u0065ader"));
+        assert!(!with("x-mcp-headers"));
     }
 
     #[test]
