@@ -47,10 +47,10 @@ impl Class {
     /// What a server's annotations come to, and in which words.
     pub(super) fn proposed(annotations: Option<&Value>) -> (Class, &'static str) {
         let hint = |name: &str| annotations.and_then(|hints| hints.get(name)?.as_bool());
-        if hint("readOnlyHint") == Some(true) {
-            (Class::ReadOnly, "its annotation readOnlyHint says so; not trusted until you classify")
-        } else if hint("destructiveHint") == Some(true) {
+        if hint("destructiveHint") == Some(true) {
             (Class::Destructive, "its annotation destructiveHint says so")
+        } else if hint("readOnlyHint") == Some(true) {
+            (Class::ReadOnly, "its annotation readOnlyHint says so; not trusted until you classify")
         } else if hint("idempotentHint") == Some(true) {
             (Class::Idempotent, "its annotation idempotentHint says so; not trusted until you classify")
         } else if hint("destructiveHint") == Some(false) {
@@ -76,7 +76,8 @@ mod tests {
     #[test]
     fn annotations_propose_and_silence_is_destructive() {
         let proposed = |hints: Value| Class::proposed(Some(&hints)).0;
-        assert_eq!(proposed(json!({"readOnlyHint": true, "destructiveHint": true})), Class::ReadOnly);
+        assert_eq!(proposed(json!({"readOnlyHint": true, "destructiveHint": false})), Class::ReadOnly);
+        assert_eq!(proposed(json!({"readOnlyHint": true, "destructiveHint": true})), Class::Destructive);
         assert_eq!(proposed(json!({"destructiveHint": true, "idempotentHint": true})), Class::Destructive);
         assert_eq!(proposed(json!({"destructiveHint": false})), Class::Additive);
         assert_eq!(proposed(json!({"destructiveHint": false, "idempotentHint": true})), Class::Idempotent);
