@@ -315,6 +315,10 @@ impl Tool {
                     let doubted = answers_in_form || wanted.on_error == OnError::Doubt;
                     return self.declined(seat, error, doubted);
                 }
+                // Before it asked it may have done something.
+                Err(Fault::Shut(status)) if round > 0 && !self.read_only => {
+                    return lost(Doubt::Error, &format!("the server asked, and then answered {status}"));
+                }
                 Err(Fault::Shut(status)) => {
                     let (server, tool) = (self.server.name(), wanted.name);
                     tracing::warn!(

@@ -65,6 +65,8 @@ enum Way {
     Breaks,
     /// This answers every `tools/call`, with the id of the request in the place of `ID`; then nothing more is said.
     Says(&'static str),
+    /// The same of those that have an answer to what the server asked.
+    SaysInTheEnd(&'static str),
 }
 
 struct Between {
@@ -100,15 +102,18 @@ async fn meddle(mut near: TcpStream, mut far: TcpStream, way: Way) {
         far.write_all(&asked).await.unwrap();
         let Some((answer, is_whole)) = message(&mut far).await else { return };
         let is_call = String::from_utf8_lossy(&asked).contains("tools/call");
+        let is_answer = String::from_utf8_lossy(&asked).contains("inputResponses");
         let said = match way {
             _ if !is_call => answer.clone(),
             Way::Repeats => [std::mem::take(&mut last), answer.clone()].concat(),
             Way::Renames => renamed(&answer),
-            Way::Says(said) => said.replace("ID", &id_of(&asked)).into_bytes(),
+            Way::SaysInTheEnd(_) if !is_answer => answer.clone(),
+            Way::Says(said) | Way::SaysInTheEnd(said) => said.replace("ID", &id_of(&asked)).into_bytes(),
             Way::Plain | Way::Breaks => answer.clone(),
         };
         last = if is_call { answer } else { Vec::new() };
-        let is_last = is_call && matches!(way, Way::Breaks | Way::Says(_));
+        let is_last = is_call && matches!(way, Way::Breaks | Way::Says(_))
+            || is_answer && matches!(way, Way::SaysInTheEnd(_));
         if near.write_all(&said).await.is_err() || is_last {
             return;
         }
@@ -770,6 +775,25 @@ async fn who_asks_without_end_leaves_a_doubt_unless_it_only_reads() {
             assert_eq!(refusal(reply).code.as_deref(), Some("asked_too_often"));
         }
         assert_eq!(client.asked.lock().unwrap().len(), 10, "{more}");
+    }
+}
+
+#[tokio::test]
+async fn who_asks_and_then_lets_nobody_in_leaves_a_doubt_unless_it_only_reads() {
+    const SHUT: &str = "HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Bearer\r\nContent-Length: 0\r\n\r\n";
+    let (world, _between) = World::behind(&[STATELESS], Way::SaysInTheEnd(SHUT)).await;
+    for (more, doubt) in [("", Some(Doubt::Error)), ("read_only = true", None)] {
+        let (mut call, provider) = world.bind("enrol", more);
+        call.constraints = json!({ "key": "k", "names": 1 });
+        let client = Agent::new("ann", false);
+        let party: Arc<dyn Party> = client.clone();
+        let _taken = world.servers.seats().take(call.action_id, Seat::new(party, None, Tie::default(), None));
+        let reply = provider.call(&call, NOW_MS).await;
+        assert_eq!(reply.doubt(), doubt, "{more}: {reply:?}");
+        if doubt.is_none() {
+            assert_eq!(refusal(reply).status, Some(401));
+        }
+        assert_eq!(client.asked.lock().unwrap().len(), 1, "{more}");
     }
 }
 
