@@ -25,6 +25,7 @@ use super::pass::read_ours;
 use super::questions::Task;
 use super::tasks::task_of;
 use super::told;
+use crate::errors;
 
 impl Face {
     pub(super) async fn call(
@@ -224,7 +225,8 @@ impl Waiting {
 /// What the client has of a call that has an outcome, or still none.
 fn answered(mut called: Called, output: Option<&Output>, has_session: bool) -> Answered {
     let result = ServerResult::CallToolResult(told::outcome(&mut called, output, has_session));
-    let came_to_nothing = called.kind == NO_EFFECT;
+    // Of what only says of itself that it failed, nobody has looked whether it did something.
+    let came_to_nothing = called.kind == NO_EFFECT && !errors::is_only_said(&told::reasons(&called));
     let waits_at = called.waits_at.zip(called.action_id);
     let is_under_way = called.is_under_way;
     Answered { result, owed: called.delivery, came_to_nothing, is_under_way, waits_at }
@@ -328,3 +330,27 @@ const KEY: &str = "io.countersign/idempotency-key";
 const MANDATE: &str = "io.countersign/mandate";
 const REPEAT_OF: &str = "io.countersign/repeat-of";
 const SESSION: &str = "io.countersign/session";
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_only_its_tool_says_of_itself_is_not_left_behind() {
+        let failed = |reason: &str| Called {
+            action_id: None,
+            kind: NO_EFFECT,
+            answer: None,
+            error: None,
+            body: json!({"kind": "failed", "details": {"reasons": [reason]}}),
+            replayed: false,
+            is_under_way: false,
+            delivery: None,
+            waits_at: None,
+        };
+        assert!(answered(failed("provider_error"), None, false).came_to_nothing);
+        assert!(!answered(failed("says_failed"), None, false).came_to_nothing);
+    }
+}

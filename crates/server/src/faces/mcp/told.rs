@@ -194,11 +194,13 @@ pub(super) fn brief(called: &Called) -> Value {
 pub(super) fn sentence(called: &Called) -> &'static str {
     let code = called.body["code"].as_str();
     let code = Code::ALL.into_iter().find(|known| Some(known.as_str()) == code);
-    let reasons: Vec<&str> = called.body["details"]["reasons"]
-        .as_array()
-        .map(|reasons| reasons.iter().filter_map(Value::as_str).collect())
-        .unwrap_or_default();
-    advice(code, Some(called.kind), &reasons)
+    advice(code, Some(called.kind), &reasons(called))
+}
+
+/// Why it came out as it did, in the words of the outcome.
+pub(super) fn reasons(called: &Called) -> Vec<&str> {
+    let reasons = called.body["details"]["reasons"].as_array().into_iter().flatten();
+    reasons.filter_map(Value::as_str).collect()
 }
 
 /// By kind, which a request has none of that became no action, then by reason, then by code.
