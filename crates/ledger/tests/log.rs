@@ -671,13 +671,14 @@ fn a_log_that_somebody_altered_is_not_gone_on_with() {
 fn a_receipt_that_somebody_altered_gets_no_leaf_but_its_entry_does() {
     let directory = tempfile::tempdir().unwrap();
     let ledger = sqlite(directory.path());
-    acts(&ledger, 2);
-    let swap = "UPDATE outcome SET document = (SELECT document FROM outcome WHERE row = 1) WHERE row = 2";
+    acts(&ledger, 3);
+    let swap = "UPDATE outcome SET document = (SELECT document FROM outcome WHERE row = 1) WHERE row = 2;
+                UPDATE outcome SET document = X'01' WHERE row = 3";
     rusqlite::Connection::open(directory.path().join("ledger.db")).unwrap().execute_batch(swap).unwrap();
     grow(&ledger);
     let (entries, all) = (entries(&ledger), leaves(&ledger));
     let kinds = all.iter().map(|(_, leaf)| leaf.kind).collect::<Vec<_>>();
-    assert_eq!(kinds, [LeafKind::Intent, LeafKind::Terminal, LeafKind::Intent, LeafKind::Terminal]);
+    assert_eq!(kinds, [LeafKind::Intent, LeafKind::Terminal].repeat(3));
     let opens = |place: usize, record: &[u8]| {
         let (leafed, leaf) = all[place];
         let said: serde_json::Value = serde_json::from_slice(&entries[&leafed.entry]).unwrap();
@@ -687,7 +688,10 @@ fn a_receipt_that_somebody_altered_gets_no_leaf_but_its_entry_does() {
     let document = receipt("0-0").document;
     assert!(opens(1, &document));
     assert!(!opens(3, &document));
-    assert!(opens(3, &entries[&all[3].0.entry]));
+    // Nor does one that cannot be read at all, which holds up nothing.
+    for altered in [3, 5] {
+        assert!(opens(altered, &entries[&all[altered].0.entry]));
+    }
 }
 
 #[test]

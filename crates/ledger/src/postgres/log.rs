@@ -10,9 +10,7 @@ use receipt::log::Tile;
 use tokio_postgres::Row;
 
 use super::replica::{horizon, pass_by};
-use super::sql::{
-    Db, Done, Failure, bytes, get, id, many, most, number, one, patiently, text, unpacked, write,
-};
+use super::sql::{Db, Done, Failure, bytes, get, id, many, most, number, one, patiently, text, write};
 use super::{Postgres, read};
 use crate::Answer;
 use crate::entry::{Heading, event_of};
@@ -191,7 +189,13 @@ async fn fresh(db: &Arc<Db>, limit: u32) -> Done<Fresh> {
 async fn receipts(db: &Db, after: i64, last: i64) -> Done<HashMap<i64, Vec<u8>>> {
     let sql = "SELECT entry, document FROM outcome WHERE entry > $1 AND entry <= $2 AND document IS NOT NULL";
     let rows = many(db, sql, &[&after, &last]).await?;
-    rows.iter().map(|row| Ok((get(row, 0)?, unpacked(row, 1)?))).collect()
+    let mut found = HashMap::with_capacity(rows.len());
+    for row in &rows {
+        // One that cannot be read has no leaf, but its entry does.
+        let document = packed::unpack(get(row, 1)?);
+        found.extend(document.map(|document| Ok::<_, Failure>((get(row, 0)?, document))).transpose()?);
+    }
+    Ok(found)
 }
 
 /// The action of an entry with which it goes on.

@@ -161,8 +161,10 @@ fn fresh(db: &Connection, limit: u32) -> Sql<Fresh> {
 fn receipts(db: &Connection, first: i64, last: i64) -> Sql<HashMap<i64, Vec<u8>>> {
     let rows = read::rows_of(db, "outcome", first, Some(last + 1))?;
     let sql = "SELECT entry, document FROM outcome WHERE row >= ?1 AND row < ?2 AND document IS NOT NULL";
-    let receipts = many(db, sql, [rows.start, rows.end], |row| Ok((row.get(0)?, read::unpacked(row, 1)?)))?;
-    Ok(receipts.into_iter().collect())
+    // One that cannot be read has no leaf, but its entry does.
+    let read = |row: &Row<'_>| Ok((row.get(0)?, packed::unpack(row.get_ref(1)?.as_blob()?)));
+    let receipts = many(db, sql, [rows.start, rows.end], read)?;
+    Ok(receipts.into_iter().filter_map(|(entry, document)| Some((entry, document?))).collect())
 }
 
 /// Until when the action of an entry goes on, if it does with that entry.
