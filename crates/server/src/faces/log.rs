@@ -19,14 +19,15 @@ pub(crate) async fn checkpoint(request: Request) -> Result<Response, Error> {
     Ok(reply::bytes_of(StatusCode::OK, "text/plain; charset=utf-8", note))
 }
 
-/// A tile, or the entries below one. Neither ever changes, but whoever keeps one must not show it to somebody else.
+/// A tile, or the entries below one. Neither changes, until the log begins anew after a recovery, where others stand under the same
+/// addresses; and whoever keeps one must not show it to somebody else.
 pub(crate) async fn tile(request: Request) -> Result<Response, Error> {
     let gateway = request.gateway()?;
     let caller = who::caller(&request).await?;
     let bytes = gateway.log_resource(&caller, &format!("tile/{}", request.argument)).await?;
     let mut response = reply::bytes_of(StatusCode::OK, "application/octet-stream", bytes);
-    let for_ever = HeaderValue::from_static("private, max-age=31536000, immutable");
-    response.headers_mut().insert(CACHE_CONTROL, for_ever);
+    let for_a_while = HeaderValue::from_static("private, max-age=60");
+    response.headers_mut().insert(CACHE_CONTROL, for_a_while);
     Ok(response)
 }
 
