@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use action::{Environment, IdempotencyKey, json};
 use bytes::Bytes;
@@ -17,6 +17,7 @@ use serde_json::Value;
 
 use crate::reply::Said;
 use crate::site::Site;
+use crate::who;
 
 /// A request that has found its route.
 pub(crate) struct Request {
@@ -90,7 +91,8 @@ impl Request {
         self.read_body_of(self.site.limits.body_bytes).await
     }
 
-    /// The whole body, whatever it is said to be, if it has at most so many bytes.
+    /// The whole body, whatever it is said to be, if it has at most so many bytes. Whoever takes their time with it has to be known
+    /// still when it is there: their key may have been revoked meanwhile.
     pub(crate) async fn read_body_of(&mut self, most: usize) -> Result<Vec<u8>, Error> {
         let limits = &self.site.limits;
         let declared =
@@ -100,11 +102,14 @@ impl Request {
             return Err(Error::new(Code::BodyTooLarge, "the body is too long"));
         }
         let body = std::mem::replace(&mut self.body, Body::Whole(Bytes::new()));
-        let read = body.read(expected, most);
-        match tokio::time::timeout(limits.body_timeout, read).await {
-            Ok(read) => read,
-            Err(_) => Err(Error::new(Code::MalformedBody, "the body did not arrive in time")),
+        let (read, began) = (body.read(expected, most), Instant::now());
+        let read = tokio::time::timeout(limits.body_timeout, read).await;
+        let read =
+            read.unwrap_or_else(|_| Err(Error::new(Code::MalformedBody, "the body did not arrive in time")))?;
+        if began.elapsed() > AT_ONCE {
+            who::is_still_known(self).await?;
         }
+        Ok(read)
     }
 
     /// The body as one of the gateway's own requests; unknown members are refused.
@@ -159,6 +164,9 @@ impl Request {
                     .field(format!("?{name}"))
             };
             let place = known.iter().position(|known| *known == name).ok_or_else(|| wrong("is not known"))?;
+            if value.contains('\0') {
+                return Err(wrong("has a character in it that is none (U+0000)"));
+            }
             if found[place].replace(value.into_owned()).is_some() {
                 return Err(wrong("stands twice"));
             }
@@ -166,6 +174,9 @@ impl Request {
         Ok(found)
     }
 }
+
+/// A body that is there so soon came with its head.
+const AT_ONCE: Duration = Duration::from_millis(100);
 
 /// One of the gateway's own requests; unknown members are refused.
 pub(crate) fn read<T: DeserializeOwned>(value: Value) -> Result<T, Error> {

@@ -1924,7 +1924,8 @@ fn fits<'a>(template: &str, path: &'a str) -> Option<&'a str> {
     (!argument.is_empty() && fits).then_some(argument)
 }
 
-/// A path segment with its percent-encoding undone.
+/// A path segment with its percent-encoding undone; nothing that has a name has a control character in it, and databases do not
+/// take all of those.
 fn decoded(segment: &str) -> Option<String> {
     if !segment.contains('%') {
         return Some(segment.to_owned());
@@ -1941,7 +1942,7 @@ fn decoded(segment: &str) -> Option<String> {
         bytes.push(u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?);
         rest = &rest[2..];
     }
-    String::from_utf8(bytes).ok()
+    String::from_utf8(bytes).ok().filter(|text| !text.contains(char::is_control))
 }
 
 const SANDBOX: &str = "/sandbox";
@@ -1995,6 +1996,7 @@ mod tests {
             "/sandboxv1/mandates",
             "/r/",
             "/r/%zz",
+            "/r/%00",
             "/r/%ff",
             "/api/execute/",
         ] {

@@ -28,6 +28,15 @@ pub(crate) async fn caller(request: &Request) -> Result<Caller, Error> {
     request.site.faces.production.recognise(bearer, server).await
 }
 
+/// Whether a credential that came with a request is one still. Where there is none, or none that names a caller, nobody was known by it.
+pub(crate) async fn is_still_known(request: &Request) -> Result<(), Error> {
+    let header = single(&request.head.headers, &AUTHORIZATION).ok().flatten();
+    match header.and_then(|header| credential(header, "bearer")) {
+        Some(_) => caller(request).await.map(drop),
+        None => Ok(()),
+    }
+}
+
 /// Ends once whoever brought this credential is not known by it any more: the key is revoked, the token's time is over. For
 /// answers that last.
 pub(crate) async fn forgotten(site: Arc<Site>, bearer: String, server: Option<String>) {
