@@ -81,6 +81,12 @@ async fn recover(config: Config, args: &Args) -> Result<ExitCode> {
 }
 
 fn tell_gaps(gateway: &Gateway) -> Result<()> {
+    if gateway.is_unheard() {
+        out::line(format_args!(
+            "{}: nothing here says how much of the log was signed, and no witness answers: what the store has may be old",
+            gateway.environment()
+        ))?;
+    }
     for gap in gateway.gaps() {
         let (signed, stored) = (gap.signed, gap.stored);
         let lack = match signed - stored {

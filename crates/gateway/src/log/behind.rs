@@ -6,6 +6,7 @@
 //! is; the logs begin anew, in another *epoch*, which is part of their names.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use action::{Environment, Tenant};
@@ -172,7 +173,13 @@ impl Gateway {
 
     /// Does it lack any of that?
     pub(crate) fn is_behind(&self) -> bool {
-        !self.behind.read().unwrap_or_else(std::sync::PoisonError::into_inner).is_empty()
+        self.unheard.load(Ordering::Relaxed) || !self.gaps().is_empty()
+    }
+
+    /// Whether nothing here says how much of a log was signed, and none of the witnesses did that are configured to say it.
+    #[must_use]
+    pub fn is_unheard(&self) -> bool {
+        self.unheard.load(Ordering::Relaxed)
     }
 
     /// Refuses what changes anything while the store is behind.
@@ -183,6 +190,12 @@ impl Gateway {
         if !self.is_behind() && self.lent.is_empty() {
             return Ok(());
         }
+        if self.is_unheard() && self.gaps().is_empty() && self.lent.is_empty() {
+            return Err(Error::new(Code::Unavailable, UNHEARD).hint(
+                "the operator has to start the gateway again once a witness answers, or to put back `marks/`, or to run \
+                 `countersign recover`",
+            ));
+        }
         let why = "the store lacks what was signed of it; nothing is taken on before it was recovered (`countersign recover`)";
         Err(Error::new(Code::Unavailable, why).hint("the operator has to run `countersign recover`"))
     }
@@ -191,14 +204,17 @@ impl Gateway {
     pub(crate) async fn look_behind(&self) -> Result<(), Error> {
         let gaps = self.logs.gaps(self.log()).await?;
         gaps.into_iter().for_each(|gap| self.fell_behind(gap));
-        self.ask_witnesses().await;
+        let heard = self.ask_witnesses().await;
         if !self.gaps().is_empty() {
             return Ok(());
         }
         for of in &self.logs.of {
             let signed = self.logs.last(&of.tenant)?.checkpoint.size;
             let size = self.log().log_head(&of.tenant).await.map_err(unavailable)?.size;
-            if signed == 0 && size > 0 {
+            if signed == 0 && size > 0 && !self.witnesses.is_empty() && !heard.contains(&of.tenant) {
+                tracing::error!(tenant = %of.tenant, size, "{UNHEARD}");
+                self.unheard.store(true, Ordering::Relaxed);
+            } else if signed == 0 && size > 0 {
                 tracing::warn!(
                     tenant = %of.tenant, size,
                     "nothing here says how much of the log was signed, so it is believed as the store has it: if the store was put \
@@ -398,6 +414,9 @@ impl Gateway {
         self.ledger.logs().begin_anew(names).await.map_err(unavailable)
     }
 }
+
+const UNHEARD: &str = "nothing here says how much of the log was signed (`marks/` is empty), and no witness can be asked: the store may have \
+     been put back, so nothing is taken on";
 
 /// The event with which the ledger says that the store was recovered.
 const RECOVERED: &str = "store_recovered";

@@ -4,7 +4,7 @@
 //! whoever is asked could stop us; but one that shows a checkpoint which we signed and the store does not have proves that the store
 //! was put back or altered.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -66,6 +66,8 @@ impl Witness {
         let answer = egress.post_text(&self.seen_last, note.to_string(), PATIENCE, LONGEST_ANSWER).await;
         match answer.map_err(|why| why.to_string())? {
             (200, body) => Ok(String::from_utf8(body).ok().and_then(|text| Note::parse(&text).ok())),
+            // Something that stands before it, perhaps: it was not asked.
+            (status @ (429 | 500..), _) => Err(format!("it answered {status}")),
             _ => Ok(None),
         }
     }
@@ -129,17 +131,21 @@ impl Gateway {
         }
     }
 
-    /// Before anything is taken on: has the store all that witnesses show of it? One that does not answer is asked no more.
-    pub(super) async fn ask_witnesses(&self) {
+    /// Before anything is taken on: has the store all that witnesses show of it? One that does not answer is asked no more. Answers
+    /// with those whose logs at least one was heard of.
+    pub(super) async fn ask_witnesses(&self) -> HashSet<Tenant> {
         let asked = self.witnesses.iter().map(|witness| async move {
+            let mut heard = Vec::new();
             for log in &self.logs.of {
                 if let Err(why) = self.compare_with(witness, &log.tenant).await {
                     tracing::warn!(witness = witness.key.name(), why, "a witness does not say what it saw");
                     break;
                 }
+                heard.push(log.tenant.clone());
             }
+            heard
         });
-        join_all(asked).await;
+        join_all(asked).await.into_iter().flatten().collect()
     }
 
     /// Compares the store with what a witness saw last.

@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -692,6 +693,35 @@ async fn a_witness_that_shows_what_we_signed_stops_a_store_without_it_and_one_th
     let house = house.restart().await;
     let gaps = house.gateway().gaps();
     assert_eq!((gaps.len(), gaps[0].signed), (1, signed.size));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_nothing_says_how_much_was_signed_and_no_witness_is_heard_nothing_is_taken_on() {
+    let witness = Signer::generate().unwrap().witness("w.example").unwrap();
+    let away = Arc::new(AtomicBool::new(false));
+    let is_away = Arc::clone(&away);
+    let fake = FakeWitness::answering(move |path, _| match (is_away.load(Ordering::SeqCst), path) {
+        (true, _) => (502, String::new()),
+        (false, "/add-checkpoint") => (409, "1000000\n".to_owned()),
+        (false, _) => (404, String::new()),
+    });
+    let mut house = House::with(|config| fake.configured(&witness, config)).await;
+    house.installation.start();
+    bundle(&house, &paid(&house, "a").await).await;
+    // What was signed is known here, whoever is away.
+    away.store(true, Ordering::SeqCst);
+    let house = house.restart().await;
+    house.gateway().must_be_whole().unwrap();
+    let house = house.reopened_after(|| ()).await;
+    std::fs::remove_dir_all(house.path("data/marks")).unwrap();
+    let house = house.restart().await;
+    let refused = house.gateway().must_be_whole().unwrap_err();
+    assert!(refused.message.contains("no witness can be asked"), "{refused}");
+    assert!(house.gateway().is_unheard() && house.gateway().ready().is_err());
+    // One that has nothing to show of it says so.
+    away.store(false, Ordering::SeqCst);
+    let house = house.restart().await;
+    house.gateway().must_be_whole().unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
