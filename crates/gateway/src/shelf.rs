@@ -164,7 +164,8 @@ impl Shelf {
         self.store()?.keep(&self.tenant.tenant, name.id, round).await.map_err(unavailable)
     }
 
-    /// How something stands, for somebody who knows the questions of this round and so many words of it.
+    /// How something stands, for somebody who knows the questions of this round and so many words of it. Nothing too, where its
+    /// questions do not open by this name: it is of somebody else, or of another request.
     ///
     /// # Errors
     /// The store's.
@@ -172,7 +173,8 @@ impl Shelf {
         let shelved = self.store()?.shelved(&self.tenant.tenant, name.id, round, words);
         let Some(shelved) = shelved.await.map_err(unavailable)? else { return Ok(None) };
         let ledger::Shelved { round: now, is_open, is_over, is_own, is_orphaned, questions, words } = shelved;
-        let questions = questions.map(|sealed| self.open(name, (QUESTIONS, now), &sealed)).transpose()?;
+        let opened = |sealed: Vec<u8>| self.opened(name, (QUESTIONS, now), &sealed).map(Some);
+        let Some(questions) = questions.map_or(Some(None), opened) else { return Ok(None) };
         // Those of a later round are for whoever took that up.
         let words = words.iter().filter_map(|word| self.opened(name, (TOLD, round), word)).collect();
         Ok(Some(Shelved { round: now, is_open, is_over, is_own, is_orphaned, questions, words }))

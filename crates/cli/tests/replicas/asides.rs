@@ -66,6 +66,23 @@ impl Market {
         self.street.everywhere(&agent).into_iter().map(Client::new).collect()
     }
 
+    /// The same, with tasks.
+    fn agents_with_tasks(&mut self) -> Vec<Client> {
+        let able = json!({"elicitation": {}, "extensions": {"io.modelcontextprotocol/tasks": {}}});
+        self.agents().into_iter().map(|agent| Client { capabilities: able.clone(), ..agent }).collect()
+    }
+
+    /// A task that enrols two, which somebody has agreed to.
+    async fn agreed(&self, agent: &Client, key: &str) -> String {
+        let task = agent.call(&enrol(key, 2)).await;
+        let id = task["result"]["taskId"].as_str().unwrap_or_else(|| panic!("{task}")).to_owned();
+        let approver = self.street.house.voice("default", "approver");
+        let path = format!("/v1/actions/{id}/approve");
+        let agreed = approver.post(&path, &json!({"comment": "checked"})).await;
+        assert_eq!(agreed.status, 200, "{}", agreed.text());
+        id
+    }
+
     /// What somebody is enrolled under a key by is one effect, one action, and one receipt.
     async fn happened_once(&self, store: &dyn Ledger, key: &str) {
         assert_eq!(self.tools.count(key), 1, "{key}");
@@ -221,6 +238,44 @@ impl Client {
         let asked = self.call(params).await;
         assert_eq!(asked["result"]["resultType"], "input_required", "{asked}");
         asked["result"].clone()
+    }
+
+    async fn task(&self, id: &str) -> Value {
+        let told = self.ask("tasks/get", json!({"taskId": id})).await.pop().unwrap();
+        told["result"].clone()
+    }
+
+    /// What a task asks, once it is not what it asked before.
+    async fn question(&self, id: &str, before: &str) -> String {
+        for _ in 0..600 {
+            let asked = self.task(id).await["inputRequests"].clone();
+            let key = asked.as_object().and_then(|asked| asked.keys().next().cloned());
+            if let Some(key) = key.filter(|key| key != before) {
+                return key;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("it asks nothing")
+    }
+
+    /// Answers what is asked by these keys with these names.
+    async fn say(&self, id: &str, names: &[(&str, &str)]) {
+        let answer = |name: &str| json!({"action": "accept", "content": {"name": name}});
+        let answers: Value = names.iter().map(|(key, name)| ((*key).to_owned(), answer(name))).collect();
+        let params = json!({"taskId": id, "inputResponses": answers});
+        let said = self.ask("tasks/update", params).await.pop().unwrap();
+        assert!(said.get("result").is_some(), "{said}");
+    }
+
+    async fn cancel(&self, id: &str) {
+        let cancelled = self.ask("tasks/cancel", json!({"taskId": id})).await.pop().unwrap();
+        assert!(cancelled.get("result").is_some(), "{cancelled}");
+    }
+
+    /// The end of a task.
+    async fn over(&self, id: &str) -> Value {
+        until("it is over", async || self.task(id).await["status"] == "completed").await;
+        self.task(id).await["result"].clone()
     }
 }
 
@@ -570,61 +625,41 @@ forbid (principal, action == Action::"mcp/shop/enrol", resource);
 async fn what_a_task_asks_is_answered_at_any_gateway() {
     for asks in [Asks::InBetween, Asks::ByAnswers] {
         let Some(mut market) = Market::judged(asks, ASK_FIRST).await else { return };
-        let able = json!({"elicitation": {}, "extensions": {"io.modelcontextprotocol/tasks": {}}});
-        let agents: Vec<_> =
-            market.agents().into_iter().map(|agent| Client { capabilities: able.clone(), ..agent }).collect();
-        let approver = market.street.house.voice("default", "approver");
-        let agreed = async |key: &str| {
-            let task = agents[0].call(&enrol(key, 2)).await;
-            let id = task["result"]["taskId"].as_str().unwrap_or_else(|| panic!("{task}")).to_owned();
-            let path = format!("/v1/actions/{id}/approve");
-            let agreed = approver.post(&path, &json!({"comment": "checked"})).await;
-            assert_eq!(agreed.status, 200, "{}", agreed.text());
-            id
-        };
-        let told = async |at: usize, id: &str| {
-            let told = agents[at].ask("tasks/get", json!({"taskId": id})).await.pop().unwrap();
-            told["result"].clone()
-        };
-        let key_at = async |at: usize, id: &str, before: &str| {
-            for _ in 0..600 {
-                let asked = told(at, id).await["inputRequests"].clone();
-                let key = asked.as_object().and_then(|asked| asked.keys().next().cloned());
-                if let Some(key) = key.filter(|key| key != before) {
-                    return key;
-                }
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-            panic!("it asks nothing")
-        };
-        let over = async |at: usize, id: &str| {
-            until("it is over", async || told(at, id).await["status"] == "completed").await;
-            told(at, id).await["result"].clone()
-        };
+        let agents = market.agents_with_tasks();
 
-        let id = agreed("one").await;
-        let first = key_at(1, &id, "").await;
+        let id = market.agreed(&agents[0], "one").await;
+        let first = agents[1].question(&id, "").await;
         assert_eq!(market.shelf("Who is"), (1, 0), "what is asked lies there sealed");
-        let say = async |at: usize, key: &str, name: &str| {
-            let answer = json!({"action": "accept", "content": {"name": name}});
-            let params = json!({"taskId": id, "inputResponses": {key: answer}});
-            let said = agents[at].ask("tasks/update", params).await.pop().unwrap();
-            assert!(said.get("result").is_some(), "{said}");
-        };
-        say(1, "a key of nothing", "eve").await;
-        say(1, &first, "ann").await;
-        let second = key_at(2, &id, &first).await;
-        say(0, &second, "bob").await;
-        let done = over(2, &id).await;
+        agents[1].say(&id, &[("a key of nothing", "eve")]).await;
+        agents[1].say(&id, &[(&first, "ann")]).await;
+        let second = agents[2].question(&id, &first).await;
+        agents[0].say(&id, &[(&second, "bob")]).await;
+        let done = agents[2].over(&id).await;
         assert_eq!(done["structuredContent"], json!({"count": 1, "names": ["ann", "bob"]}), "{done}");
         market.until_the_shelf_is_empty().await;
 
-        let id = agreed("two").await;
-        key_at(1, &id, "").await;
-        let cancelled = agents[1].ask("tasks/cancel", json!({"taskId": id})).await.pop().unwrap();
-        assert!(cancelled.get("result").is_some(), "{cancelled}");
-        over(1, &id).await;
+        let id = market.agreed(&agents[0], "two").await;
+        agents[1].question(&id, "").await;
+        agents[1].cancel(&id).await;
+        agents[1].over(&id).await;
         assert_eq!(market.tools.count("two"), 0, "nobody was enrolled");
         market.until_the_shelf_is_empty().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_to_what_another_task_asks_counts_at_no_gateway_and_keeps_no_other_from_counting() {
+    let Some(mut market) = Market::judged(Asks::InBetween, ASK_FIRST).await else { return };
+    let agents = market.agents_with_tasks();
+    let other = market.agreed(&agents[0], "other").await;
+    let others = agents[1].question(&other, "").await;
+    let own = market.agreed(&agents[0], "own").await;
+    let first = agents[1].question(&own, "").await;
+    // What was asked earlier is looked at first.
+    agents[1].say(&own, &[(&others, "eve"), (&first, "ann")]).await;
+    let second = agents[2].question(&own, &first).await;
+    agents[2].say(&own, &[(&others, "eve"), (&second, "bob")]).await;
+    let done = agents[1].over(&own).await;
+    assert_eq!(done["structuredContent"]["names"], json!(["ann", "bob"]), "{done}");
+    assert_eq!(agents[1].question(&other, "").await, others, "it is asked still");
 }

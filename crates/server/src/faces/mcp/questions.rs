@@ -105,20 +105,36 @@ impl Task {
         }
     }
 
-    /// Answers what it asks; whatever else is answered is of no account.
+    /// Answers what it asks; whatever else is answered is of no account. What cannot be answered keeps no other question from its
+    /// answer: the first of what stood in the way is told in the end.
     pub(super) async fn answer(&self, desk: &Arc<Desk>, responses: InputResponses) -> Result<(), ErrorData> {
         let bound = self.bound();
+        let mut all = Ok(());
         for (id, responses) in by_question(responses) {
-            let name = AsideName { id, bound };
-            if let Some(work) = desk.named(name) {
-                answer_here(desk, &work, &responses).await?;
-            } else if self.shelf.is_shared()
-                && let Some(shelved) = self.shelved(name).await?
-            {
-                self.say(name, &shelved, &Said { answers: Some(responses), ..Said::nothing() }).await?;
-            }
+            let answered = self.answer_one(desk, AsideName { id, bound }, responses).await;
+            all = all.and(answered);
         }
-        Ok(())
+        all
+    }
+
+    async fn answer_one(
+        &self,
+        desk: &Arc<Desk>,
+        name: AsideName,
+        responses: InputResponses,
+    ) -> Result<(), ErrorData> {
+        if let Some(work) = desk.named(name) {
+            return answer_here(desk, &work, &responses).await;
+        }
+        if !self.shelf.is_shared() {
+            return Ok(());
+        }
+        match self.shelved(name).await? {
+            Some(shelved) => {
+                self.say(name, &shelved, &Said { answers: Some(responses), ..Said::nothing() }).await
+            }
+            None => Ok(()),
+        }
     }
 
     /// Its client wants it no more: what it asks is answered as if nobody did, and nothing more is asked.
