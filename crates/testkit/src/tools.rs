@@ -455,7 +455,8 @@ impl Counter {
         *count
     }
 
-    /// What was answered by now it keeps itself, or has its client keep, as its revision has it.
+    /// What was answered by now it keeps itself, or has its client keep, as its revision has it. Under the key `together` it asks for
+    /// all names at once.
     async fn enrol(
         &self,
         request: &CallToolRequestParams,
@@ -470,7 +471,14 @@ impl Counter {
         if context.protocol_version().is_some_and(|version| version >= STATELESS) {
             let state = request.request_state.as_deref().unwrap_or_default();
             enrolled.extend(state.split_terminator(',').map(str::to_owned));
-            if let Some(answers) = &request.input_responses {
+            if key == TOGETHER && enrolled.is_empty() {
+                let Some(answers) = &request.input_responses else {
+                    let asked = |number| InputRequest::Elicitation(ElicitRequest::new(question(number)));
+                    let asked = (0..most).map(|number| (format!("name {number}"), asked(number))).collect();
+                    return InputRequiredResult::new(Some(asked), Some(String::new())).into();
+                };
+                enrolled.extend(answers.values().filter_map(name));
+            } else if let Some(answers) = &request.input_responses {
                 let Some(name) = answers.get("name").and_then(name) else { return nobody() };
                 enrolled.push(name);
             }
@@ -479,6 +487,15 @@ impl Counter {
                 let state = enrolled.iter().map(|name| format!("{name},")).collect();
                 return InputRequiredResult::new(Some([("name".to_owned(), asked)].into()), Some(state))
                     .into();
+            }
+        }
+        if key == TOGETHER && enrolled.is_empty() {
+            let asked = (0..most).map(|number| context.peer.create_elicitation(question(number)));
+            for answer in futures_util::future::join_all(asked).await.into_iter().flatten() {
+                enrolled.extend(serde_json::to_value(answer).ok().as_ref().and_then(name));
+            }
+            if enrolled.len() < most {
+                return nobody();
             }
         }
         while enrolled.len() < most {
@@ -522,6 +539,9 @@ impl Counter {
         greeted(answer.and_then(|it| serde_json::to_value(it).ok()).as_ref())
     }
 }
+
+/// Who is enrolled under this key is asked for together with the others.
+const TOGETHER: &str = "together";
 
 fn asking(question: &str) -> ElicitRequestParams {
     let name = json!({ "type": "object", "properties": { "name": { "type": "string" } } });

@@ -663,3 +663,15 @@ async fn an_answer_to_what_another_task_asks_counts_at_no_gateway_and_keeps_no_o
     assert_eq!(done["structuredContent"]["names"], json!(["ann", "bob"]), "{done}");
     assert_eq!(agents[1].question(&other, "").await, others, "it is asked still");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_task_that_is_cancelled_at_another_gateway_is_asked_nothing_more_of_all_that_it_asks() {
+    let Some(mut market) = Market::judged(Asks::InBetween, ASK_FIRST).await else { return };
+    let agents = market.agents_with_tasks();
+    let id = market.agreed(&agents[0], "together").await;
+    until("it asks twice", async || market.shelf("-").0 == 2).await;
+    agents[1].cancel(&id).await;
+    agents[1].over(&id).await;
+    assert_eq!(market.tools.count("together"), 0, "nobody was enrolled");
+    market.until_the_shelf_is_empty().await;
+}

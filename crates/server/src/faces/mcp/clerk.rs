@@ -191,7 +191,8 @@ pub(super) async fn attend(desk: &Arc<Desk>, work: &Arc<Work>, round: u32, said:
         inside.answer(&answers);
     }
     if let Some(task) = work.action().filter(|_| is_withdrawn && work.is_question()) {
-        desk.tasks.forget(task);
+        // Its client was told of one question, and means all of them.
+        desk.withdraw(task, work.name.bound);
         inside.decline();
     }
     let (mail, letters) = Mail::with_the_answer();

@@ -401,6 +401,16 @@ impl Desk {
         lock(&self.aside).values().filter(|work| work.name.bound == bound).cloned().collect()
     }
 
+    /// A task is called off: nothing more is asked of it, and what it asks ends as if nobody answered, also what somebody answers
+    /// just now. Says whether it asked anything here.
+    pub(super) fn withdraw(&self, task: ActionId, bound: Bound) -> bool {
+        self.tasks.forget(task);
+        let works = lock(&self.works);
+        let asked: Vec<_> = works.values().filter(|work| work.name.bound == bound).collect();
+        asked.iter().for_each(|work| work.cancelled.cancel());
+        !asked.is_empty()
+    }
+
     /// Tells whoever made the request what may be said in its midst.
     pub(super) fn tell(&self, of: Option<&RequestId>, mut notification: ServerNotification) {
         let Some(work) = self.work_of(of) else { return };
@@ -938,6 +948,24 @@ mod tests {
         inside.answer(&of("b", "bob"));
         assert!(!inside.is_asking());
         assert!(answered.try_recv().unwrap().into_values().eq(["ann", "bob"]));
+    }
+
+    #[tokio::test]
+    async fn whoever_calls_a_task_off_ends_all_that_it_asks_also_what_is_being_answered() {
+        let folder = tempfile::tempdir().unwrap();
+        let (desk, installation) = (Arc::<Desk>::default(), installation(folder.path()).await);
+        let put = async |id: u8, bound| {
+            let (name, task) = (AsideName { id: [id; 16], bound }, ActionId::new(0, [bound[0]; 10]));
+            let task = (task, Arc::from("ann"));
+            let work = Arc::new(Work::question(name, task, shelf(&installation), Duration::from_secs(60)));
+            (desk.put_question(&work, question(), oneshot::channel().0).await, work)
+        };
+        let [(_a, put_aside), (_b, in_hand), (_c, of_another)] =
+            [put(1, [1; 32]).await, put(2, [1; 32]).await, put(3, [2; 32]).await];
+        let _inside = desk.take_in_hand(&in_hand, None).await.unwrap().unwrap();
+        assert!(desk.withdraw(ActionId::new(0, [1; 10]), [1; 32]));
+        let ended = [&put_aside, &in_hand, &of_another].map(|work| work.cancelled.is_cancelled());
+        assert_eq!(ended, [true, true, false]);
     }
 
     #[tokio::test]

@@ -69,6 +69,10 @@ impl Tasks {
         lock(&self.0).get(&aside_id(of)?).cloned()
     }
 
+    fn has(&self, action: ActionId) -> bool {
+        lock(&self.0).values().any(|task| task.action == action)
+    }
+
     #[cfg(test)]
     pub(super) fn count(&self) -> usize {
         lock(&self.0).len()
@@ -137,13 +141,10 @@ impl Task {
         }
     }
 
-    /// Its client wants it no more: what it asks is answered as if nobody did, and nothing more is asked.
+    /// Its client wants it no more: all that it asks is answered as if nobody did, and nothing more is asked.
     pub(super) async fn withdraw(&self, desk: &Desk) -> Result<(), ErrorData> {
         let bound = self.bound();
-        desk.tasks.forget(self.action);
-        let here = desk.waiting(bound);
-        here.iter().for_each(|work| work.cancelled.cancel());
-        if !here.is_empty() || !self.shelf.is_shared() {
+        if desk.withdraw(self.action, bound) || !self.shelf.is_shared() {
             return Ok(());
         }
         match self.elsewhere(bound).await? {
@@ -201,6 +202,10 @@ pub(super) async fn ask(
     let mut question = Question { desk: Arc::clone(desk), work, _place: place, end: None };
     let named = requests.into_iter().map(|(key, request)| (format!("{id}{APART}{key}"), request));
     question.end = Some(desk.put_question(&question.work, named.collect(), answer).await);
+    // Who has called the task off since it was looked for did not see this question.
+    if !desk.tasks.has(task.action) {
+        return None;
+    }
     let answers = tokio::select! {
         answers = tokio::time::timeout(input, answered) => answers.ok()?.ok()?,
         () = question.work.cancelled.cancelled() => return None,
