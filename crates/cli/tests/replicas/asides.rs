@@ -267,6 +267,13 @@ impl Client {
         assert!(said.get("result").is_some(), "{said}");
     }
 
+    /// Answers by one of these keys with so many bytes.
+    async fn say_much(&self, id: &str, key: &str, bytes: usize) -> Value {
+        let answer = json!({"action": "accept", "content": {"name": "x".repeat(bytes)}});
+        let params = json!({"taskId": id, "inputResponses": {key: answer}});
+        self.ask("tasks/update", params).await.pop().unwrap()
+    }
+
     async fn cancel(&self, id: &str) {
         let cancelled = self.ask("tasks/cancel", json!({"taskId": id})).await.pop().unwrap();
         assert!(cancelled.get("result").is_some(), "{cancelled}");
@@ -674,4 +681,23 @@ async fn a_task_that_is_cancelled_at_another_gateway_is_asked_nothing_more_of_al
     agents[1].over(&id).await;
     assert_eq!(market.tools.count("together"), 0, "nobody was enrolled");
     market.until_the_shelf_is_empty().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_answered_in_parts_is_bounded_whichever_gateways_the_parts_come_to() {
+    let Some(mut market) = Market::judged(Asks::ByAnswers, ASK_FIRST).await else { return };
+    let agents = market.agents_with_tasks();
+    let id = market.agreed(&agents[0], "together").await;
+    let first = agents[1].question(&id, "").await;
+    for at in [0, 1] {
+        let refused = agents[at].say_much(&id, &first, 300_000).await;
+        assert_eq!(refused["error"]["code"], -32602, "{refused}");
+        assert!(refused["error"]["message"].to_string().contains("262144 bytes"), "{refused}");
+    }
+    agents[1].say(&id, &[(&first, "ann")]).await;
+    let second = agents[2].question(&id, &first).await;
+    let long = agents[2].say_much(&id, &second, 300_000).await;
+    assert!(long.get("result").is_some(), "it is the last part: {long}");
+    let done = agents[1].over(&id).await;
+    assert_eq!(done["structuredContent"]["count"], 1, "{done}");
 }

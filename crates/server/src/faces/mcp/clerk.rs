@@ -85,7 +85,7 @@ pub(super) async fn lay_down(desk: &Arc<Desk>, work: &Arc<Work>, inside: &mut In
 /// Says whether it lies there now.
 async fn lay(work: &Work, inside: &mut Inside) -> bool {
     let action = work.action();
-    let asked = slips::write(&Asked::new(action, inside.requests()));
+    let asked = slips::write(&Asked::new(action, inside.requests(), inside.kept()));
     let laying = work.shelf.put_aside(work.name, (inside.round, action), &asked, work.input + GRACE);
     let why = match timeout(BRIEF, laying).await {
         Ok(Ok(())) => {
@@ -187,8 +187,11 @@ pub(super) async fn attend(desk: &Arc<Desk>, work: &Arc<Work>, round: u32, said:
         // Whatever it is, no client said it.
         Err(_) => Said::nothing(),
     };
-    if let Some(answers) = answers {
-        inside.answer(&answers);
+    if let Some(answers) = answers
+        && let Err(error) = inside.answer(&answers)
+    {
+        // Its client's gateway would have said so, had it known of all that is kept.
+        tracing::debug!(%error, "what a client at another gateway answered in parts is not kept");
     }
     if let Some(task) = work.action().filter(|_| is_withdrawn && work.is_question()) {
         // Its client was told of one question, and means all of them.

@@ -31,6 +31,7 @@ use rmcp::model::{
     ClientCapabilities, ErrorData, InputRequests, InputRequiredResult, InputResponses, LoggingLevel,
     ProgressToken, RequestId, RequestStateCodec, SealOptions, ServerNotification, ServerResult,
 };
+use serde_json::Value;
 use tokio::sync::{OwnedMutexGuard, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -41,7 +42,7 @@ use super::inquiry::Inquiry;
 use super::mail::Mail;
 use super::party::must_be_able;
 use super::questions::{self, Tasks};
-use super::{elsewhere, lock};
+use super::{elsewhere, lock, slips};
 
 #[derive(Default)]
 pub(super) struct Desk {
@@ -236,7 +237,7 @@ impl Desk {
         };
         // Who repeats an earlier round is asked the same as last time.
         if state.round == inside.round {
-            inside.answer(errand.responses.as_ref().unwrap_or(&InputResponses::new()));
+            inside.answer(errand.responses.as_ref().unwrap_or(&InputResponses::new()))?;
         }
         Ok(Found::Work(work, inside))
     }
@@ -711,9 +712,20 @@ impl Inside {
         (self.asked, self.doing) = (None, None);
     }
 
+    /// How much is kept of what was answered so far, in bytes.
+    pub(super) fn kept(&self) -> usize {
+        self.asked.as_ref().map_or(0, |asked| size(asked.given.iter()))
+    }
+
     /// Answers what is asked, if every question has an answer.
-    pub(super) fn answer(&mut self, responses: &InputResponses) {
-        let Some(mut asked) = self.asked.take() else { return };
+    ///
+    /// # Errors
+    /// It is a part that there is no room for.
+    pub(super) fn answer(&mut self, responses: &InputResponses) -> Result<(), ErrorData> {
+        if self.asked.as_ref().is_some_and(|asked| asked.comes_in_parts) {
+            must_have_room(&self.requests(), responses, self.kept())?;
+        }
+        let Some(mut asked) = self.asked.take() else { return Ok(()) };
         if asked.comes_in_parts {
             asked.gather(responses);
         }
@@ -722,6 +734,7 @@ impl Inside {
             Some(answers) => drop(asked.answer.send(answers)),
             None => self.asked = Some(asked),
         }
+        Ok(())
     }
 }
 
@@ -737,6 +750,30 @@ impl Asking {
             self.given.entry(key.clone()).or_insert_with(|| response.clone());
         }
     }
+}
+
+/// Of what is answered in parts each is kept until the last one comes, as far as there is room beside what is kept already.
+///
+/// # Errors
+/// It is too much: whoever answers has to answer all that is open at once.
+pub(super) fn must_have_room(
+    open: &InputRequests,
+    responses: &InputResponses,
+    kept: usize,
+) -> Result<(), ErrorData> {
+    let part = responses.iter().filter(|(key, _)| open.contains_key(*key));
+    if part.clone().count() == open.len() || kept.saturating_add(size(part)) <= MOST_IN_PARTS {
+        return Ok(());
+    }
+    let advice = format!(
+        "of what is answered in parts at most {MOST_IN_PARTS} bytes are kept: answer all that is open of it at once"
+    );
+    Err(ErrorData::invalid_params(advice, None))
+}
+
+/// Bytes of these answers.
+fn size<'a>(answers: impl Iterator<Item = (&'a String, &'a Value)>) -> usize {
+    answers.map(|(key, answer)| key.len() + slips::write(answer).len()).sum()
 }
 
 /// Those responses that were asked for, if all are there.
@@ -779,6 +816,8 @@ pub(super) fn away(error: &gateway::Error) -> ErrorData {
     ErrorData::internal_error(advice, None)
 }
 
+/// Bytes of answers to one question of a task that are kept until the rest of them comes.
+const MOST_IN_PARTS: usize = 256 * 1024;
 /// So many questions of one request may wait.
 const MOST_QUESTIONS: usize = 16;
 const MOST_ASIDE: usize = 1024;
@@ -941,13 +980,43 @@ mod tests {
         let _end = desk.put_question(&work, asked, answer).await;
         let mut inside = work.inside.lock().await;
         let of = |key: &str, name: &str| InputResponses::from([(key.to_owned(), serde_json::json!(name))]);
-        inside.answer(&of("a", "ann"));
-        inside.answer(&of("a", "eve"));
-        inside.answer(&of("c", "eve"));
+        inside.answer(&of("a", "ann")).unwrap();
+        inside.answer(&of("a", "eve")).unwrap();
+        inside.answer(&of("c", "eve")).unwrap();
         assert!(inside.requests().into_keys().eq(["b"]) && answered.try_recv().is_err());
-        inside.answer(&of("b", "bob"));
+        inside.answer(&of("b", "bob")).unwrap();
         assert!(!inside.is_asking());
         assert!(answered.try_recv().unwrap().into_values().eq(["ann", "bob"]));
+    }
+
+    #[tokio::test]
+    async fn of_what_is_answered_in_parts_so_much_is_kept_and_the_last_part_may_be_long() {
+        let folder = tempfile::tempdir().unwrap();
+        let (desk, installation) = (Arc::<Desk>::default(), installation(folder.path()).await);
+        let name = AsideName { id: [1; 16], bound: [0; 32] };
+        let task = (ActionId::new(0, [2; 10]), Arc::from("ann"));
+        let work = Arc::new(Work::question(name, task, shelf(&installation), Duration::from_secs(60)));
+        let asked = ["a", "b", "c"].map(|key| (key.to_owned(), question().into_values().next().unwrap()));
+        let (answer, mut answered) = oneshot::channel();
+        let _end = desk.put_question(&work, asked.into(), answer).await;
+        let mut inside = work.inside.lock().await;
+        // With its key and quotes it is just as long.
+        let part = |key: &str, bytes: usize| {
+            InputResponses::from([(key.to_owned(), serde_json::json!("x".repeat(bytes - 3)))])
+        };
+        let refused = inside.answer(&part("a", MOST_IN_PARTS + 1)).unwrap_err();
+        assert!(refused.message.contains("262144 bytes"), "{refused}");
+        assert_eq!((refused.code.0, inside.kept(), inside.requests().len()), (-32602, 0, 3));
+        inside.answer(&part("a", MOST_IN_PARTS)).unwrap();
+        assert_eq!(inside.kept(), MOST_IN_PARTS);
+        // What nobody asks, or was answered before, takes no room.
+        inside.answer(&part("a", MOST_IN_PARTS)).unwrap();
+        inside.answer(&part("d", MOST_IN_PARTS)).unwrap();
+        inside.answer(&part("b", 4)).unwrap_err();
+        assert!(inside.requests().into_keys().eq(["b", "c"]) && answered.try_recv().is_err());
+        let rest = [part("b", MOST_IN_PARTS), part("c", MOST_IN_PARTS)];
+        inside.answer(&rest.into_iter().flatten().collect()).unwrap();
+        assert_eq!(answered.try_recv().unwrap().len(), 3);
     }
 
     #[tokio::test]

@@ -16,7 +16,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
-use super::desk::{self, Answered, Bound, Desk, Work, aside_id, away, busy};
+use super::desk::{self, Answered, Bound, Desk, Work, aside_id, away, busy, must_have_room};
 use super::elsewhere::NO_ROUND;
 use super::lock;
 use super::slips::{self, Asked, Said};
@@ -133,12 +133,12 @@ impl Task {
         if !self.shelf.is_shared() {
             return Ok(());
         }
-        match self.shelved(name).await? {
-            Some(shelved) => {
-                self.say(name, &shelved, &Said { answers: Some(responses), ..Said::nothing() }).await
-            }
-            None => Ok(()),
+        let Some(shelved) = self.shelved(name).await? else { return Ok(()) };
+        if let Some(questions) = &shelved.questions {
+            let asked = slips::read::<Asked>(questions)?;
+            must_have_room(&asked.requests, &responses, asked.kept)?;
         }
+        self.say(name, &shelved, &Said { answers: Some(responses), ..Said::nothing() }).await
     }
 
     /// Its client wants it no more: all that it asks is answered as if nobody did, and nothing more is asked.
@@ -243,11 +243,11 @@ async fn answer_here(
     responses: &InputResponses,
 ) -> Result<(), ErrorData> {
     let Some(mut inside) = desk.take_in_hand(work, None).await? else { return Ok(()) };
-    inside.answer(responses);
+    let answered = inside.answer(responses);
     if inside.is_asking() {
         desk.put_aside(work, &mut inside).await;
     }
-    Ok(())
+    answered
 }
 
 /// By the question that they answer. What answers none is left out.

@@ -17,11 +17,14 @@ pub(super) struct Asked {
     /// The action that it belongs to, if it is a call.
     action: Option<String>,
     pub(super) requests: InputRequests,
+    /// Bytes of what was answered beside these, and is kept.
+    #[serde(default)]
+    pub(super) kept: usize,
 }
 
 impl Asked {
-    pub(super) fn new(action: Option<ActionId>, requests: InputRequests) -> Asked {
-        Asked { action: action.map(|action| action.to_string()), requests }
+    pub(super) fn new(action: Option<ActionId>, requests: InputRequests, kept: usize) -> Asked {
+        Asked { action: action.map(|action| action.to_string()), requests, kept }
     }
 
     pub(super) fn action(&self) -> Option<ActionId> {
