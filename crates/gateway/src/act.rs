@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use action::ActionId;
 use boundary::Permit;
 use execution::{
-    Call, Came, Confirmation, Doubt, Effect, Event, Execution, Now, Purpose, Reply, State, Withheld,
+    Call, Came, Confirmation, Doubt, Effect, Event, Execution, Now, Purpose, Reply, State, Stood, Withheld,
 };
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -24,6 +24,7 @@ use crate::metrics::Step;
 use crate::pending::{Pending, Told};
 use crate::prove::Ending;
 use crate::pursue::Pursued;
+use crate::remember::unavailable;
 use crate::row::{IntentRow, internal};
 use crate::sessions::CycleSaid;
 use crate::steer::busy;
@@ -268,7 +269,28 @@ impl Gateway {
             Ok(None) => {}
             Err(error) => said.say(Err(error)),
         }
+        if let Err(error) = Box::pin(self.let_go(tenant, (id, by))).await {
+            tracing::debug!(action = %id, %error, "the lease of a call that is over runs out by itself");
+        }
         None
+    }
+
+    /// Ends the lease of a call that came back without an answer after its caller was told that it is in doubt: who asks after the
+    /// action at another gateway, or has a word on it there, need not wait until that runs out. Nobody is told anything, since
+    /// nothing new is known. Whoever has taken the action in hand meanwhile keeps it, and so does a runner that is at it.
+    async fn let_go(&self, tenant: &TenantState, (id, by): (ActionId, By)) -> Result<(), Error> {
+        let stored = self.stored(tenant, id).await?;
+        let is_own = stored.in_hand && by == By::Holder(stored.token);
+        if !is_own || stored.state != ledger::State::InDoubt {
+            return Ok(());
+        }
+        let pending = Pending::restore(&stored, None)?;
+        // Where it is bound to nothing any more, whether a runner is at it is not known here.
+        let (provider, call) = self.bound(&pending, &tenant.rules(), Stood::InDoubt)?;
+        if provider.runner().is_some_and(|runner| runner.is_at(&call)) {
+            return Ok(());
+        }
+        self.ledger.let_go(id, stored.token).await.map_err(unavailable).map(drop)
     }
 
     /// Reads back what admission wrote, if it still is as it was: nothing, if somebody else has taken the action in hand or had the

@@ -472,7 +472,7 @@ impl Gateway {
     }
 
     /// Leaves an open action to the timer: a doubt is said whether anybody hears it or not, which ends the lease, unless its caller
-    /// was told before; that it waits for another attempt, only to whoever waits.
+    /// was told before (then `let_go` does); that it waits for another attempt, only to whoever waits.
     pub(crate) async fn leave(
         &self,
         tenant: &TenantState,

@@ -507,6 +507,13 @@ impl Lease {
         Lease { token: self.token.saturating_add(1), ..self }
     }
 
+    /// What is left of it once whoever sent the action has nothing of it on its way any more; nothing, if somebody else has it, or
+    /// nobody.
+    pub(crate) fn let_go(self, owner: Process, token: u32) -> Option<Lease> {
+        let is_theirs = self.owner == Some(owner) && self.token == token;
+        is_theirs.then_some(Lease { owner: None, until_ms: None, ..self })
+    }
+
     /// What is left of it once this was said.
     pub(crate) fn after(self, by: By, state: State) -> Lease {
         let token = self.token.saturating_add(u32::from(matches!(by, By::Heir(_))));

@@ -175,6 +175,14 @@ pub trait Ledger: Outbox {
     /// now.
     fn defer(&self, deferral: Deferral) -> Answer<'_, i64>;
 
+    /// A call came back without an answer after it was said to be in doubt: this process, which sent it by this token, has nothing of
+    /// it on its way any more, and others need not wait until its lease runs out. Writes no entry: nothing new is known. `false`,
+    /// and nothing changes, where it is not in doubt or in the hand of anybody else.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchAction`].
+    fn let_go(&self, action: ActionId, token: u32) -> Answer<'_, bool>;
+
     /// Actions of every tenant that rest and are due by then, oldest first: of many processes on a store each is told of its share,
     /// and of what lay for half a minute.
     fn due(&self, now_ms: i64, after: Option<i64>, limit: u32) -> Answer<'_, Page<Stored>>;

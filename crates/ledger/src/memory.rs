@@ -444,6 +444,10 @@ impl Ledger for Memory {
         self.now(move |world| world.defer(&deferral))
     }
 
+    fn let_go(&self, action: ActionId, token: u32) -> Answer<'_, bool> {
+        self.now(move |world| world.let_go(action, token))
+    }
+
     fn due(&self, now_ms: i64, after: Option<i64>, limit: u32) -> Answer<'_, Page<Stored>> {
         self.now(move |world| {
             let rows = world.actions.range(after.unwrap_or(0) + 1..).map(|(_, row)| &row.stored);

@@ -186,6 +186,8 @@ pub struct Stored {
     /// Rises each time somebody takes the action in hand after whoever admitted it, or says something of it while it waits; 1 until
     /// then.
     pub token: u32,
+    /// Has a process of this store sent it, and may have it on its way?
+    pub in_hand: bool,
     /// When it is due, if it rests until it is sent again or undone; milliseconds since 1970, UTC.
     pub due_ms: Option<i64>,
     /// When it was judged the last time and counted in the history of its principal, milliseconds since 1970, UTC.

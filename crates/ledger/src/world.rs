@@ -117,6 +117,15 @@ pub(crate) struct Row {
     pub(crate) touched: Touched,
 }
 
+impl Row {
+    /// Has what is handed out say what the lease is.
+    fn shows_its_lease(&mut self) {
+        let Lease { token, owner, until_ms } = self.lease;
+        (self.stored.token, self.stored.in_hand) = (token, owner.is_some());
+        self.stored.due_ms = until_ms.filter(|_| self.stored.state.rests());
+    }
+}
+
 /// The last outcome of an action.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Last {
@@ -314,6 +323,7 @@ impl World {
             round: hold.map_or(0, |_| 1),
             needed: hold.map_or(0, |hold| hold.needed),
             token: 1,
+            in_hand: item.sends(),
             due_ms: None,
             counted_ms: intent.at_ms,
             debit,
@@ -381,6 +391,7 @@ impl World {
         stored.counted_ms = intent.at_ms;
         // What was last said of it is no longer so.
         (stored.state, stored.token, stored.reply) = (item.state(), row.lease.token, None);
+        stored.in_hand = row.lease.owner.is_some();
         stored.principal = (&*intent.principal).into();
         stored.mandates = item.debits().iter().map(|debit| (&*debit.link.jti).into()).collect();
         stored.debit = intent.amount.filter(|_| item.sends()).map_or(0, |amount| amount.minor());
@@ -407,7 +418,7 @@ impl World {
         if matches!(row.stored.state, State::Waiting | State::Reserved) {
             row.stored.state = State::Sent;
         }
-        (row.stored.token, row.stored.due_ms) = (row.lease.token, None);
+        row.shows_its_lease();
         (row.stored.payload, row.stored.naming) =
             (intent.payload.clone(), intent.entry.action_hash.map(Naming::Row));
         let (claim, state) = (row.claim, row.stored.state);
@@ -426,8 +437,8 @@ impl World {
         row.lease = row.lease.deferred(deferral.state, deferral.due_ms);
         row.moved = Some(next);
         row.touched = Touched { fate: true, payload: true, ..row.touched };
-        (row.stored.state, row.stored.due_ms) = (deferral.state, Some(deferral.due_ms));
-        row.stored.token = row.lease.token;
+        row.stored.state = deferral.state;
+        row.shows_its_lease();
         (row.stored.payload, row.stored.naming) =
             (deferral.payload.clone(), deferral.entry.action_hash.map(Naming::Row));
         if matches!(deferral.state, State::Challenged | State::Reserved) {
@@ -487,10 +498,22 @@ impl World {
         Ok(Counted { entry, given, needed })
     }
 
+    /// Ends the lease of what is in doubt, if it is this process's, by this token. Says whether it was.
+    pub(crate) fn let_go(&mut self, id: ActionId, token: u32) -> Result<bool, Error> {
+        let process = self.process;
+        let row = self.row_mut(id)?;
+        let in_doubt = row.stored.state == State::InDoubt;
+        let Some(lease) = row.lease.let_go(process, token).filter(|_| in_doubt) else { return Ok(false) };
+        row.lease = lease;
+        row.shows_its_lease();
+        row.touched.fate = true;
+        Ok(true)
+    }
+
     fn heard(&mut self, id: ActionId) -> Result<(), Error> {
         let row = self.row_mut(id)?;
         row.lease = row.lease.heard();
-        row.stored.token = row.lease.token;
+        row.shows_its_lease();
         row.touched.fate = true;
         Ok(())
     }
@@ -603,8 +626,7 @@ impl World {
         row.lease = settlement.leaves(from, lease, *amends);
         row.touched.fate = true;
         (row.stored.state, row.stored.debit) = (to, charged);
-        row.stored.token = row.lease.token;
-        row.stored.due_ms = row.lease.until_ms;
+        row.shows_its_lease();
         let claim = row.claim;
         self.claimed_in(claim, to);
         for jti in mandates.iter().filter(|_| difference != 0 || overage.is_some()) {
@@ -710,7 +732,7 @@ impl World {
         row.approvals.clear();
         // Keeps (fencing): whoever read it before goes on with it no more.
         row.lease = row.lease.taken(false, process, 0);
-        row.stored.token = row.lease.token;
+        row.shows_its_lease();
         row.touched = Touched { fate: true, intent: true, payload: true, ..row.touched };
         Ok(entry)
     }

@@ -1601,6 +1601,39 @@ fn only_that_it_is_in_doubt_is_said_of_what_is_still_on_its_way() {
 }
 
 #[test]
+fn what_is_in_doubt_is_in_its_senders_hand_until_that_lets_go_of_it() {
+    on_every_ledger(|ledger| {
+        let id = admitted(&*ledger, admission("a"));
+        let stands = || {
+            let stored = wait(ledger.action(&Tenant::default(), id)).unwrap().unwrap();
+            (stored.state, stored.token, stored.in_hand, stored.due_ms)
+        };
+        let lets_go = |token| wait(ledger.let_go(id, token)).unwrap();
+        assert!(!lets_go(1), "it is on its way");
+        assert_eq!(stands(), (State::Sent, 1, true, None));
+        wait(ledger.settle(Settlement { by: By::Caller(1), ..settlement(id, State::InDoubt, "a") })).unwrap();
+        assert!(!lets_go(2), "whoever has another token did not send it");
+        assert_eq!(stands(), (State::InDoubt, 1, true, None));
+        let outcomes = || wait(ledger.outcomes(&Tenant::default(), id)).unwrap();
+        let before = outcomes();
+        assert!(lets_go(1));
+        assert_eq!(stands(), (State::InDoubt, 1, false, None));
+        assert!(!lets_go(1), "it is in nobody's hand");
+        assert_eq!(outcomes(), before, "nothing is said of it");
+        let sent = Admission { lease_ms: NOW + 60_000, ..admission("a") };
+        let again = send_again(&*ledger, id, Basis::Sent { token: 1 }, sent);
+        assert!(matches!(again, Admitted::New { .. }));
+        assert!(!lets_go(1), "who has sent it since then keeps it");
+        assert_eq!(stands(), (State::InDoubt, 2, true, None));
+        wait(ledger.settle(Settlement { by: By::Holder(2), ..settlement(id, State::Executed, "b") }))
+            .unwrap();
+        assert!(!stands().2);
+        assert!(matches!(wait(ledger.let_go(common::id(), 1)), Err(Error::NoSuchAction(_))));
+        wait(ledger.verify()).unwrap();
+    });
+}
+
+#[test]
 fn what_could_not_be_undone_ends_by_a_persons_word() {
     on_every_ledger(|ledger| {
         for (key, to) in [("a", State::RolledBack), ("b", State::Executed)] {

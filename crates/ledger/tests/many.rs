@@ -748,6 +748,26 @@ fn a_persons_word_overtakes_nothing_that_another_has_on_its_way() {
 }
 
 #[test]
+fn a_persons_word_need_not_wait_for_what_whoever_sent_it_let_go_of() {
+    let Some((_, gateways)) = gateways(2) else { return };
+    let overdue = under_way(&gateways[0], "a");
+    let doubt = Settlement { by: By::Caller(1), ..settlement(overdue, State::InDoubt, "a") };
+    wait(gateways[0].settle(doubt)).unwrap();
+    let says = || {
+        let mut word = settlement(overdue, State::Failed, "b");
+        (word.by, word.outcome.at_ms) = (By::Person(1), now_ms());
+        wait(gateways[1].settle(word))
+    };
+    assert!(!wait(gateways[1].let_go(overdue, 1)).unwrap(), "it is not theirs");
+    let early = says();
+    assert!(matches!(early, Err(Error::Leased(_))), "{early:?}");
+    assert!(wait(gateways[0].let_go(overdue, 1)).unwrap());
+    assert_eq!(wait(gateways[1].left_open(None, 10)).unwrap().rows.len(), 1);
+    says().unwrap();
+    holds(&gateways);
+}
+
+#[test]
 fn what_is_open_is_the_turn_of_one_of_them() {
     let Some((_, gateways)) = gateways(3) else { return };
     let ids: BTreeSet<ActionId> =

@@ -666,6 +666,26 @@ async fn late_effects_that_arrive_at_once_do_not_pass_the_cap_unnoticed() {
     assert_eq!(findings(&house).await, 0);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_came_back_without_an_answer_after_its_callers_deadline_is_in_nobodys_hand() {
+    let (house, bank) = house(NO_RETRY, same).await;
+    bank.inject(Injection::payments(Fault::DelayEffect { ms: 60_000 }, 10));
+    let (key, body, said) = house.overdue(|_| house.payment("acct-1", "25.00")).await;
+    let stands = || {
+        let sql = "SELECT state, owner IS NOT NULL AND until IS NOT NULL, (SELECT count(*) FROM entry)
+                   FROM fate ORDER BY row DESC LIMIT 1";
+        let told = house.store().query_row(sql, [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)));
+        told.unwrap()
+    };
+    let before: (i64, bool, i64) = stands();
+    assert_eq!((before.0, before.1), (3, true), "its call is on its way");
+    faults::until("its call has timed out", || !stands().1).await;
+    assert_eq!(stands(), (3, false, before.2), "nobody is told once more");
+    let again = house.said(&key, &body).await;
+    assert_eq!((again.replayed, &again.body), (true, &said.body));
+    assert_eq!(findings(&house).await, 0);
+}
+
 fn exactly_once(text: String) -> String {
     let level = "reversible = true\nguarantee_level = \"atp-3\"\napproval = \"key\"\n";
     let snapshot =
@@ -983,22 +1003,19 @@ fn exited(code: u8) -> Report {
     Report { end: End::Exited(code), duration_ms: 1, stdout: nothing.clone(), stderr: nothing, tail: None }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_runner_brings_its_report_again_while_somebody_has_the_failed_action_in_hand() {
-    let keeps = Arc::new(Keeps::default());
-    let text = JOB.swapped("[retry]", &format!("[retry]\n{NO_RETRY}"));
-    let house = House::bound(&text, |config| config.fail_points = Some(Arc::clone(&keeps) as _)).await;
+/// A job that a runner has taken, and its key.
+async fn begun(house: &House, more: Value) -> (String, String) {
+    let mut body = json!({
+        "archetype": "JOB",
+        "constraints": { "program": "/bin/true", "directory": "/" },
+        "delegation_token": house.token,
+    });
+    body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     let ask = countersign_gateway::Ask {
         idempotency_key: Some(action::IdempotencyKey::parse("k").unwrap()),
         request_id: "req-k".to_owned(),
         dry_run: false,
-        body: json!({
-            "archetype": "JOB",
-            "constraints": { "program": "/bin/true", "directory": "/" },
-            "delegation_token": house.token,
-        })
-        .to_string()
-        .into_bytes(),
+        body: body.to_string().into_bytes(),
     };
     let Begun::Admitted(id) = house.gateway().begin_run(&house.agent, ask).await.unwrap() else {
         panic!("it is not begun");
@@ -1006,7 +1023,47 @@ async fn a_runner_brings_its_report_again_while_somebody_has_the_failed_action_i
     let id = id.to_string();
     let taken = house.gateway().take_run(&house.agent, &id, "a").await.unwrap();
     let NextRun::Run(offer) = taken.next else { panic!("{taken:?}") };
-    let report = |code| house.gateway().report_run(&house.agent, &id, &offer.provider_key, exited(code));
+    (id, offer.provider_key)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_its_runner_is_still_at_stays_in_hand_and_what_it_fell_silent_about_does_not() {
+    for (waits, is_at_it) in [("timeout_seconds = 3", true), ("silence_seconds = 3", false)] {
+        let text = JOB.swapped("[retry]", &format!("[retry]\n{NO_RETRY}"));
+        let house = House::bound(&text.swapped("timeout_seconds = 60", waits), |_| {}).await;
+        let (id, provider_key) = begun(&house, json!({ "deadline_ms": 1500 })).await;
+        let stands = || {
+            let sql = "SELECT state, owner IS NOT NULL FROM fate ORDER BY row DESC LIMIT 1";
+            let told: (i64, bool) =
+                house.store().query_row(sql, [], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
+            told
+        };
+        faults::until("its caller waits no longer", || stands().0 == 3).await;
+        assert!(stands().1, "it is on its way");
+        if is_at_it {
+            // Nobody looks for a runner before the call is over.
+            faults::found("its call is over", || async {
+                let refused = resolve(&house, "anna", &id, Decision::Failed).await.unwrap_err();
+                refused.message.contains("its runner is still at it").then_some(())
+            })
+            .await;
+            assert_eq!(stands(), (3, true));
+        } else {
+            faults::until("its runner has fallen silent", || stands() == (3, false)).await;
+        }
+        let over = house.gateway().report_run(&house.agent, &id, &provider_key, exited(0)).await.unwrap();
+        assert_eq!((over.state.as_str(), stands()), ("COMPLETED", (4, false)));
+        assert_eq!(findings(&house).await, 0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_runner_brings_its_report_again_while_somebody_has_the_failed_action_in_hand() {
+    let keeps = Arc::new(Keeps::default());
+    let text = JOB.swapped("[retry]", &format!("[retry]\n{NO_RETRY}"));
+    let house = House::bound(&text, |config| config.fail_points = Some(Arc::clone(&keeps) as _)).await;
+    let (id, provider_key) = begun(&house, json!({})).await;
+    let report = |code| house.gateway().report_run(&house.agent, &id, &provider_key, exited(code));
     assert_eq!(report(1).await.unwrap().state, "FAILED");
     // Nobody takes the second.
     assert_eq!(retry(&house, &id).await.state, "FAILED");

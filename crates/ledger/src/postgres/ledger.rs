@@ -114,6 +114,13 @@ impl Ledger for Postgres {
         self.decide(move |needs| *needs = needed, move |batch| batch.world.defer(&deferral))
     }
 
+    fn let_go(&self, action: ActionId, token: u32) -> Answer<'_, bool> {
+        self.decide(
+            move |needs| needs.actions.extend([action]),
+            move |batch| batch.world.let_go(action, token),
+        )
+    }
+
     fn due(&self, now_ms: i64, after: Option<i64>, limit: u32) -> Answer<'_, Page<Stored>> {
         let me = self.process();
         self.look(move |db| async move { read::due(&db, me, now_ms, after, limit).await })

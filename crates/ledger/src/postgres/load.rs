@@ -384,6 +384,7 @@ fn action_at(row: &Columns) -> Done<Row> {
         round: count(row, 15)?,
         needed: count(row, 16)?,
         token: lease.token,
+        in_hand: lease.owner.is_some(),
         due_ms: lease.until_ms.filter(|_| at.rests()),
         debit: get(row, 28)?,
         currency: maybe_text(row, 17)?,

@@ -41,7 +41,7 @@ pub(super) use {kept, stand};
 pub(super) const STORED: &str = concat!(
     "SELECT a.row, a.id, a.tenant, a.environment, a.subject, a.key, a.request_hash, a.archetype, a.principal, a.mandates,
      f.state, a.at, a.expires, f.debit, a.currency, a.payload, o.status, o.body, a.round, a.needed, f.token, f.until,
-     a.claimed, told.bytes, coalesce(f.moved IS NULL AND l.entry = a.entry, FALSE), ",
+     f.owner IS NOT NULL, a.claimed, told.bytes, coalesce(f.moved IS NULL AND l.entry = a.entry, FALSE), ",
     stand!(),
     ", ",
     kept!(),
@@ -281,8 +281,9 @@ pub(super) fn stored_at(row: &Row) -> Done<Stored> {
         needed: count(row, 19)?,
         token: count(row, 20)?,
         due_ms: get::<Option<i64>>(row, 21)?.filter(|_| at.rests()),
-        counted_ms: get(row, 22)?,
-        naming: naming(row, 23)?,
+        in_hand: get(row, 22)?,
+        counted_ms: get(row, 23)?,
+        naming: naming(row, 24)?,
     })
 }
 

@@ -284,6 +284,15 @@ impl<'a> Batch<'a> {
         Ok(Ok(entry))
     }
 
+    /// Ends the lease of what is in doubt, if it is this process's, by this token. Says whether it was.
+    pub(crate) fn let_go(&mut self, id: ActionId, token: u32) -> Sql<Result<bool, Error>> {
+        let Some(fate) = self.write.find(id)? else { return Ok(Err(Error::NoSuchAction(id))) };
+        let lease = fate.lease.let_go(self.tail.owner, token);
+        let Some(lease) = lease.filter(|_| fate.state == State::InDoubt) else { return Ok(Ok(false)) };
+        self.write.change(&Fate { lease, ..fate })?;
+        Ok(Ok(true))
+    }
+
     /// Counts one person's approval of a held action.
     pub(crate) fn approve(&mut self, approval: &Approval) -> Sql<Result<Counted, Error>> {
         let (fate, needed) = match self.awaited(approval, State::Approved)? {

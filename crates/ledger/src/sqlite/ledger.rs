@@ -101,6 +101,10 @@ impl Ledger for Sqlite {
         self.perform(move |batch| batch.defer(&deferral))
     }
 
+    fn let_go(&self, action: ActionId, token: u32) -> Answer<'_, bool> {
+        self.perform(move |batch| batch.let_go(action, token))
+    }
+
     fn due(&self, now_ms: i64, after: Option<i64>, limit: u32) -> Answer<'_, Page<Stored>> {
         self.look(move |db| read::due(db, now_ms, after, limit))
     }

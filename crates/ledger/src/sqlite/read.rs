@@ -60,7 +60,7 @@ macro_rules! stored {
         concat!(
             "SELECT a.row, a.id, a.tenant, a.environment, a.subject, a.key, a.request_hash, a.archetype, a.principal,
              a.mandates, f.state, a.at, a.expires, f.debit, a.currency, a.payload, o.status, o.body, a.round, a.needed,
-             f.token, f.until, coalesce(a.resumed, a.at), told.bytes,
+             f.token, f.until, f.owner IS NOT NULL, coalesce(a.resumed, a.at), told.bytes,
              f.moved IS NULL AND l.entry = a.entry, ",
             stand!(),
             ", ",
@@ -497,8 +497,9 @@ fn stored_at(row: &Row<'_>) -> Sql<Stored> {
         needed: row.get::<_, Option<u32>>(19)?.unwrap_or(0),
         token: row.get(20)?,
         due_ms: row.get::<_, Option<i64>>(21)?.filter(|_| state(row, 10).is_ok_and(State::rests)),
-        counted_ms: row.get(22)?,
-        naming: naming(row, 23)?,
+        in_hand: row.get(22)?,
+        counted_ms: row.get(23)?,
+        naming: naming(row, 24)?,
     })
 }
 
