@@ -218,6 +218,7 @@ mod tests {
             idempotency_key,
             request_id: "req-1".to_owned(),
             dry_run: false,
+            wait: crate::Wait::default(),
             body: body.to_string().into_bytes(),
         };
         let answer = gateway.execute(&Gateway::anonymous(), ask).await.unwrap();
@@ -311,6 +312,7 @@ mod tests {
             idempotency_key: Some(action::IdempotencyKey::parse("denied").unwrap()),
             request_id: "req-1".to_owned(),
             dry_run: false,
+            wait: crate::Wait::default(),
             body: body.to_string().into_bytes(),
         };
         let answer = gateway.execute(&Gateway::anonymous(), ask).await.unwrap();

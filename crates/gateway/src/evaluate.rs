@@ -141,6 +141,7 @@ impl Gateway {
             idempotency_key: None,
             request_id: question.request_id.clone(),
             dry_run: true,
+            wait: crate::Wait::default(),
             body: question.as_executed(rules.catalogue.get(&question.archetype).map(|it| &**it))?,
         };
         let room = self.judging.acquire().await.ok();

@@ -110,6 +110,7 @@ impl Gateway {
             idempotency_key: Some(key),
             request_id: ask.request_id,
             dry_run: false,
+            wait: crate::Wait::default(),
             body: body.to_string().into_bytes(),
         };
         let answer = self.execute(caller, asked).await?;

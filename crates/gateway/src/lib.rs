@@ -84,6 +84,7 @@ mod tenants;
 mod tokens;
 mod vault;
 mod views;
+mod wait;
 
 pub use admin::{
     CreatedKey, DelegateAsk, DisclosureView, ExtendAsk, ExtendedMandate, FreezeAsk, FreezeScope, FreezeView,
@@ -136,3 +137,4 @@ pub use tenants::own_archetypes;
 pub use views::{
     ActionView, AttemptView, Page, PublicReceipt, ReceiptView, ReplayView, RetryView, RollbackView,
 };
+pub use wait::Wait;

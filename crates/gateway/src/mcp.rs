@@ -193,6 +193,7 @@ impl Gateway {
             idempotency_key: Some(key.key.clone()),
             request_id: call.request_id.clone(),
             dry_run: false,
+            wait: crate::Wait::default(),
             body,
         };
         let taken = self.take_for(caller, ask, Words::Execution, Some(Arc::clone(&seat))).await;

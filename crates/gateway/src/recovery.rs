@@ -365,6 +365,7 @@ mod tests {
             idempotency_key: None,
             request_id: "req-1".to_owned(),
             dry_run: false,
+            wait: crate::Wait::default(),
             body: body.to_string().into_bytes(),
         };
         let answer = gateway.execute(&Gateway::anonymous(), ask).await.unwrap();

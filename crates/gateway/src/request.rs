@@ -21,7 +21,7 @@ use crate::redress;
 use crate::row::internal;
 use crate::sessions::CycleSaid;
 use crate::tenants::Rules;
-use crate::{Code, Error, clock};
+use crate::{Code, Error, Wait, clock};
 
 /// What a face hands over.
 #[derive(Clone, Debug)]
@@ -32,6 +32,8 @@ pub struct Ask {
     pub request_id: String,
     /// Decide, and act on nothing.
     pub dry_run: bool,
+    /// How long its caller waits.
+    pub wait: Wait,
     /// The body, unread.
     pub body: Vec<u8>,
 }
@@ -121,6 +123,7 @@ impl Gateway {
         let place = self.place()?;
         let (said, hears) = oneshot::channel();
         let (gateway, caller, came) = (Arc::clone(self), caller.clone(), Instant::now());
+        let deadline = ask.wait.deadline();
         tokio::spawn(async move {
             let _place = place;
             // A request is small, judging it is not: who finds no room waits with the request alone.
@@ -128,7 +131,9 @@ impl Gateway {
             // Boxed, so that what judging needs is gone while the provider takes its time.
             let next = Box::pin(gateway.decide_on(caller, (ask, words), came, room)).await;
             match next {
-                Ok(Next::Admitted(errand)) => {
+                Ok(Next::Admitted(mut errand)) => {
+                    // Its caller waits since it came in, however long it took to tell who it is.
+                    errand.patience.deadline = deadline.or(errand.patience.deadline);
                     let _taken =
                         seat.map(|seat| gateway.outside.servers.seats().take(errand.pending.id, seat));
                     gateway.carry_out(errand, Said::to(said)).await;
@@ -148,6 +153,7 @@ impl Gateway {
         came: Instant,
         room: Option<SemaphorePermit<'_>>,
     ) -> Result<Next, Error> {
+        ask.wait.must_go_on()?;
         let started = Instant::now();
         let arrival = Arrival { at_ms: clock::now_ms(), instant: came };
         let tenant = self.tenant(&caller.tenant)?;

@@ -1,9 +1,12 @@
 //! Who is calling. A face asks here and gets a value that says so; the gateway demands one for everything it does.
 
+use std::future::ready;
 use std::sync::Arc;
 use std::time::Duration;
 
 use action::Environment;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use gateway::{Caller, Code, Error, Gateway};
 use http::header::AUTHORIZATION;
 use mandate::MAX_TOKEN_BYTES;
@@ -18,22 +21,26 @@ use crate::site::Site;
 /// `EP_UNAUTHENTICATED` if there is neither or it is not a valid one, `EP_INSUFFICIENT_SCOPE` for a token that does not
 /// reach so far.
 pub(crate) async fn caller(request: &Request) -> Result<Caller, Error> {
-    let header = single(&request.head.headers, &AUTHORIZATION);
-    let header = header.map_err(|_| missing("the header Authorization cannot be read"))?;
-    let header = header.ok_or_else(|| missing(keyless(request.environment)))?;
-    let bearer = credential(header, "bearer")
-        .ok_or_else(|| missing("the header Authorization is not Bearer and a key or token"))?;
+    let bearer = bearer(request)?;
     // Callers of both environments are known in production.
     let server = server_of(request.head.uri.path());
     request.site.faces.production.recognise(bearer, server).await
 }
 
-/// Whether a credential that came with a request is one still. Where there is none, or none that names a caller, nobody was known by it.
+fn bearer(request: &Request) -> Result<&str, Error> {
+    let header = single(&request.head.headers, &AUTHORIZATION);
+    let header = header.map_err(|_| missing("the header Authorization cannot be read"))?;
+    let header = header.ok_or_else(|| missing(keyless(request.environment)))?;
+    credential(header, "bearer")
+        .ok_or_else(|| missing("the header Authorization is not Bearer and a key or token"))
+}
+
+/// Whether a credential that came with a request is one still. Where there is none, or none that names a caller, nobody was known by
+/// it.
 pub(crate) async fn is_still_known(request: &Request) -> Result<(), Error> {
-    let header = single(&request.head.headers, &AUTHORIZATION).ok().flatten();
-    match header.and_then(|header| credential(header, "bearer")) {
-        Some(_) => caller(request).await.map(drop),
-        None => Ok(()),
+    match bearer(request) {
+        Ok(_) => caller(request).await.map(drop),
+        Err(_) => Ok(()),
     }
 }
 
@@ -60,6 +67,28 @@ pub(crate) async fn caller_or_anonymous(request: &Request) -> Result<Caller, Err
         Environment::Sandbox | Environment::Production => caller(request).await,
     }
 }
+
+/// A caller, or the wait until it is known who that is.
+pub(crate) type Looked = BoxFuture<'static, Result<Caller, Error>>;
+
+/// The same, before the body of a request is read that may say how long its caller waits. Where the store says nothing for a moment
+/// the body is read meanwhile; until then who has no valid key has none read.
+pub(crate) async fn caller_soon(request: &Request) -> Result<Looked, Error> {
+    let known = request.head.headers.contains_key(AUTHORIZATION);
+    if request.environment == Environment::Sandbox && !known {
+        return Ok(ready(Ok(Gateway::anonymous())).boxed());
+    }
+    let (site, bearer) = (Arc::clone(&request.site), bearer(request)?.to_owned());
+    let server = server_of(request.head.uri.path()).map(str::to_owned);
+    let mut looked = async move { site.faces.production.recognise(&bearer, server.as_deref()).await }.boxed();
+    match tokio::time::timeout(A_MOMENT, &mut looked).await {
+        Ok(caller) => Ok(ready(Ok(caller?)).boxed()),
+        Err(_) => Ok(looked),
+    }
+}
+
+/// A key is one row, found by its hash: much longer takes only a store that hardly answers.
+const A_MOMENT: Duration = Duration::from_millis(250);
 
 /// What somebody without a key hears where one is needed.
 fn keyless(environment: Environment) -> &'static str {

@@ -1,10 +1,14 @@
 //! A database that is away, or does not answer: nobody waits for it for ever, and whoever asks again is told what became of it.
 
 use std::process::Command;
+use std::time::Duration;
 
+use serde_json::{Value, json};
+use testkit::bank::{Fault, Injection};
 use testkit::postgres::End;
+use tokio::task::JoinSet;
 
-use crate::house::{Said, Voice, payment};
+use crate::house::{Said, VERSION, Voice, payment};
 use crate::street::Street;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -45,15 +49,120 @@ async fn what_cannot_be_recorded_is_answered_so_and_ends_right_under_its_key() {
     }
 
     // It is there and says nothing.
-    all_of_it(&street, "STOP");
+    let silent = Silent::from_now_on(&street);
     tokio::join!(refused(0, "hangs-0"), refused(1, "hangs-1"), refused(2, "hangs-2"));
-    all_of_it(&street, "CONT");
+    drop(silent);
     for number in 0..agents.len() {
         let said = executed(number + 1, &format!("hangs-{number}")).await;
         assert!(matches!(said.kind(), "executed" | "pending_settlement"), "{}", said.text());
     }
     let effects = street.house.bank.effects();
     assert!(effects.by_reference.values().chain(effects.by_key.values()).all(|count| *count == 1));
+}
+
+/// A caller that names a deadline hears by it that the database says nothing, on every way to act; what nobody has done by then is
+/// not done later.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_names_a_deadline_does_not_wait_for_a_database_that_says_nothing() {
+    let Some(street) = Street::new().await else { return };
+    let agent = street.house.agent();
+    let token = street.house.token("default").to_owned();
+    let body = |key: &str, ms: u64| json_with(payment(key, "1.50", &token), "deadline_ms", ms.into());
+    for key in ["a", "b", "c", "d"] {
+        let said = agent.execute(key, &body(key, 60_000)).await;
+        assert_eq!(said.kind(), "executed", "{}", said.text());
+    }
+    let before = street.house.bank.effects().count;
+
+    let silent = Silent::from_now_on(&street);
+    // More than judge at once, so that some wait for their turn.
+    let mut asked: JoinSet<Said> = JoinSet::new();
+    for number in 0..200 {
+        let (agent, key) = (agent.clone(), format!("k-{number}"));
+        let body = body(&key, 1_500);
+        asked.spawn(async move { agent.execute(&key, &body).await });
+    }
+    let executed = asked.join_all();
+    let any = body("any", 1_500);
+    let cycle = agent.post("/v1/sessions/any/cycles", &any);
+    let run = agent.request("POST", "/v1/runs").header("ep-version", VERSION);
+    let run = Said::of(run.header("idempotency-key", "run").json(&any));
+    let other_words = in_other_words(&token);
+    let submitted = agent.post("/v1/actions", &other_words);
+    let all = async { tokio::join!(executed, cycle, run, submitted) };
+    let (mut all_said, cycle, run, submitted) =
+        tokio::time::timeout(SILENT, all).await.expect("somebody waits beyond the deadline");
+    drop(silent);
+    all_said.extend([cycle, run.unwrap(), submitted]);
+    for said in all_said {
+        assert_eq!((said.status, said.code()), (503, "EP_UNAVAILABLE"), "{}", said.text());
+        assert!(said.headers.contains_key("retry-after"));
+    }
+
+    // Nothing of it was done, and nothing of it is when the database speaks again.
+    for number in 0..20 {
+        let key = format!("k-{number}");
+        let said = until_told(&agent, &key, &body(&key, 60_000)).await;
+        assert_eq!(said.kind(), "executed", "{}", said.text());
+    }
+    let effects = street.house.bank.effects();
+    assert_eq!(effects.count, before + 20);
+    assert!(effects.by_reference.values().chain(effects.by_key.values()).all(|count| *count == 1));
+}
+
+/// The same of what was sent by then: what came of it is told under its key.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_sent_before_the_database_said_nothing_is_told_under_its_key() {
+    let Some(street) = Street::new().await else { return };
+    let agent = street.house.agent();
+    let bank = &street.house.bank;
+    bank.inject(Injection::payments(Fault::DelayAnswer { ms: 1_000 }, 1));
+    let body = payment("p", "1.50", street.house.token("default"));
+    let body = json_with(body, "deadline_ms", 3_000.into());
+    let sent = async {
+        while bank.effects().count == 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        Silent::from_now_on(&street)
+    };
+    let both = async { tokio::join!(agent.execute("k", &body), sent) };
+    let (said, silent) = tokio::time::timeout(SILENT, both).await.expect("it waits beyond its deadline");
+    drop(silent);
+    assert_eq!((said.status, said.code()), (503, "EP_UNAVAILABLE"), "{}", said.text());
+    assert!(said.headers.contains_key("retry-after"));
+
+    let said = until_told(&agent, "k", &body).await;
+    assert!(matches!(said.kind(), "executed" | "pending_settlement"), "{}", said.text());
+    assert_eq!(bank.effects().count, 1);
+}
+
+/// So long the database says nothing, if anybody waits for it so long. Without a bound of its own a request waits for more than this.
+const SILENT: Duration = Duration::from_secs(8);
+
+async fn until_told(agent: &Voice, key: &str, body: &Value) -> Said {
+    for _ in 0..300 {
+        let said = agent.execute(key, body).await;
+        if said.status != 503 && said.code() != "EP_IDEMPOTENCY_IN_FLIGHT" {
+            return said;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    panic!("`{key}` is never answered");
+}
+
+fn json_with(mut body: Value, member: &str, value: Value) -> Value {
+    body[member] = value;
+    body
+}
+
+/// A payment in the words of the Agent Transaction Protocol.
+fn in_other_words(token: &str) -> Value {
+    let deadline = jiff::Timestamp::now() + Duration::from_millis(1_500);
+    json!({
+        "atp_version": "1", "idempotency_key": "other-words", "delegation_token": token,
+        "action": {"verb": "pay", "target": "p", "parameters": {"amount_usd": "1.50"}},
+        "deadline": deadline.to_string(),
+    })
 }
 
 async fn not_ready(gateway: &Voice) {
@@ -66,15 +175,29 @@ async fn not_ready(gateway: &Voice) {
     panic!("a gateway without its database stays ready");
 }
 
-/// A signal to the server and everybody who works for it.
-fn all_of_it(street: &Street, signal: &str) {
-    let parent = std::fs::read_to_string(street.cluster.socket().join("data/postmaster.pid")).unwrap();
-    let parent = parent.lines().next().unwrap();
-    let mut ids = vec![parent.to_owned()];
-    let children = std::fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).unwrap();
-    ids.extend(children.split_whitespace().map(str::to_owned));
-    for id in ids {
-        let sent = Command::new("kill").args([format!("-{signal}"), id]).status().unwrap();
-        assert!(sent.success());
+/// A server that says nothing until this is dropped, with everybody who works for it.
+struct Silent(Vec<String>);
+
+impl Silent {
+    fn from_now_on(street: &Street) -> Silent {
+        let parent = std::fs::read_to_string(street.cluster.socket().join("data/postmaster.pid")).unwrap();
+        let parent = parent.lines().next().unwrap();
+        let mut ids = vec![parent.to_owned()];
+        let children = std::fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).unwrap();
+        ids.extend(children.split_whitespace().map(str::to_owned));
+        let silent = Silent(ids);
+        assert!(silent.signal("STOP"));
+        silent
+    }
+
+    fn signal(&self, name: &str) -> bool {
+        let sent = |id| Command::new("kill").args([format!("-{name}").as_str(), id]).status().unwrap();
+        self.0.iter().all(|id| sent(id.as_str()).success())
+    }
+}
+
+impl Drop for Silent {
+    fn drop(&mut self) {
+        self.signal("CONT");
     }
 }

@@ -378,6 +378,7 @@ impl Gateway {
             idempotency_key: None,
             request_id: row.correlation_id.clone(),
             dry_run: false,
+            wait: crate::Wait::default(),
             body: Vec::new(),
         };
         let arrival = arrived(stored.at_ms);
@@ -451,6 +452,7 @@ mod tests {
             idempotency_key: None,
             request_id: "req-1".to_owned(),
             dry_run: false,
+            wait: crate::Wait::default(),
             body: body.to_string().into_bytes(),
         };
         let agent = Gateway::anonymous();

@@ -119,6 +119,7 @@ impl Gateway {
 
     /// Commit 1, over a new row or over the one that waited.
     pub(super) async fn enter(&self, case: &Case<'_>, admission: Admission) -> Result<Admitted, Error> {
+        case.asked.ask.wait.hand_over()?;
         let entered = match &case.resumed {
             None => self.ledger.admit(admission).await,
             Some(resumed) => {

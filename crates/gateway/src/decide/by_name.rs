@@ -124,7 +124,7 @@ impl Gateway {
             return Ok(answer);
         }
         let ending = self.blocked(pending.chain.clone(), code, details);
-        let answer = self.refuse(&row, &pending, why, ending, cycle).await?;
+        let answer = self.refuse(&row, &pending, why, ending, (cycle, &asked.ask.wait)).await?;
         if let Some(governed) = &governed {
             self.end_stopped(governed).await;
         }

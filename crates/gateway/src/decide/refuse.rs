@@ -19,7 +19,7 @@ use crate::prove::{Ending, push, refused};
 use crate::remember::{Row, stored, telling, unavailable};
 use crate::request::Answer;
 use crate::row::{CallRow, OutcomeRow};
-use crate::{Code, Error, clock};
+use crate::{Code, Error, Wait, clock};
 
 impl Gateway {
     /// What admission refuses stands in the entry `execute`.
@@ -60,7 +60,7 @@ impl Gateway {
             return Ok(answer);
         }
         let ending = self.blocked(pending.chain.clone(), code, details);
-        self.refuse(&row, &pending, why, ending, entered(case)).await
+        self.refuse(&row, &pending, why, ending, (entered(case), &case.asked.ask.wait)).await
     }
 
     /// A provider that must name its price does not: nothing can be authorised and nothing was sent.
@@ -79,7 +79,8 @@ impl Gateway {
             return self.conclude(case.asked.tenant, &pending, Ok(ending)).await;
         }
         let row = self.row_of(case, &pending, "failed", State::Failed);
-        self.refuse(&row, &pending, Code::ProviderFailed.as_str().into(), ending, entered(case)).await
+        let about = (entered(case), &case.asked.ask.wait);
+        self.refuse(&row, &pending, Code::ProviderFailed.as_str().into(), ending, about).await
     }
 
     /// A provider that must say what there is before does not: nothing is sent.
@@ -97,7 +98,8 @@ impl Gateway {
             return self.conclude(case.asked.tenant, &pending, Ok(ending)).await;
         }
         let row = self.row_of(case, &pending, "failed", State::Failed);
-        self.refuse(&row, &pending, Code::ProviderFailed.as_str().into(), ending, entered(case)).await
+        let about = (entered(case), &case.asked.ask.wait);
+        self.refuse(&row, &pending, Code::ProviderFailed.as_str().into(), ending, about).await
     }
 
     pub(super) async fn refuse(
@@ -106,7 +108,7 @@ impl Gateway {
         pending: &Pending,
         why: Box<str>,
         ending: Ending<'_>,
-        cycle: Option<ledger::Cycle>,
+        (cycle, wait): (Option<ledger::Cycle>, &Wait),
     ) -> Result<Answer, Error> {
         let started = Instant::now();
         let intent = self.intent(row, &pending.row)?;
@@ -129,6 +131,7 @@ impl Gateway {
             },
         };
         let started = Instant::now();
+        wait.hand_over()?;
         let recorded = self.ledger.refuse(refusal).await.map_err(unavailable)?;
         self.metrics.step(Step::Settle, started.elapsed());
         match recorded {

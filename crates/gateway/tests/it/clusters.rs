@@ -125,6 +125,7 @@ async fn sends(house: &House, party: &Party, key: &str, body: &Value) -> Result<
         idempotency_key: Some(action::IdempotencyKey::parse(key).unwrap()),
         request_id: format!("req-{key}"),
         dry_run: false,
+        wait: countersign_gateway::Wait::default(),
         body: body.to_string().into_bytes(),
     };
     house.gateway().execute(&party.agent, ask).await.map(Said::of)

@@ -90,6 +90,7 @@ fn ask(key: &str, body: &Value) -> Ask {
         idempotency_key: Some(IdempotencyKey::parse(key).unwrap()),
         request_id: format!("req-{key}"),
         dry_run: false,
+        wait: countersign_gateway::Wait::default(),
         body: body.to_string().into_bytes(),
     }
 }

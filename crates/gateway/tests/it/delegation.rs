@@ -62,6 +62,7 @@ async fn pay_to(
         idempotency_key: Some(IdempotencyKey::parse(key).unwrap()),
         request_id: format!("req-{key}"),
         dry_run: false,
+        wait: countersign_gateway::Wait::default(),
         body: body.to_string().into_bytes(),
     };
     let answer = house.gateway().execute(who, ask).await.unwrap();

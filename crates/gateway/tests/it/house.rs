@@ -227,6 +227,7 @@ impl House {
             idempotency_key: Some(IdempotencyKey::parse(key).unwrap()),
             request_id: format!("req-{key}"),
             dry_run: false,
+            wait: countersign_gateway::Wait::default(),
             body: body.to_string().into_bytes(),
         };
         self.gateway().execute(&self.agent, ask).await.map(Said::of)
@@ -291,6 +292,7 @@ impl House {
             idempotency_key: Some(IdempotencyKey::parse(key).unwrap()),
             request_id: format!("req-{key}"),
             dry_run: true,
+            wait: countersign_gateway::Wait::default(),
             body: body.to_string().into_bytes(),
         };
         self.gateway().execute(&self.agent, ask).await.map(Said::of).unwrap()

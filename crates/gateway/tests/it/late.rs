@@ -1015,6 +1015,7 @@ async fn begun(house: &House, more: Value) -> (String, String) {
         idempotency_key: Some(action::IdempotencyKey::parse("k").unwrap()),
         request_id: "req-k".to_owned(),
         dry_run: false,
+        wait: countersign_gateway::Wait::default(),
         body: body.to_string().into_bytes(),
     };
     let Begun::Admitted(id) = house.gateway().begin_run(&house.agent, ask).await.unwrap() else {

@@ -384,7 +384,13 @@ async fn a_freeze_that_would_stop_nothing_is_refused() {
     let acting = Caller { subject: Subject::parse("acting").unwrap(), ..house.agent.clone() };
     let body = json!({ "archetype": "delete_audit_log", "constraints": {} }).to_string().into_bytes();
     let key = Some(action::IdempotencyKey::parse("k1").unwrap());
-    let ask = Ask { idempotency_key: key, request_id: "req-1".to_owned(), dry_run: false, body };
+    let ask = Ask {
+        idempotency_key: key,
+        request_id: "req-1".to_owned(),
+        dry_run: false,
+        wait: countersign_gateway::Wait::default(),
+        body,
+    };
     gateway.execute(&acting, ask).await.unwrap();
     for name in
         ["archetype:PAYMENT_TRANSFER", "provider:sandbox", "agent:agent-7", "agent:keyed", "agent:acting"]

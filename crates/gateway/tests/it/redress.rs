@@ -36,6 +36,7 @@ async fn what_its_caller_would_carry_out_undoes_nothing() {
         idempotency_key: Some(IdempotencyKey::parse("k").unwrap()),
         request_id: "req-k".to_owned(),
         dry_run: false,
+        wait: countersign_gateway::Wait::default(),
         body: body.to_string().into_bytes(),
     };
     let refused = house.gateway().submit(&house.agent, ask, Spelling::Json).await.unwrap_err();

@@ -539,6 +539,7 @@ async fn every_step_outlives_the_end_of_the_process() {
             idempotency_key: Some(action::IdempotencyKey::parse("k").unwrap()),
             request_id: "req-k".to_owned(),
             dry_run: false,
+            wait: countersign_gateway::Wait::default(),
             body: body.to_string().into_bytes(),
         };
         let task = tokio::spawn(async move {

@@ -155,6 +155,7 @@ async fn whoever_can_tell_is_asked_though_nobody_is_there_who_would_undo_it() {
         idempotency_key: Some(IdempotencyKey::parse("k").unwrap()),
         request_id: "req-k".to_owned(),
         dry_run: false,
+        wait: countersign_gateway::Wait::default(),
         body: body.to_string().into_bytes(),
     };
     let id = house

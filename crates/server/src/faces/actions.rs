@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Instant;
 
 use action::Environment;
 use gateway::{
     ActionView, Answer, Ask, AttemptView, Caller, CaptureView, Code, Error, Gateway, KeepingView,
-    ROLLBACK_FAILED, ReceiptView, ReservationView, RetryView, Spelling,
+    ROLLBACK_FAILED, ReceiptView, ReservationView, RetryView, Spelling, Wait,
 };
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
@@ -16,12 +17,12 @@ use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use super::approvals::{Approval, Resolution};
-use super::execution_protocol::{marked, status_of};
+use super::execution_protocol::{marked, status_of, to_whom_it_may_concern};
 use crate::errors;
 use crate::openapi::{self, ExecuteResponse, Schema};
 use crate::reply;
 use crate::request::{self, Request, Response};
-use crate::who;
+use crate::who::{self, Looked};
 
 /// An action's record as `GET /v1/actions/{id}` answers it, for those who hold the store themselves.
 pub fn action_record(view: &ActionView, public_url: &str) -> Value {
@@ -35,20 +36,33 @@ pub(crate) fn submit(request: Request) -> impl Future<Output = Result<Response, 
     let asked = Box::pin(asked(request));
     async move {
         let (gateway, caller, ask, spelling) = asked.await?;
-        let answer = gateway.submit(&caller, ask, spelling).await?;
-        Box::pin(told(&gateway, &caller, answer)).await
+        let wait = ask.wait.clone();
+        let answer = async {
+            let caller = caller.await?;
+            let answer = gateway.submit(&caller, ask, spelling).await?;
+            Box::pin(told(&gateway, &caller, answer)).await
+        };
+        gateway.in_time(wait, answer).await
     }
 }
 
-async fn asked(mut request: Request) -> Result<(Arc<Gateway>, Caller, Ask, Spelling), Error> {
+async fn asked(mut request: Request) -> Result<(Arc<Gateway>, Looked, Ask, Spelling), Error> {
+    let came = Instant::now();
     let gateway = request.gateway()?;
-    let caller = who::caller_or_anonymous(&request).await?;
+    let caller = who::caller_soon(&request).await?;
+    match read(&mut request, came).await {
+        Ok((ask, spelling)) => Ok((gateway, caller, ask, spelling)),
+        Err(error) => Err(to_whom_it_may_concern(caller, error).await),
+    }
+}
+
+async fn read(request: &mut Request, came: Instant) -> Result<(Ask, Spelling), Error> {
     let [] = request.query([])?;
     // That there is one at all is asked for by the level of the action.
     let idempotency_key = request::idempotency_key(&request.head.headers, Environment::Sandbox)?;
     let (spelling, body) = request.take_spelled().await?;
-    let ask = Ask { idempotency_key, request_id: request.id().to_owned(), dry_run: false, body };
-    Ok((gateway, caller, ask, spelling))
+    let wait = Wait::said(&body, Some(spelling), came);
+    Ok((Ask { idempotency_key, request_id: request.id().to_owned(), dry_run: false, wait, body }, spelling))
 }
 
 /// The record as it is now, and in it, whatever came later, what is answered to this request.

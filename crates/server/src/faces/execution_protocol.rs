@@ -2,14 +2,15 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Instant;
 
-use gateway::{Ask, Caller, Code, Error, Gateway};
+use gateway::{Ask, Code, Error, Gateway, Wait};
 use http::{HeaderValue, StatusCode};
 
 use crate::openapi::{Answer, Schema};
 use crate::reply;
 use crate::request::{self, IDEMPOTENT_REPLAYED, Request, Response};
-use crate::who;
+use crate::who::{self, Looked};
 
 /// Takes one action to its outcome.
 pub(crate) fn execute(request: Request) -> impl Future<Output = Result<Response, Error>> {
@@ -17,7 +18,9 @@ pub(crate) fn execute(request: Request) -> impl Future<Output = Result<Response,
     let asked = Box::pin(asked(request));
     async move {
         let (gateway, caller, ask) = asked.await?;
-        Ok(told(gateway.execute(&caller, ask).await?))
+        let wait = ask.wait.clone();
+        let answer = async { gateway.execute(&caller.await?, ask).await };
+        Ok(told(gateway.in_time(wait, answer).await?))
     }
 }
 
@@ -41,15 +44,29 @@ pub(crate) fn marked(mut response: Response, replayed: bool) -> Response {
 }
 
 /// Whom a request asks what on whose behalf.
-pub(crate) async fn asked(mut request: Request) -> Result<(Arc<Gateway>, Caller, Ask), Error> {
+pub(crate) async fn asked(mut request: Request) -> Result<(Arc<Gateway>, Looked, Ask), Error> {
+    let came = Instant::now();
     let gateway = request.gateway()?;
-    let caller = who::caller_or_anonymous(&request).await?;
+    let caller = who::caller_soon(&request).await?;
+    match read(&mut request, came).await {
+        Ok(ask) => Ok((gateway, caller, ask)),
+        Err(error) => Err(to_whom_it_may_concern(caller, error).await),
+    }
+}
+
+async fn read(request: &mut Request, came: Instant) -> Result<Ask, Error> {
     let headers = &request.head.headers;
     request::version(headers, request.environment)?;
     let idempotency_key = request::idempotency_key(headers, request.environment)?;
-    let dry_run = dry_run(&request)?;
+    let dry_run = dry_run(request)?;
     let body = request.take_body().await?;
-    Ok((gateway, caller, Ask { idempotency_key, request_id: request.id().to_owned(), dry_run, body }))
+    let wait = Wait::said(&body, None, came);
+    Ok(Ask { idempotency_key, request_id: request.id().to_owned(), dry_run, wait, body })
+}
+
+/// What is wrong with a request, once it is known that its caller may hear that.
+pub(crate) async fn to_whom_it_may_concern(caller: Looked, error: Error) -> Error {
+    caller.await.err().unwrap_or(error)
 }
 
 fn dry_run(request: &Request) -> Result<bool, Error> {

@@ -15,7 +15,9 @@ use crate::who;
 /// Asks for an action that the caller will carry out.
 pub(crate) async fn begin(request: Request) -> Result<Response, Error> {
     let (gateway, caller, ask) = Box::pin(asked(request)).await?;
-    match gateway.begin_run(&caller, ask).await? {
+    let wait = ask.wait.clone();
+    let begun = async { gateway.begin_run(&caller.await?, ask).await };
+    match gateway.in_time(wait, begun).await? {
         Begun::Admitted(id) => {
             let run = Admitted { action_id: id.to_string(), state: "EXECUTING" };
             Ok(reply::json(StatusCode::CREATED, &run))

@@ -1,9 +1,11 @@
 //! Governed sessions: opened, declared in, looked at, ended; and their records, as JSON or PROV-JSON.
 
+use std::time::Instant;
+
 use action::Environment;
 use gateway::{
     Ask, CloseAsk, Code, Completion, ContextView, CycleView, DeclarationView, Error, GarAsk, GarView,
-    ResourceEnvelope, SessionView, no_others,
+    ResourceEnvelope, SessionView, Wait, no_others,
 };
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
@@ -13,7 +15,7 @@ use utoipa::ToSchema;
 
 use super::approvals::Pending;
 use super::audit::{link, named, one_of, plain, span, subject};
-use super::execution_protocol::{marked, status_of};
+use super::execution_protocol::{marked, status_of, to_whom_it_may_concern};
 use super::provenance;
 use crate::openapi::{Answer, Schema};
 use crate::reply;
@@ -68,17 +70,28 @@ pub(crate) async fn declare(mut request: Request) -> Result<Response, Error> {
 
 /// Takes one action to its outcome as a cycle of it.
 pub(crate) async fn cycle(mut request: Request) -> Result<Response, Error> {
+    let came = Instant::now();
     let gateway = request.gateway()?;
-    let caller = who::caller_or_anonymous(&request).await?;
+    let caller = who::caller_soon(&request).await?;
+    let ask = match asked(&mut request, came).await {
+        Ok(ask) => ask,
+        Err(error) => return Err(to_whom_it_may_concern(caller, error).await),
+    };
+    let wait = ask.wait.clone();
+    let answer = async { gateway.cycle(&caller.await?, &request.argument, ask).await };
+    let (answer, view) = gateway.in_time(wait, answer).await?;
+    let response = serde_json::from_slice(&answer.reply.body).ok();
+    let body = CycleRecord::of(view, response);
+    Ok(marked(reply::json(status_of(&answer), &body), answer.replayed))
+}
+
+async fn asked(request: &mut Request, came: Instant) -> Result<Ask, Error> {
     let [] = request.query([])?;
     // Whether there has to be one is the gateway's to say: the key may stand in the body.
     let idempotency_key = request::idempotency_key(&request.head.headers, Environment::Sandbox)?;
     let body = request.take_body().await?;
-    let ask = Ask { idempotency_key, request_id: request.id().to_owned(), dry_run: false, body };
-    let (answer, view) = gateway.cycle(&caller, &request.argument, ask).await?;
-    let response = serde_json::from_slice(&answer.reply.body).ok();
-    let body = CycleRecord::of(view, response);
-    Ok(marked(reply::json(status_of(&answer), &body), answer.replayed))
+    let wait = Wait::said(&body, None, came);
+    Ok(Ask { idempotency_key, request_id: request.id().to_owned(), dry_run: false, wait, body })
 }
 
 /// Ends it.

@@ -1,0 +1,184 @@
+//! Until when a caller waits, and what it hears where a store that says nothing would have it wait for longer.
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::{Duration, Instant};
+
+use action::yaml;
+use serde::Deserialize;
+use tokio::time::{timeout, timeout_at};
+
+use crate::atp::Spelling;
+use crate::gateway::Gateway;
+use crate::{Code, Error, clock};
+
+/// How long the caller of one request waits. Clones are of the same wait.
+#[derive(Clone, Debug, Default)]
+pub struct Wait {
+    until: Option<Until>,
+    stage: Arc<AtomicU8>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Until {
+    deadline: Instant,
+    /// Not before this is anybody told that the store said nothing.
+    earliest: Instant,
+}
+
+/// What becomes of a request is still open.
+const OPEN: u8 = 0;
+/// What was decided is the writer's by now, and may become durable.
+const HANDED_OVER: u8 = 1;
+/// Its caller was told that nothing was done, and nothing will be.
+const GIVEN_UP: u8 = 2;
+
+/// What was late from the start, or is late a moment later, is an outcome (`EP_DEADLINE_EXCEEDED`) where the store says something
+/// in this time.
+const SHORTEST: Duration = Duration::from_secs(1);
+/// So long it may take after the deadline to write down and tell how what was handed over stands then.
+const LAST_WORD: Duration = Duration::from_secs(1);
+
+impl Wait {
+    /// As long as the body of a request says that came in then, in the words of the Agent Transaction Protocol if they are spelled
+    /// so, else in those of the Execution Protocol. What is wrong with a body is found where all of it is read.
+    pub fn said(body: &[u8], spelling: Option<Spelling>, came: Instant) -> Wait {
+        let deadline = match spelling {
+            None => Deadline::read(body).and_then(|it| it.deadline_ms).and_then(|ms| after(came, ms)),
+            Some(Spelling::Json) => Deadline::read(body).and_then(|it| moment(&it.deadline?)),
+            Some(Spelling::Yaml) => {
+                yaml::parse(body).ok().and_then(|body| moment(body.get("deadline")?.as_str()?))
+            }
+        };
+        let until = deadline.map(|deadline| Until { deadline, earliest: came + SHORTEST });
+        Wait { until, stage: Arc::default() }
+    }
+
+    /// When nothing is sent any more.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.until.map(|until| until.deadline)
+    }
+
+    /// Before what was decided is handed to the writer. From then on nobody is told that nothing was done.
+    ///
+    /// # Errors
+    /// Where the caller was told that already.
+    pub(crate) fn hand_over(&self) -> Result<(), Error> {
+        if self.moved(HANDED_OVER) { Ok(()) } else { self.must_go_on() }
+    }
+
+    /// Whether there is any use in going on.
+    ///
+    /// # Errors
+    /// Where the caller was told that nothing was done.
+    pub(crate) fn must_go_on(&self) -> Result<(), Error> {
+        match self.stage.load(Ordering::SeqCst) {
+            GIVEN_UP => Err(given_up()),
+            _ => Ok(()),
+        }
+    }
+
+    fn moved(&self, to: u8) -> bool {
+        self.stage.compare_exchange(OPEN, to, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+    }
+}
+
+impl Gateway {
+    /// What the work for a request comes to, or `EP_UNAVAILABLE` once its caller waits no longer. What was not handed to the
+    /// writer by then never is; what was goes on as if the caller had hung up, and its key tells what became of it.
+    ///
+    /// # Errors
+    /// Those of the work, and that one.
+    pub async fn in_time<T>(
+        &self,
+        wait: Wait,
+        work: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
+        let Some(until) = wait.until else { return work.await };
+        let mut work = pin!(work);
+        let first = until.deadline.max(until.earliest);
+        if let Ok(done) = timeout_at(first.into(), &mut work).await {
+            return done;
+        }
+        let error = if wait.moved(GIVEN_UP) {
+            given_up()
+        } else {
+            match timeout(LAST_WORD, work).await {
+                Ok(done) => return done,
+                Err(_) => late("not all that was done could be recorded before the deadline"),
+            }
+        };
+        self.metrics.error(error.code);
+        Err(error)
+    }
+}
+
+fn given_up() -> Error {
+    late("it could not be decided before the deadline; nothing was done")
+}
+
+fn late(why: &str) -> Error {
+    Error::new(Code::Unavailable, why).retry_after(5)
+}
+
+/// The members by which either protocol says it.
+#[derive(Deserialize)]
+struct Deadline {
+    deadline_ms: Option<u64>,
+    deadline: Option<String>,
+}
+
+impl Deadline {
+    fn read(body: &[u8]) -> Option<Deadline> {
+        serde_json::from_slice(body).ok()
+    }
+}
+
+fn after(came: Instant, ms: u64) -> Option<Instant> {
+    came.checked_add(Duration::from_millis(ms))
+}
+
+/// When it is that time by the clock on the wall; now, if it was already.
+fn moment(text: &str) -> Option<Instant> {
+    let at_ms = action::time::unix_millis(text).ok()?;
+    after(Instant::now(), u64::try_from(at_ms.saturating_sub(clock::now_ms())).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn left(body: &str, spelling: Option<Spelling>) -> Option<u64> {
+        let came = Instant::now();
+        let deadline = Wait::said(body.as_bytes(), spelling, came).deadline()?;
+        Some(deadline.saturating_duration_since(came).as_secs())
+    }
+
+    #[test]
+    fn a_body_says_how_long_its_caller_waits() {
+        let soon = clock::text(clock::now_ms() + 60_500);
+        assert_eq!(left(r#"{"archetype": "X", "deadline_ms": 5000}"#, None), Some(5));
+        assert_eq!(left(&format!(r#"{{"deadline": "{soon}"}}"#), Some(Spelling::Json)), Some(60));
+        assert_eq!(
+            left(&format!("action:\n  verb: pay\ndeadline: \"{soon}\"\n"), Some(Spelling::Yaml)),
+            Some(60)
+        );
+        assert_eq!(left(r#"{"deadline": "2020-01-01T00:00:00Z"}"#, Some(Spelling::Json)), Some(0));
+        for nothing in ["{}", "", "{", r#"{"deadline_ms": null}"#, r#"{"deadline_ms": "5"}"#] {
+            assert_eq!(left(nothing, None), None, "{nothing}");
+        }
+    }
+
+    #[test]
+    fn what_is_given_up_is_never_handed_over_and_the_other_way_round() {
+        let (given_up, handed_over) = (Wait::default(), Wait::default());
+        assert!(given_up.moved(GIVEN_UP));
+        assert!(given_up.clone().hand_over().is_err());
+        handed_over.clone().hand_over().unwrap();
+        assert!(!handed_over.moved(GIVEN_UP));
+        // It may be judged anew.
+        handed_over.hand_over().unwrap();
+    }
+}
