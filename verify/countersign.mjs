@@ -347,9 +347,10 @@ async function shows(proof, receipt, pin) {
   if (epochless(promised.origin) !== epochless(origin)) throw Failure.member("metadata.log.origin", "is not the log of the proof");
   const place = readPlace(proof);
   const kind = receipt.eventType === "ORIGINAL" ? TERMINAL : AMENDMENT;
-  const hour = Math.floor(Date.parse(receipt.created) / 3_600_000);
-  // The clock may have been set back by a little between the receipt and its entry.
-  const fits = place.leaf.kind === kind && place.leaf.hour + 1 >= hour;
+  const made = Math.floor(Date.parse(receipt.created) / HOUR);
+  // The clock may have been set back by a little between the receipt and its entry; what was entered long after was dated back.
+  const inTime = place.leaf.hour + 1 >= made && place.leaf.hour <= made + MOST_LATE;
+  const fits = place.leaf.kind === kind && inTime;
   if (!fits || !(await opens(place.leaf, fromBase64url(promised.nonce), encode(canonical(receipt))))) {
     throw Failure.document("the leaf of the proof is not this receipt's");
   }
@@ -586,6 +587,9 @@ const [TERMINAL, AMENDMENT, KEY_EVENT] = [2, 3, 5];
 const [SIGNED, COSIGNED] = [1, 4];
 const DIGEST = /^sha256:[0-9a-f]{64}$/;
 const LEAF = 74;
+const HOUR = 3_600_000;
+// Hours by which the leaf of a receipt is later than it, at most: it is promised a place within a day.
+const MOST_LATE = 25;
 const MOST_SIGNATURES = 64;
 const LONGEST_NOTE = 256 << 10;
 

@@ -134,7 +134,7 @@ struct Promised {
     name: String,
     merge_by: Timestamp,
     kind: LeafKind,
-    hour: u32,
+    created: Timestamp,
 }
 
 impl Told {
@@ -206,8 +206,7 @@ impl Told {
         }
         let original = document.content.event == Event::Original;
         let kind = if original { LeafKind::Terminal } else { LeafKind::Amendment };
-        let hour = Leaf::hour_of(document.created);
-        let promised = Promised { name: name.to_owned(), merge_by, kind, hour };
+        let promised = Promised { name: name.to_owned(), merge_by, kind, created: document.created };
         self.receipts.insert(Leaf::commit(&nonce, &text), promised);
     }
 
@@ -239,10 +238,10 @@ impl Told {
                 MOST_DUE / 24
             ));
         }
-        if let Some(Promised { name, kind, hour, .. }) = self.receipts.remove(&leaf.commitment)
-            && (leaf.kind != kind || leaf.hour.saturating_add(1) < hour)
+        if let Some(Promised { name, kind, created, .. }) = self.receipts.remove(&leaf.commitment)
+            && (leaf.kind != kind || !leaf.is_of_time(created))
         {
-            self.find(format!("{name}: is logged as something else, or before it was made"));
+            self.find(format!("{name}: is logged as something else, or at another time than it was made"));
         }
         let Some(said) = self.roots.get(&(origin.to_owned(), size)) else { return };
         let root = root();
@@ -490,19 +489,25 @@ mod tests {
 
     #[test]
     fn a_receipt_that_is_logged_as_something_else_is_found() {
-        let receipt = |kind, hour| {
+        let receipt = |kind, hour: u32| {
             let mut told = Told::default();
             let merge_by = Timestamp::from_unix_millis(0);
-            let promised = Promised { name: "r.json".to_owned(), merge_by, kind: LeafKind::Terminal, hour };
+            let created = Timestamp::from_unix_millis(u64::from(hour) * 3_600_000);
+            let promised =
+                Promised { name: "r.json".to_owned(), merge_by, kind: LeafKind::Terminal, created };
             told.receipts.insert([2; 32], promised);
             told.take(0, &Leaf { kind, ..intent(0) }, 1, Hash::default, LOG);
             let none = Read { survey: Survey::default(), overdue: Vec::new() };
             told.compare(&checkpoint(LOG, 1, 0), &none);
             told.findings
         };
-        assert_eq!(receipt(LeafKind::Terminal, 490_001), [""; 0]);
-        for (kind, hour) in [(LeafKind::Approval, 490_000), (LeafKind::Terminal, 490_002)] {
-            assert_eq!(receipt(kind, hour), ["r.json: is logged as something else, or before it was made"]);
+        for hour in [490_001, 490_000 - 25] {
+            assert_eq!(receipt(LeafKind::Terminal, hour), [""; 0]);
+        }
+        let found = "r.json: is logged as something else, or at another time than it was made";
+        let (approval, terminal) = (LeafKind::Approval, LeafKind::Terminal);
+        for (kind, hour) in [(approval, 490_000), (terminal, 490_002), (terminal, 490_000 - 26)] {
+            assert_eq!(receipt(kind, hour), [found]);
         }
     }
 

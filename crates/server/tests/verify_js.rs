@@ -546,11 +546,16 @@ const LOG: &str = "gw.example/log/default";
 
 /// A bundle of a receipt that is the sixth of eleven leaves, and the key of its log.
 fn bundle(issuer: &Issuer, log: &log::Signer) -> Bundle {
+    entered(issuer, log, log::Leaf::hour_of(at(3600)))
+}
+
+/// A bundle of a receipt whose leaf is of that hour.
+fn entered(issuer: &Issuer, log: &log::Signer, hour: u32) -> Bundle {
     let receipt = issuer.sign(&draft(Environment::Production)).into_bytes();
     let leaf = log::Leaf {
         kind: log::LeafKind::Terminal,
         action_ref: [4; 32],
-        hour: log::Leaf::hour_of(at(3600)),
+        hour,
         due_by: 0,
         commitment: log::Leaf::commit(&[0; 32], &receipt),
     };
@@ -664,6 +669,20 @@ fn bundles_are_judged_alike_by_pins_witnesses_and_what_became_of_keys() {
             "valid"
         ]
     );
+}
+
+#[test]
+fn a_receipt_that_was_logged_at_another_time_than_it_was_made_is_refused_by_both() {
+    let (issuer, log) = (Issuer::new(), log::Signer::generate().unwrap());
+    let made = log::Leaf::hour_of(at(0));
+    let hours = [made - 2, made - 1, made, made + 25, made + 26, made + 180 * 24, u32::MAX];
+    let cases = hours.map(|hour| {
+        let bundle = entered(&issuer, &log, hour);
+        (bundle.to_bytes(), Pin::new(ISSUER, &bundle.jwks).and_log(log.log(LOG).unwrap()))
+    });
+    let said = agree_on_bundles(&cases);
+    let (invalid, valid) = ("invalid", "valid");
+    assert!(said.is_empty() || said == [invalid, valid, valid, valid, invalid, invalid, invalid], "{said:?}");
 }
 
 /// The same with one more line below its checkpoint, whatever that is.

@@ -112,8 +112,7 @@ impl Proof {
         }
         let kind = if content.event == Event::Original { LeafKind::Terminal } else { LeafKind::Amendment };
         let Place { index, leaf, .. } = &self.place;
-        // The clock may have been set back by a little between the receipt and its entry.
-        let fits = leaf.kind == kind && leaf.hour.saturating_add(1) >= Leaf::hour_of(document.created);
+        let fits = leaf.kind == kind && leaf.is_of_time(document.created);
         if !fits || !leaf.opens(&nonce, document.text.as_bytes()) {
             return Err(Failure::document("the leaf of the proof is not this receipt's"));
         }

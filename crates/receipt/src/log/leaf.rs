@@ -63,6 +63,8 @@ impl Leaf {
     /// Length of every leaf in bytes.
     pub const SIZE: usize = 74;
     const VERSION: u8 = 1;
+    /// Hours by which the leaf of a receipt is later than it, at most: it is promised a place within a day.
+    const MOST_LATE: u32 = 25;
 
     /// The commitment to a record.
     #[must_use]
@@ -80,6 +82,14 @@ impl Leaf {
     #[must_use]
     pub fn hour_of_millis(millis: u64) -> u32 {
         u32::try_from(millis / 3_600_000).unwrap_or(u32::MAX)
+    }
+
+    /// Is it of an hour in which a receipt that was made then can have been entered? One that was made long before is no word on what
+    /// became of its action, but one that was dated back. The clock may have been set back by a little between the two.
+    #[must_use]
+    pub fn is_of_time(&self, created: Timestamp) -> bool {
+        let made = Leaf::hour_of(created);
+        self.hour.saturating_add(1) >= made && self.hour <= made.saturating_add(Leaf::MOST_LATE)
     }
 
     /// The leaf as the log has it.

@@ -199,7 +199,7 @@ fn a_proof_for_something_else_is_refused() {
     let pin = pin(&jwks);
     let says = |proof: &Proof| refused(&judged(receipt.as_bytes(), proof, &pin, &jwks)).to_owned();
     let not_this = "the leaf of the proof is not this receipt's";
-    // An intent or an amendment is no first word on how it ended, and none is logged before it was made.
+    // An intent or an amendment is no first word on how it ended, and none is entered before it was made.
     for kind in [LeafKind::Intent, LeafKind::Amendment, LeafKind::Approval] {
         assert_eq!(says(&proof(Leaf { kind, ..leaf })), not_this);
     }
@@ -207,6 +207,12 @@ fn a_proof_for_something_else_is_refused() {
     // A clock that was set back by some seconds makes nothing unprovable.
     let back = proof(Leaf { hour: leaf.hour - 1, ..leaf });
     assert_eq!(judged(receipt.as_bytes(), &back, &pin, &jwks).verdict, Verdict::Valid);
+    // Within the day that it promises it may be entered, and months later only what was dated back.
+    let late = proof(Leaf { hour: leaf.hour + 25, ..leaf });
+    assert_eq!(judged(receipt.as_bytes(), &late, &pin, &jwks).verdict, Verdict::Valid);
+    for hour in [leaf.hour + 26, leaf.hour + 180 * 24, u32::MAX] {
+        assert_eq!(says(&proof(Leaf { hour, ..leaf })), not_this);
+    }
     assert_eq!(
         says(&proof(Leaf { commitment: Leaf::commit(&[1; 32], receipt.as_bytes()), ..leaf })),
         not_this
