@@ -347,9 +347,9 @@ async function shows(proof, receipt, pin) {
   if (epochless(promised.origin) !== epochless(origin)) throw Failure.member("metadata.log.origin", "is not the log of the proof");
   const place = readPlace(proof);
   const kind = receipt.eventType === "ORIGINAL" ? TERMINAL : AMENDMENT;
-  const made = Math.floor(Date.parse(receipt.created) / HOUR);
+  const made = Math.floor(millis(receipt.created) / HOUR);
   // The clock may have been set back by a little between the receipt and its entry; what was entered long after was dated back.
-  const inTime = place.leaf.hour + 1 >= made && place.leaf.hour <= made + MOST_LATE;
+  const inTime = place.leaf.hour + 1 >= made && place.leaf.hour <= made + MERGED_WITHIN;
   const fits = place.leaf.kind === kind && inTime;
   if (!fits || !(await opens(place.leaf, fromBase64url(promised.nonce), encode(canonical(receipt))))) {
     throw Failure.document("the leaf of the proof is not this receipt's");
@@ -588,8 +588,8 @@ const [SIGNED, COSIGNED] = [1, 4];
 const DIGEST = /^sha256:[0-9a-f]{64}$/;
 const LEAF = 74;
 const HOUR = 3_600_000;
-// Hours by which the leaf of a receipt is later than it, at most: it is promised a place within a day.
-const MOST_LATE = 25;
+// Hours after a receipt by which it is in the log at the latest: the day that is promised, and some for clocks that are set back.
+const MERGED_WITHIN = 25;
 const MOST_SIGNATURES = 64;
 const LONGEST_NOTE = 256 << 10;
 
@@ -615,6 +615,10 @@ function checkDocument(receipt) {
   const log = receipt.metadata.log;
   if (log !== null && "mergeBy" in log !== "nonce" in log) {
     throw Failure.member("metadata.log", "promises a place without saying by when, or with what nonce");
+  }
+  // A place that is promised for some day far away is promised never.
+  if (log !== null && "mergeBy" in log && millis(log.mergeBy) > millis(receipt.created) + MERGED_WITHIN * HOUR) {
+    throw Failure.member("metadata.log.mergeBy", `is more than ${MERGED_WITHIN} hours after the receipt`);
   }
   const money = receipt.money;
   for (const side of ["offer", "charge"]) {
@@ -674,6 +678,9 @@ const isObject = (value) => typeof value === "object" && value !== null && !Arra
 const isText = (value) => typeof value === "string";
 const isWhole = (value) => Number.isSafeInteger(value) && value >= 0;
 const isTimeOrNothing = (value) => value === null || value === undefined || isTime(value);
+
+// Since 1970; what was before that is as then.
+const millis = (time) => Math.max(Date.parse(time), 0);
 
 function isTime(value) {
   if (!isText(value) || !/^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$/.test(value)) return false;

@@ -200,14 +200,26 @@ impl Told {
         let Some((document, log, nonce, merge_by)) = promised else {
             return self.find(format!("{name}: promises no place in a log"));
         };
-        let mut root = Hash::default();
-        if hex::decode_to_slice(&*log.root, &mut root).is_ok() {
-            self.root(&Checkpoint { origin: log.origin.to_string(), size: log.size, root }, name.to_owned());
-        }
+        self.mentioned(log, name);
         let original = document.content.event == Event::Original;
         let kind = if original { LeafKind::Terminal } else { LeafKind::Amendment };
         let promised = Promised { name: name.to_owned(), merge_by, kind, created: document.created };
         self.receipts.insert(Leaf::commit(&nonce, &text), promised);
+    }
+
+    /// What a receipt says of the log as it was then.
+    fn mentioned(&mut self, log: &receipt::Checkpoint<'_>, by: &str) {
+        let mut root = Hash::default();
+        match hex::decode_to_slice(&*log.root, &mut root) {
+            Ok(()) => {
+                self.root(
+                    &Checkpoint { origin: log.origin.to_string(), size: log.size, root },
+                    by.to_owned(),
+                );
+            }
+            // It would be compared with nothing.
+            Err(_) => self.find(format!("{by}: what it says is the root of its log is no hash")),
+        }
     }
 
     /// What was told of another log says nothing of this one.
@@ -508,6 +520,22 @@ mod tests {
         let (approval, terminal) = (LeafKind::Approval, LeafKind::Terminal);
         for (kind, hour) in [(approval, 490_000), (terminal, 490_002), (terminal, 490_000 - 26)] {
             assert_eq!(receipt(kind, hour), [found]);
+        }
+    }
+
+    #[test]
+    fn a_receipt_that_says_of_its_log_what_is_no_hash_is_found() {
+        let root = |root: &str| {
+            let mut told = Told::default();
+            let (origin, root) = (LOG.into(), root.to_owned().into());
+            told.mentioned(&receipt::Checkpoint { origin, size: 1, root, promise: None }, "r.json");
+            told.take(0, &intent(490_024), 1, Hash::default, LOG);
+            told.findings
+        };
+        assert_eq!(root(&"00".repeat(32)), [""; 0]);
+        assert_eq!(root(&"07".repeat(32)), ["r.json has another root of the log's first 1 leaves"]);
+        for none in ["", "no", &"00".repeat(31)] {
+            assert_eq!(root(none), ["r.json: what it says is the root of its log is no hash"]);
         }
     }
 

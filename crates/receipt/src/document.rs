@@ -71,6 +71,7 @@ impl<'a> Document<'a> {
         let document = reader.document()?;
         reader.end()?;
         document.content.check()?;
+        document.content.check_promise(document.created)?;
         Ok(document)
     }
 

@@ -98,7 +98,7 @@ pub struct Checkpoint<'a> {
 /// A place in the log that a receipt is promised. One that is not there by then is evidence against its issuer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Promise<'a> {
-    /// By when.
+    /// By when; within 25 hours of the receipt.
     pub merge_by: Timestamp,
     /// With what the receipt's leaf commits to it, base64url of 32 random bytes; see [`crate::log::Leaf`].
     pub nonce: Text<'a>,
@@ -267,6 +267,17 @@ impl Draft<'_> {
         rule(commitment::is_digest(&promise.nonce), "metadata.log.nonce", "is not base64url of 32 bytes")
     }
 
+    /// A place that is promised for some day far away is promised never: what is not there by then is evidence against nobody.
+    pub(crate) fn check_promise(&self, created: Timestamp) -> Result<(), Error> {
+        let promise = self.metadata.log.as_ref().and_then(|log| log.promise.as_ref());
+        let latest = created.unix_millis().saturating_add(u64::from(MERGED_WITHIN) * 3_600_000);
+        if promise.is_none_or(|promise| promise.merge_by.unix_millis() <= latest) {
+            Ok(())
+        } else {
+            Err(Error::member("metadata.log.mergeBy", "is more than 25 hours after the receipt"))
+        }
+    }
+
     /// An action that was executed has passed every stage; one that was refused, or a later word, has fewer.
     pub(crate) fn check_entries(&self, entries: usize) -> Result<(), Error> {
         let whole = self.metadata.kind != Kind::Executed
@@ -289,6 +300,8 @@ pub(crate) fn is_uuid(text: &str) -> bool {
         })
 }
 
+/// Hours after a receipt by which it is in the log at the latest: the day that is promised, and some for clocks that are set back.
+pub(crate) const MERGED_WITHIN: u32 = 25;
 /// More people than are ever asked about one action; bounds what a stranger can make a verifier do.
 const MOST_APPROVALS: usize = 32;
 const NOT_UUID: &str = "is not a lower-case UUID";

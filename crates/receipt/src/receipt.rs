@@ -34,6 +34,7 @@ pub fn sign(draft: &Draft<'_>, chain: &Chain, key: &SigningKey) -> Result<Receip
         return Err(Error::StageOrder { stage: "a signature", last: chain.stage().as_str() });
     }
     draft.check()?;
+    draft.check_promise(chain.last_at())?;
     draft.check_entries(chain.len())?;
     let Laid { mut document, created, signature } = laid(draft, chain, key.kid());
     // One digest serves the signature and the short name.

@@ -685,6 +685,27 @@ fn a_receipt_that_was_logged_at_another_time_than_it_was_made_is_refused_by_both
     assert!(said.is_empty() || said == [invalid, valid, valid, valid, invalid, invalid, invalid], "{said:?}");
 }
 
+#[test]
+fn a_place_that_is_promised_for_some_day_far_away_is_refused_by_both() {
+    let issuer = Issuer::new();
+    let jwks = Jwks::new(vec![issuer.jwk.clone()]).unwrap();
+    let document = issuer.sign(&draft(Environment::Production));
+    let promised = document.find("\"mergeBy\":").unwrap() + "\"mergeBy\":".len();
+    let made = receipt::Document::parse(&document).unwrap().created.unix_millis();
+    let latest = made + 25 * 3_600_000;
+    let cases: Vec<_> = [made, latest, latest + 1, u64::MAX]
+        .map(|millis| {
+            let mut changed = document.clone();
+            let merge_by = Timestamp::from_unix_millis(millis);
+            changed.replace_range(promised..promised + 26, &format!("\"{merge_by}\""));
+            (changed, &jwks)
+        })
+        .into();
+    let reports = agree(&cases);
+    let read: Vec<_> = reports.iter().map(|report| report["checks"][0]["outcome"] == "passed").collect();
+    assert!(read.is_empty() || read == [true, true, false, false], "{reports:?}");
+}
+
 /// The same with one more line below its checkpoint, whatever that is.
 fn signed_too(bundle: &Bundle, line: &str) -> Bundle {
     let note = log::Note::parse(&format!("{}{line}\n", bundle.proof.note)).unwrap();

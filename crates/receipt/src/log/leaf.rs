@@ -4,6 +4,7 @@ use sha2::{Digest, Sha256};
 use super::Error;
 use super::merkle::{Hash, leaf_hash};
 use crate::Timestamp;
+use crate::draft::MERGED_WITHIN;
 
 /// 32 bytes without which nobody can guess what a leaf is about: random ones, or those that a [`RefKey`] makes.
 pub type Nonce = [u8; 32];
@@ -63,8 +64,6 @@ impl Leaf {
     /// Length of every leaf in bytes.
     pub const SIZE: usize = 74;
     const VERSION: u8 = 1;
-    /// Hours by which the leaf of a receipt is later than it, at most: it is promised a place within a day.
-    const MOST_LATE: u32 = 25;
 
     /// The commitment to a record.
     #[must_use]
@@ -89,7 +88,7 @@ impl Leaf {
     #[must_use]
     pub fn is_of_time(&self, created: Timestamp) -> bool {
         let made = Leaf::hour_of(created);
-        self.hour.saturating_add(1) >= made && self.hour <= made.saturating_add(Leaf::MOST_LATE)
+        self.hour.saturating_add(1) >= made && self.hour <= made.saturating_add(MERGED_WITHIN)
     }
 
     /// The leaf as the log has it.

@@ -455,6 +455,38 @@ fn a_promise_is_whole_or_there_is_none() {
 }
 
 #[test]
+fn a_place_is_promised_within_a_day() {
+    let created = logged().created().unix_millis();
+    let promised = |merge_by: Timestamp| {
+        let mut draft = logged_draft();
+        let log = draft.metadata.log.as_mut().unwrap();
+        log.promise = Some(Promise { merge_by, nonce: "A".repeat(43).into() });
+        receipt::sign(&draft, &executed_chain(), &key())
+    };
+    let latest = Timestamp::from_unix_millis(created + 25 * 3_600_000);
+    for merge_by in [Timestamp::from_unix_millis(0), latest] {
+        let receipt = promised(merge_by).unwrap();
+        assert_eq!(
+            judged(receipt.as_bytes(), &proof(leaf(&receipt)), &pin(&jwks()), &jwks()).verdict,
+            Verdict::Valid
+        );
+    }
+    let text = String::from_utf8(logged().into_bytes()).unwrap();
+    for merge_by in
+        [Timestamp::from_unix_millis(created + 25 * 3_600_000 + 1), at("9999-12-31T00:00:00.000Z")]
+    {
+        assert!(promised(merge_by).is_err());
+        let later =
+            text.replace("\"mergeBy\":\"2026-04-28T12:00:00.000Z\"", &format!("\"mergeBy\":\"{merge_by}\""));
+        let failure = Document::parse(&later).unwrap_err();
+        assert_eq!(
+            failure.to_string(),
+            "member `metadata.log.mergeBy`: is more than 25 hours after the receipt"
+        );
+    }
+}
+
+#[test]
 fn a_statement_counts_the_leaves_of_its_hours_and_says_where_they_begin_and_end() {
     let log = Log::with(leaf(&logged()));
     let mut survey = Survey::default();
