@@ -123,7 +123,8 @@ struct Told {
     roots: BTreeMap<(String, u64), Vec<(String, Hash)>>,
     /// Receipts by their commitments.
     receipts: HashMap<Hash, Promised>,
-    statement: Option<Completeness>,
+    /// The statement, and where it stands.
+    statement: Option<(String, Completeness)>,
     /// The statement, once it was held against the log, and whether it is true.
     stated: Option<(Completeness, bool)>,
     findings: Vec<String>,
@@ -155,8 +156,7 @@ impl Told {
             let signed = signed.ok_or_else(|| {
                 Error::new(format!("`{shown}` is no completeness statement of a log that the pin names"))
             })?;
-            self.root(&signed.checkpoint, shown.to_string());
-            self.statement = Some(signed);
+            self.statement = Some((shown.to_string(), signed));
         }
         if args.receipts.is_empty() {
             return Ok(());
@@ -225,6 +225,7 @@ impl Told {
     /// What was told of another log says nothing of this one.
     fn must_be_of(&mut self, checkpoint: &Checkpoint) {
         let origin = &checkpoint.origin;
+        self.must_be_stated_of(origin);
         let (name, epoch) = epoch_of(origin);
         let others: Vec<(String, String)> = self
             .roots
@@ -239,6 +240,20 @@ impl Told {
                 }
                 _ => self.find(format!("{by} is of another log, `{of}`")),
             }
+        }
+    }
+
+    /// Who asks whether a statement is true must not take for a yes that it was held against nothing.
+    fn must_be_stated_of(&mut self, origin: &str) {
+        match self.statement.take() {
+            Some((by, said)) if said.checkpoint.origin == origin => {
+                self.root(&said.checkpoint, by.clone());
+                self.statement = Some((by, said));
+            }
+            Some((by, Completeness { checkpoint: Checkpoint { origin: of, .. }, .. })) => self.find(format!(
+                "the completeness statement `{by}` was not compared: it is of another log, `{of}`"
+            )),
+            None => {}
         }
     }
 
@@ -290,12 +305,8 @@ impl Told {
             });
         }
         self.compare_hours(&read.survey.hours);
-        if let Some(said) = self.statement.take() {
+        if let Some((_, said)) = self.statement.take() {
             let found = read.survey.hours.of(said.from, said.until, said.checkpoint.clone());
-            if said.checkpoint.origin != *origin {
-                // Of a log before this one, or of another, which is told elsewhere.
-                return;
-            }
             let is_true = found == said;
             if !is_true {
                 self.find(format!(
@@ -536,6 +547,33 @@ mod tests {
         assert_eq!(root(&"07".repeat(32)), ["r.json has another root of the log's first 1 leaves"]);
         for none in ["", "no", &"00".repeat(31)] {
             assert_eq!(root(none), ["r.json: what it says is the root of its log is no hash"]);
+        }
+    }
+
+    #[test]
+    fn a_statement_that_is_held_against_nothing_is_found() {
+        let found = |of: &str, size: u64, intents: &[u32]| {
+            let mut survey = Survey::default();
+            for (number, hour) in (0..).zip(intents) {
+                survey.take(number, &Leaf { hour: *hour, ..intent(490_024) });
+            }
+            let said = Survey::default().hours.of(490_000, 490_001, checkpoint(of, size, 0));
+            let mut told = Told { statement: Some(("may".to_owned(), said)), ..Told::default() };
+            let log = checkpoint(LOG, intents.len() as u64, 0);
+            told.must_be_of(&log);
+            told.compare(&log, &Read { survey, overdue: Vec::new() });
+            (told.findings, told.stated.map(|(_, is_true)| is_true))
+        };
+        assert_eq!(found(LOG, 0, &[]), (vec![], Some(true)));
+        assert_eq!(found(LOG, 1, &[489_999]), (vec![], Some(true)));
+        let (untrue, compared) = found(LOG, 0, &[490_000]);
+        assert!(untrue[0].contains("is not true") && compared == Some(false), "{untrue:?}");
+        // Of another log that the pin names as well, of whatever size, or of this one before it was begun anew.
+        let now = format!("{LOG}/epoch-1777593600");
+        for (of, size) in [("gw.example/log/other", 0), ("gw.example/log/other", 1), (&*now, 0), (&*now, 1)] {
+            let why =
+                format!("the completeness statement `may` was not compared: it is of another log, `{of}`");
+            assert_eq!(found(of, size, &[490_000]), (vec![why], None));
         }
     }
 
