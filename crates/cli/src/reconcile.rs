@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use indicatif::ProgressBar;
 use receipt::log::Bundle;
-use receipt::{Document, PaymentStatus, Pin, Trust, Verdict};
+use receipt::{Document, PaymentStatus, Pin, Stage, Trust, Verdict};
 use serde_json::{Value, json};
 
 use crate::api::{Client, encoded};
@@ -87,10 +87,12 @@ fn tell(args: &Args, stated: &BTreeMap<String, Lines>, findings: &[String]) -> R
     Ok(if findings.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// What a statement says of one reference.
+/// What a statement says of one reference, or of all that are of one action.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Lines {
     numbers: Vec<usize>,
+    /// The names in the references.
+    names: BTreeSet<String>,
     /// By currency, in millionths.
     sums: BTreeMap<String, i128>,
 }
@@ -138,13 +140,15 @@ impl Args {
     }
 }
 
-/// The lines by action, where the log knows whose reference it is; by the reference otherwise.
+/// The lines by action, where the gateway knows whose reference it is; by the reference otherwise. Whether it says so rightly is for
+/// the receipts of the action to tell.
 fn by_action(stated: BTreeMap<String, Lines>, client: &Client) -> Result<BTreeMap<String, Lines>> {
     let mut of: BTreeMap<String, Lines> = BTreeMap::new();
     for (reference, lines) in stated {
         let id = id_of(&reference, client)?.unwrap_or(reference);
         let all = of.entry(id).or_default();
         all.numbers.extend(lines.numbers);
+        all.names.extend(lines.names);
         lines.sums.into_iter().for_each(|(currency, sum)| *all.sums.entry(currency).or_default() += sum);
     }
     Ok(of)
@@ -190,8 +194,12 @@ fn compared(
         [number] => format!("line {number}, action {id}"),
         numbers => format!("lines {numbers:?}, action {id}"),
     };
-    let charged = receipts(id, pin, client)?;
-    let charged = match charged.and_then(|said| period.charged(&said).ok_or_else(|| IN_DOUBT.to_owned())) {
+    let receipts = receipts(id, pin, client)?;
+    let charged = receipts.and_then(|receipts| {
+        must_name(id, &receipts, said)?;
+        period.charged(&receipts).ok_or_else(|| IN_DOUBT.to_owned())
+    });
+    let charged = match charged {
         Ok(charged) => charged,
         Err(why) => return Ok(Some(format!("{place}: {why}"))),
     };
@@ -205,6 +213,18 @@ fn compared(
         let expected: Vec<String> = charged.iter().map(sums).collect();
         format!("{place}: the statement has {}, the log {}", sums(&found), expected.join(", or "))
     }))
+}
+
+/// Whose reference a line has is the gateway's word until a receipt of that action says so, which names what was sent; every attempt,
+/// capture and undo of one action begins with one name. Otherwise it could put what it hides beside another action.
+fn must_name(id: &str, receipts: &[Said], lines: &Lines) -> std::result::Result<(), String> {
+    let is_named = |name: &str| name == id || receipts.iter().any(|it| it.name.as_deref() == Some(name));
+    match lines.names.iter().find(|name| !is_named(name)) {
+        None => Ok(()),
+        Some(name) => {
+            Err(format!("the gateway says that `{name}` is of this action, and no receipt of it does"))
+        }
+    }
 }
 
 fn sums(sums: &BTreeMap<String, i128>) -> String {
@@ -221,6 +241,8 @@ fn sums(sums: &BTreeMap<String, i128>) -> String {
 struct Said {
     created_ms: u64,
     charge: Charge,
+    /// The name in the reference that what it tells of was sent under, where it was sent.
+    name: Option<String>,
 }
 
 /// What was charged by then.
@@ -335,8 +357,15 @@ fn said_by(receipt: &str, id: &str, pin: &Pin, client: &Client) -> Result<std::r
     let unsaid = || {
         format!("its receipt {receipt} says that it was charged, and not what, or to more than six places")
     };
-    let created_ms = document.created.unix_millis();
-    Ok(charge.map(|charge| Said { created_ms, charge }).ok_or_else(unsaid))
+    let (created_ms, name) = (document.created.unix_millis(), sent_as(&document));
+    Ok(charge.map(|charge| Said { created_ms, charge, name }).ok_or_else(unsaid))
+}
+
+/// The name in the reference that a receipt says it was sent under.
+fn sent_as(document: &Document<'_>) -> Option<String> {
+    let execute = document.entries.iter().find(|entry| entry.stage == Stage::Execute)?;
+    let sent: Value = serde_json::from_str(execute.input).ok()?;
+    sent["reference"].as_str().map(action_of)
 }
 
 /// The lines of a statement by reference.
@@ -358,7 +387,9 @@ fn stated(text: &str, columns: [&str; 3]) -> std::result::Result<BTreeMap<String
         let [reference, amount, currency] = places.map(|place| row.get(place).map_or("", |cell| cell.trim()));
         let sum =
             millionths(amount).ok_or_else(|| format!("line {number}: `{amount}` is no decimal number"))?;
-        let lines = stated.entry(action_of(reference)).or_default();
+        let name = action_of(reference);
+        let lines = stated.entry(name.clone()).or_default();
+        lines.names.insert(name);
         lines.numbers.push(number);
         *lines.sums.entry(currency.to_ascii_uppercase()).or_default() += sum;
     }
@@ -541,11 +572,33 @@ mod tests {
     }
 
     #[test]
+    fn a_line_is_of_the_action_whose_receipts_name_it() {
+        let [x, y] = ["0a21b52ccbb47ff09dad8fad2314230401234567", "1a21b52ccbb47ff09dad8fad2314230401234567"];
+        let said = |name: Option<&str>| Said {
+            created_ms: 5,
+            charge: Charge::Nothing,
+            name: name.map(str::to_owned),
+        };
+        let receipts = [said(None), said(Some(x))];
+        let named = |names: &[&str]| {
+            let names = names.iter().map(|name| (*name).to_owned()).collect();
+            must_name("an-id", &receipts, &Lines { names, ..Lines::default() })
+        };
+        for names in [&[][..], &[x], &["an-id"], &[x, "an-id"]] {
+            assert_eq!(named(names), Ok(()));
+        }
+        for names in [&[y][..], &[x, y], &["another"]] {
+            assert!(named(names).unwrap_err().contains("no receipt of it does"));
+        }
+    }
+
+    #[test]
     fn what_was_given_back_in_another_month_is_what_was_charged_in_each() {
         let said = |receipts: &[(u64, Charge)]| {
             let said = |(created_ms, charge): &(u64, Charge)| Said {
                 created_ms: *created_ms,
                 charge: charge.clone(),
+                name: None,
             };
             // In whichever order the gateway lists them.
             receipts.iter().rev().map(said).collect::<Vec<_>>()

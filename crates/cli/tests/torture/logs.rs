@@ -1,6 +1,7 @@
 //! Transparency logs between strangers: gateways and witnesses as processes of their own, and a monitor from the outside.
 
 use std::fs;
+use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -622,7 +623,7 @@ async fn a_providers_statement_is_matched_both_ways() {
     let pin = house.path().join("pin.json");
     fs::write(&pin, Pin::new(ISSUER, &house.jwks().await).and_log(log_key(&house).await).to_text()).unwrap();
     let paid: Vec<String> = house.bank.effects().by_reference.into_keys().collect();
-    let reconciled = |lines: &[(&str, &str, &str)]| {
+    let asked = |url: &str, lines: &[(&str, &str, &str)]| {
         let file = house.path().join("statement.csv");
         let rows = lines
             .iter()
@@ -635,10 +636,12 @@ async fn a_providers_statement_is_matched_both_ways() {
             "reconcile",
             "--json",
             "--url",
-            &auditor.url,
+            url,
         ]);
         found(&command.arg("--issuer").arg(&pin).arg("--statement").arg(file).output().unwrap())
     };
+    let url = house.voice("default", "auditor").url;
+    let reconciled = |lines: &[(&str, &str, &str)]| asked(&url, lines);
     let all: Vec<_> = paid.iter().map(|id| (id.as_str(), "10.00", "USD")).collect();
     assert_eq!(reconciled(&all), [""; 0]);
     // Paid in two parts, and one part given back and paid again.
@@ -668,10 +671,41 @@ async fn a_providers_statement_is_matched_both_ways() {
     let upper: Vec<String> = paid.iter().map(|id| id.to_uppercase()).collect();
     let upper: Vec<_> = upper.iter().map(|id| (id.as_str(), "10.00", "USD")).collect();
     assert_eq!(reconciled(&upper), [""; 0]);
+    // What is hidden, put beside a payment that is in no line, of as much: no receipt of that has this name.
+    let hidden = format!("{}-1", "f".repeat(40));
+    let lying = format!("http://{}", renaming(&url, hidden[..40].to_owned(), paid[2].clone()));
+    let beside = asked(&lying, &[&all[..2], &[(&hidden, "10.00", "USD")]].concat());
+    assert!(beside.len() == 1 && beside[0].contains("no receipt of it does"), "{beside:?}");
+    assert_eq!(asked(&lying, &all), [""; 0]);
     // Of which nobody knows what became, and which is in no line.
     house.bank.inject(Injection::payments(Fault::LostAfterEffect, 1000));
     house.bank.inject(Injection::queries(Fault::LostBeforeEffect, 1000));
     let said = house.agent().execute("doubt", &house.payment("acct-doubt", "10.00")).await;
     assert_eq!(said.kind(), "pending_settlement", "{}", said.text());
     one(&all, &format!("action {}: it is not known what became of it", said.id()));
+}
+
+/// A gateway that says of one name what it has to say of another one; where it answers.
+fn renaming(url: &str, name: String, other: String) -> std::net::SocketAddr {
+    let gateway = url.strip_prefix("http://").unwrap().to_owned();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let at = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let (mut stream, mut asked) = (stream.unwrap(), Vec::new());
+            // Nothing that is asked here has a body.
+            while !asked.ends_with(b"\r\n\r\n") {
+                let mut more = [0; 4096];
+                let read = stream.read(&mut more).unwrap();
+                assert_ne!(read, 0, "it broke off");
+                asked.extend_from_slice(&more[..read]);
+            }
+            let asked = String::from_utf8(asked).unwrap().replace(&name, &other);
+            let asked = asked.replacen("\r\n", "\r\nconnection: close\r\n", 1);
+            let mut behind = std::net::TcpStream::connect(&gateway).unwrap();
+            behind.write_all(asked.as_bytes()).unwrap();
+            std::io::copy(&mut behind, &mut stream).unwrap();
+        }
+    });
+    at
 }
