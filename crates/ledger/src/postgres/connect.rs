@@ -249,7 +249,11 @@ impl Target {
             let here = named && hosts.iter().all(is_here) && addresses.iter().all(IpAddr::is_loopback);
             config.ssl_mode(if here { SslMode::Disable } else { SslMode::Require });
         }
-        let tls = Tls::new(roots.as_deref()).map_err(unfit)?;
+        // A machine without any certificates to trust is fine where none is looked at.
+        let tls = match config.get_ssl_mode() {
+            SslMode::Disable => Tls::default(),
+            _ => Tls::new(roots.as_deref()).map_err(unfit)?,
+        };
         Ok(Target { config, tls })
     }
 }
@@ -278,9 +282,9 @@ fn without_roots(url: &str) -> (String, Option<String>) {
     (if rest.is_empty() { before.to_owned() } else { format!("{before}?{rest}") }, roots)
 }
 
-/// TLS by the certificates that the machine trusts, and those in a file.
-#[derive(Clone)]
-struct Tls(Arc<ClientConfig>);
+/// TLS by the certificates that the machine trusts, and those in a file; nothing where it is not spoken.
+#[derive(Clone, Default)]
+struct Tls(Option<Arc<ClientConfig>>);
 
 impl Tls {
     fn new(roots: Option<&str>) -> Result<Tls, String> {
@@ -291,7 +295,7 @@ impl Tls {
         let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
         let builder = builder.map_err(unfit)?.dangerous();
         let config = builder.with_custom_certificate_verifier(Arc::new(verifier)).with_no_client_auth();
-        Ok(Tls(Arc::new(config)))
+        Ok(Tls(Some(Arc::new(config))))
     }
 }
 
@@ -313,12 +317,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> MakeTlsConnect<S> for T
     fn make_tls_connect(&mut self, host: &str) -> io::Result<Connect> {
         // Asked also where no TLS is spoken; a socket has no name.
         let name = ServerName::try_from(host.to_owned()).ok();
-        Ok(Connect { connector: TlsConnector::from(Arc::clone(&self.0)), name })
+        Ok(Connect { connector: self.0.clone().map(TlsConnector::from), name })
     }
 }
 
 struct Connect {
-    connector: TlsConnector,
+    connector: Option<TlsConnector>,
     name: Option<ServerName<'static>>,
 }
 
@@ -332,7 +336,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> TlsConnect<S> for Conne
             let name = self
                 .name
                 .ok_or_else(|| io::Error::other("the server has no name that a certificate could have"))?;
-            self.connector.connect(name, stream).await.map(Secured)
+            let connector = self.connector.ok_or_else(|| io::Error::other("no TLS is spoken here"))?;
+            connector.connect(name, stream).await.map(Secured)
         })
     }
 }
