@@ -10,6 +10,7 @@ use reqwest::{Method, RequestBuilder, Response};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use testkit::Swap;
+use testkit::schema::{Held, must_be_of_a_server};
 use testkit::tools::{SESSIONS, STATELESS, STRANGE, STRANGELY, Tools};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, DuplexStream, Lines, ReadHalf, WriteHalf};
 use tokio::net::TcpStream;
@@ -24,8 +25,8 @@ const NEW: &str = "2026-07-28";
 /// A gateway with the servers `shop` and `farm` behind it, and an agent's key. What is accepted is what the shop has.
 struct World {
     served: Served,
-    tools: Tools,
-    farm: Tools,
+    tools: Held,
+    farm: Held,
     key: String,
 }
 
@@ -105,7 +106,7 @@ impl World {
         };
         let served = Served::configured(&files, configure, |_| {}).await;
         let key = served.key_of("agent-1", "agent").await;
-        World { served, tools, farm, key }
+        World { served, tools: Held::new(tools), farm: Held::new(farm), key }
     }
 
     /// Waits until so many calls of `slow` are over.
@@ -232,7 +233,7 @@ impl<'a> Client<'a> {
                 break question;
             }
         };
-        must_be_valid(OLD, "", &question);
+        must_be_of_a_server(OLD, "", &question);
         let answer = json!({"action": "accept", "content": {"name": "ann"}});
         let answer = json!({"jsonrpc": "2.0", "id": question["id"], "result": answer});
         assert_eq!(self.request(Method::POST).json(&answer).send().await.unwrap().status(), 202);
@@ -246,7 +247,7 @@ impl<'a> Client<'a> {
 
     async fn said(&self, method: &str, response: Response) -> Vec<Value> {
         let said = said(response).await;
-        said.iter().for_each(|message| must_be_valid(self.revision, method, message));
+        said.iter().for_each(|message| must_be_of_a_server(self.revision, method, message));
         said
     }
 
@@ -304,47 +305,6 @@ async fn said(response: Response) -> Vec<Value> {
 
 fn content_type(headers: &HeaderMap) -> &str {
     headers.get("content-type").map(|value| value.to_str().unwrap()).unwrap_or_default()
-}
-
-/// Holds a message of ours against the schema of its revision, where that is there.
-fn must_be_valid(revision: &str, method: &str, message: &Value) {
-    let path = format!("../../../shared/vectors/mcp-schema/schema/{revision}/schema.json");
-    let Ok(schema) = std::fs::read(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(path)) else {
-        assert!(std::env::var_os("COUNTERSIGN_TEST_MUST_RUN").is_none(), "no schemas of MCP");
-        eprintln!("not held against the schema: ../shared/vectors/mcp-schema is not there");
-        return;
-    };
-    let mut schema: Value = serde_json::from_slice(&schema).unwrap();
-    let mut check = |form: &str, what: &Value| {
-        schema["$ref"] = json!(format!("#/$defs/{form}"));
-        let validator = jsonschema::validator_for(&schema).unwrap();
-        let wrong: Vec<String> = validator.iter_errors(what).map(|error| error.to_string()).collect();
-        assert!(wrong.is_empty(), "{revision} {method}: {form}: {wrong:?}: {what}");
-    };
-    match (message.get("result"), message.get("error"), message.get("id")) {
-        (Some(result), ..) => {
-            check("JSONRPCResultResponse", message);
-            check(form_of(revision, method, result), result);
-        }
-        (_, Some(_), _) => check("JSONRPCErrorResponse", message),
-        (.., Some(_)) => check("ServerRequest", message),
-        _ => check("ServerNotification", message),
-    }
-}
-
-fn form_of(revision: &str, method: &str, result: &Value) -> &'static str {
-    // Tasks are an extension, with a schema of its own.
-    match (method, result["resultType"].as_str()) {
-        (_, Some("input_required")) => "InputRequiredResult",
-        (_, Some("task")) => "Result",
-        ("initialize", _) => "InitializeResult",
-        ("server/discover", _) => "DiscoverResult",
-        ("tools/list", _) => "ListToolsResult",
-        ("tools/call", _) => "CallToolResult",
-        ("logging/setLevel" | "ping", _) => "EmptyResult",
-        ("subscriptions/listen", _) if revision == NEW => "SubscriptionsListenResult",
-        _ => "Result",
-    }
 }
 
 fn text(result: &Value) -> &str {
@@ -741,7 +701,7 @@ async fn asking(client: &Client<'_>, id: &Value, before: &[String]) -> (Value, S
         let keys: Vec<String> = task["inputRequests"].as_object()?.keys().cloned().collect();
         let [key] = keys.as_slice() else { panic!("{task}") };
         assert_eq!(task["inputRequests"][key]["method"], "elicitation/create", "{task}");
-        must_be_valid(NEW, "", &asked_in(&task));
+        must_be_of_a_server(NEW, "", &asked_in(&task));
         (!before.contains(key)).then(|| (task.clone(), key.clone()))
     })
     .await
@@ -1511,7 +1471,7 @@ async fn a_call_is_answered_alike_however_its_head_is_written_and_not_at_all_if_
     for (times, head) in heads.into_iter().enumerate() {
         let (status, answer) = post(head, call.to_string()).await;
         let mut answer: Value = serde_json::from_str(&answer).unwrap();
-        must_be_valid(NEW, "tools/call", &answer);
+        must_be_of_a_server(NEW, "tools/call", &answer);
         assert_eq!((status, &answer["id"], &answer["jsonrpc"]), (200, &json!(7), &json!("2.0")), "{answer}");
         let result = answer["result"].take();
         assert_eq!(
@@ -1543,13 +1503,13 @@ async fn what_is_no_message_is_told_so_and_what_is_too_long_is_not_read() {
     for body in ["{", "[]", "{\"method\": \"a\", \"method\": \"b\"}"] {
         let response = post(body.to_owned()).send().await.unwrap();
         assert_eq!(response.status(), 400, "{body}");
-        must_be_valid(NEW, "", &response.json().await.unwrap());
+        must_be_of_a_server(NEW, "", &response.json().await.unwrap());
     }
     let long =
         client.message(1, "tools/call", json!({"name": "echo", "arguments": {"text": "x".repeat(5 << 20)}}));
     let refused = post(long.to_string()).send().await.unwrap();
     assert_eq!(refused.status(), 413);
-    must_be_valid(NEW, "", &refused.json().await.unwrap());
+    must_be_of_a_server(NEW, "", &refused.json().await.unwrap());
 }
 
 #[tokio::test]
@@ -1568,7 +1528,7 @@ async fn changes_are_told_to_whoever_listens() {
         let mut data = chunk.lines().filter_map(|line| line.strip_prefix("data:")).map(str::trim);
         if let Some(data) = data.find(|data| !data.is_empty()) {
             let message: Value = serde_json::from_str(data).unwrap();
-            must_be_valid(revision, "", &message);
+            must_be_of_a_server(revision, "", &message);
             return message;
         }
     };
@@ -2605,7 +2565,7 @@ async fn a_client_may_speak_over_pipes() {
         output.write_all(line.as_bytes()).await.unwrap();
         loop {
             let message = next_message(&mut lines).await;
-            must_be_valid(OLD, method, &message);
+            must_be_of_a_server(OLD, method, &message);
             if message.get("id").is_some() {
                 return message;
             }

@@ -9,7 +9,7 @@
 //!                      test ── faults: answers lost, late, slow, huge, malformed
 //! ```
 //!
-//! The [`tools`] are a server of the Model Context Protocol, whose calls are counted. The [`bank`] keeps its own money and parses its own requests, the archive of [`records`] its own versions, and
+//! The [`tools`] are a server of the Model Context Protocol, whose calls are counted, and [`schema`] holds what is said to it, and to clients, against the schema of that protocol. The [`bank`] keeps its own money and parses its own requests, the archive of [`records`] its own versions, and
 //! neither shares code with the gateway on purpose: two sides that agree because they run the same function prove
 //! nothing. The faults are the same for both.
 //!
@@ -25,6 +25,7 @@ mod fault;
 mod line;
 pub mod postgres;
 pub mod records;
+pub mod schema;
 pub mod tools;
 
 /// Waits until this holds.

@@ -14,9 +14,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes, to_bytes};
+use axum::extract::Request;
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use axum::http::request::Parts;
-use axum::middleware::map_response;
+use axum::middleware::{map_request, map_response};
 use axum::response::Response;
 use axum::serve::ListenerExt;
 use futures_util::TryStreamExt;
@@ -84,6 +85,8 @@ struct Books {
     calls: Vec<(String, Value)>,
     metas: Vec<Value>,
     told: Vec<Value>,
+    /// Every message, and the revision that its headers say.
+    heard: Vec<(Option<String>, Value)>,
     descriptions: BTreeMap<String, String>,
     /// What is written instead of what.
     instead: Vec<(String, String)>,
@@ -153,7 +156,9 @@ impl Tools {
         // Who keeps nothing is there to be measured.
         let books = Arc::clone(&shop);
         let strangely = move |answer| strangely(Arc::clone(&books), answer);
-        let app = if remembers { app.layer(map_response(strangely)) } else { app };
+        let hears = Arc::clone(&shop);
+        let hear = move |request| hear(Arc::clone(&hears), request);
+        let app = if remembers { app.layer(map_response(strangely)).layer(map_request(hear)) } else { app };
         // What an answer consists of is sent as it comes: nobody is to wait for an acknowledgement.
         let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
         let task = tokio::spawn(async move { drop(axum::serve(listener, app).await) });
@@ -193,6 +198,11 @@ impl Tools {
     /// What it was told by methods of its own, and of roots, in order: `method` and `params`.
     pub fn told(&self) -> Vec<Value> {
         self.shop.books().told.clone()
+    }
+
+    /// Every message that came in, in order, and of which revision its headers say that it is.
+    pub fn heard(&self) -> Vec<(Option<String>, Value)> {
+        self.shop.books().heard.clone()
     }
 
     /// How it writes this.
@@ -594,6 +604,17 @@ async fn tell(context: &RequestContext<RoleServer>, step: u64, message: Option<&
     progress.extensions.insert(meta);
     let peer: &Peer<RoleServer> = &context.peer;
     let _ = peer.send_notification(progress.into()).await;
+}
+
+/// Keeps what is said to it.
+async fn hear(shop: Arc<Shop>, request: Request) -> Request {
+    let (head, body) = request.into_parts();
+    let whole = to_bytes(body, usize::MAX).await.unwrap_or_default();
+    if let Ok(message) = serde_json::from_slice(&whole) {
+        let revision = head.headers.get("mcp-protocol-version").and_then(|it| it.to_str().ok());
+        shop.books().heard.push((revision.map(str::to_owned), message));
+    }
+    Request::from_parts(head, Body::from(whole))
 }
 
 /// Whoever has [`STRANGE`] echoed is answered what no SDK has a form for, and so is whoever is to be, see [`Tools::say_instead`].

@@ -101,7 +101,7 @@ fn bytes(written: &str) -> Vec<u8> {
     assert!(!written.ends_with("..."), "it was cut short");
     let digit = |it: u8| char::from(it).to_digit(16).unwrap_or_default() as u8;
     let pairs = written.trim_matches('"').as_bytes().chunks_exact(4);
-    pairs.map(|it| digit(it[2]) << 4 | digit(it[3])).collect()
+    pairs.map(|it| (digit(it[2]) << 4) | digit(it[3])).collect()
 }
 
 /// The files of the folder, as they are kept and as they are seen by whoever asks the system.

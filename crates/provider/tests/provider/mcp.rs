@@ -21,6 +21,7 @@ use rmcp::model::{
     ProtocolVersion, RequestId, ServerNotification, SubscriptionFilter,
 };
 use serde_json::{Value, json};
+use testkit::schema::Held;
 use testkit::tools::{SESSIONS, STATELESS, Tools};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -29,7 +30,7 @@ use crate::common::{NOW_MS, call};
 
 /// A server, as the operator declares it, and what a binding of one of its tools is compiled to.
 struct World {
-    tools: Tools,
+    tools: Held,
     servers: Arc<Servers>,
     egress: Egress,
 }
@@ -196,7 +197,7 @@ impl World {
         let how = How::Address { url: format!("http://{at}/mcp"), headers };
         let outside = Outside { egress: &egress, secrets: &secrets };
         let servers = Servers::new(vec![change(declared(how))], outside).unwrap();
-        World { tools, servers: Arc::new(servers), egress }
+        World { tools: Held::new(tools), servers: Arc::new(servers), egress }
     }
 
     fn pinned(&self, tool: &str) -> String {

@@ -16,11 +16,12 @@ use provider::{Outside, Secrets};
 use rmcp::ErrorData;
 use rmcp::model::{
     CallToolRequest, CallToolRequestParams, ClientCapabilities, ClientRequest, ElicitationCapability,
-    Implementation, InputRequests, InputResponses, ListPromptsRequest, LoggingLevel, ProgressToken,
-    ProtocolVersion, RequestId, RequestMetaObject, ServerNotification, SubscriptionFilter,
+    Implementation, InputRequest, InputRequests, InputResponses, ListPromptsRequest, LoggingLevel,
+    ProgressToken, ProtocolVersion, RequestId, RequestMetaObject, ServerNotification, SubscriptionFilter,
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use testkit::schema::{Held, must_be_of_a_client};
 use testkit::tools::{self, Tools};
 use tokio::time::timeout;
 
@@ -40,8 +41,8 @@ say() { printf '{"jsonrpc":"2.0",%s}\n' "$1"; }
 answer() { say "\"id\":$id,\"result\":{$1}"; }
 number() { printf '%s' "$line" | sed -n "s/.*\"$1\":\([0-9]*\).*/\1/p"; }
 tools='"name":"count","inputSchema":{"type":"object"}'
-while read -r line; do
-    printf '%s\n' "$line" >> lines
+hear() { read -r line && printf '%s\n' "$line" >> lines; }
+while hear; do
     id=$(number id)
     method=$(printf '%s' "$line" | sed -n 's/.*"method":"\([^"]*\)".*/\1/p')
     case $method in
@@ -127,6 +128,17 @@ impl Raw {
     }
 }
 
+/// Whatever it read is of the form that it has to be.
+impl Drop for Raw {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            let lines = std::fs::read_to_string(self.path("lines")).unwrap_or_default();
+            let read = lines.lines().map(|line| (None, serde_json::from_str(line).unwrap()));
+            must_be_of_a_client(&read.collect::<Vec<_>>());
+        }
+    }
+}
+
 /// A client that answers after a while, and keeps what it is asked and told.
 struct Agent {
     client: Client,
@@ -170,8 +182,7 @@ impl Party for Agent {
     ) -> BoxFuture<'a, Result<InputResponses, ErrorData>> {
         let asked = requests.values().map(|request| as_it_came(serde_json::to_value(request).unwrap()));
         self.heard.lock().unwrap().extend(asked);
-        let answer = json!({ "action": "accept", "content": {} });
-        let answers = requests.into_keys().map(|key| (key, answer.clone())).collect();
+        let answers = requests.into_iter().map(|(key, request)| (key, answer_to(&request))).collect();
         Box::pin(async move {
             tokio::time::sleep(self.after).await;
             Ok(answers)
@@ -184,6 +195,16 @@ impl Party for Agent {
 
     fn is_gone(&self) -> bool {
         self.has_left.load(Ordering::Relaxed)
+    }
+}
+
+fn answer_to(request: &InputRequest) -> Value {
+    match request {
+        InputRequest::CreateMessage(_) => {
+            json!({ "role": "assistant", "model": "m", "content": { "type": "text", "text": "Ann" } })
+        }
+        InputRequest::ListRoots(_) => json!({ "roots": [{ "uri": "file:///ann" }] }),
+        _ => json!({ "action": "accept", "content": {} }),
     }
 }
 
@@ -204,12 +225,12 @@ fn call_of(tool: &'static str) -> ClientRequest {
 }
 
 /// A server that counts, behind so many connections.
-async fn counting(revision: ProtocolVersion, most_links: usize) -> (Tools, Servers) {
+async fn counting(revision: ProtocolVersion, most_links: usize) -> (Held, Servers) {
     counting_for(revision, most_links, Duration::from_secs(4)).await
 }
 
 /// The same, where nothing may be silent for longer than this.
-async fn counting_for(revision: ProtocolVersion, most_links: usize, timeout: Duration) -> (Tools, Servers) {
+async fn counting_for(revision: ProtocolVersion, most_links: usize, timeout: Duration) -> (Held, Servers) {
     let tools = Tools::start(&[revision]).await.unwrap();
     let at = [tools.url().strip_prefix("http://").unwrap().strip_suffix("/mcp").unwrap().to_owned()];
     let egress = Egress::new(Rules::parse(&at, &at).unwrap());
@@ -228,12 +249,12 @@ async fn counting_for(revision: ProtocolVersion, most_links: usize, timeout: Dur
         keeper: None,
     };
     let servers = Servers::new(vec![declared], outside).unwrap();
-    (tools, servers)
+    (Held::new(tools), servers)
 }
 
 /// A call of `hang` under way by somebody whose connection nobody shares.
 async fn hangs(
-    (tools, servers): &(Tools, Servers),
+    (tools, servers): &(Held, Servers),
     who: &str,
 ) -> tokio::task::JoinHandle<Result<Said, ErrorData>> {
     let (before, server) = (tools.calls().len(), servers.get(&Tenant::default(), "shop").unwrap());
@@ -266,7 +287,7 @@ async fn a_server_that_repeats_its_secret_in_whatever_way_tells_no_client() {
         say '"method":"notifications/progress","params":{"progressToken":'"$(number progressToken)"',"progress":1,"message":"SAID"}'
         say '"method":"notifications/message","params":{"level":"error","data":{"SAID":["SAID"]}}'
         say '"id":"q","method":"elicitation/create","params":{"mode":"form","message":"SAID","requestedSchema":{"type":"object","properties":{}}}'
-        read -r answered
+        hear
         answer '"content":[{"type":"text","text":"SAID"}],"structuredContent":{"SAID":"SAID"}' ;;
     prompts/list) say "\"id\":$id,"'"error":{"code":-32000,"message":"SAID","data":["SAID"]}' ;;"#
     .replace("SAID", &said);
@@ -315,8 +336,7 @@ async fn what_is_given_up_and_answered_all_the_same_is_known() {
     let raw = Raw::start(
         r#"tools/call)
         of=$id
-        read -r line
-        printf '%s\n' "$line" >> lines
+        hear
         id=$of
         answer '"content":[{"type":"text","text":"done after all"}]' ;;"#,
     );
@@ -329,6 +349,50 @@ async fn what_is_given_up_and_answered_all_the_same_is_known() {
     });
     assert_eq!(text(answer), "done after all");
     assert_eq!(raw.times("notifications/cancelled"), 1, "and it was told");
+}
+
+/// All that a server may ask: to sample, for roots and to elicit.
+const QUESTIONS: [&str; 3] = [
+    r#""method":"sampling/createMessage","params":{"messages":[],"maxTokens":1}"#,
+    r#""method":"roots/list""#,
+    r#""method":"elicitation/create","params":{"mode":"form","message":"Who?","requestedSchema":{"type":"object","properties":{}}}"#,
+];
+
+#[tokio::test]
+async fn whatever_a_server_asks_is_answered_in_the_form_of_its_question() {
+    let [sample, roots, elicit] = QUESTIONS;
+    let asked = [sample, roots, elicit, r#""method":"ping""#, r#""method":"shop/ask""#];
+    let asked: String = asked.iter().map(|it| format!("say '\"id\":\"q\",{it}'\nhear\n")).collect();
+    let raw = Raw::start(&format!(
+        "tools/call)\n of=$id\n {asked} id=$of\n answer '\"content\":[{{\"type\":\"text\",\"text\":\"done\"}}]' ;;"
+    ));
+    let passed = raw.server().pass(&Agent::party(true), call(), Tie::default()).await;
+    assert_eq!(text(passed), "done");
+    let heard = std::fs::read_to_string(raw.path("lines")).unwrap();
+    let answers = heard.lines().filter(|line| line.contains(r#""id":"q""#));
+    let answers: Vec<Value> = answers.map(|line| serde_json::from_str(line).unwrap()).collect();
+    for (answer, place) in
+        answers.iter().zip(["/result/role", "/result/roots", "/result/action", "/result", "/error"])
+    {
+        assert!(answer.pointer(place).is_some(), "{place}: {answer}");
+    }
+    assert_eq!(answers.len(), 5);
+
+    let raw = Raw::start(&format!(
+        r#"{STATELESS}
+    tools/call) case $line in
+        *inputResponses*) answer '"resultType":"complete","content":[{{"type":"text","text":"done"}}]' ;;
+        *) answer '"resultType":"input_required","inputRequests":{{"a":{{{sample}}},"b":{{{roots}}},"c":{{{elicit}}}}},"requestState":"s"' ;;
+        esac ;;"#
+    ));
+    let passed = raw.server().pass(&Agent::party(false), call(), Tie::default()).await;
+    assert_eq!(text(passed), "done");
+    let heard = std::fs::read_to_string(raw.path("lines")).unwrap();
+    let again: Value = serde_json::from_str(heard.lines().last().unwrap()).unwrap();
+    for place in ["a/role", "b/roots", "c/action"] {
+        let place = format!("/params/inputResponses/{place}");
+        assert!(again.pointer(&place).is_some(), "{place}: {again}");
+    }
 }
 
 #[tokio::test]
@@ -519,7 +583,7 @@ async fn a_question_that_belongs_to_no_call_for_sure_keeps_all_of_them_waiting()
     let cases = r#"tools/call)
         if [ -z "$first" ]; then first=$id; continue; fi
         say '"id":"q","method":"elicitation/create","params":{"mode":"form","message":"Who?","requestedSchema":{"type":"object","properties":{}}}'
-        read -r answered
+        hear
         second=$id
         for id in $first $second; do answer '"content":[{"type":"text","text":"done"}]'; done ;;"#;
     let raw = Raw::start(cases);
