@@ -1,5 +1,6 @@
 //! A client of a running gateway: every change goes through its API, so that its roles and its record apply.
 
+use std::collections::HashSet;
 use std::io::Read;
 use std::time::Duration;
 
@@ -96,7 +97,7 @@ impl Client {
 
     /// All pages of a list, in order.
     pub(crate) fn list(&self, path: &str) -> Result<Vec<Value>> {
-        let mut all = Vec::new();
+        let (mut all, mut cursors) = (Vec::new(), Cursors::default());
         let mut next = path.to_owned();
         loop {
             let mut page = self.get(&next)?;
@@ -104,8 +105,8 @@ impl Client {
                 Value::Array(items) => all.extend(items),
                 _ => return Err(Error::new(format!("`{}{path}` did not answer with a list", self.base))),
             }
-            match page["next_cursor"].as_str() {
-                Some(cursor) => next = format!("{path}?cursor={}", encoded(cursor)),
+            match cursors.next(page["next_cursor"].as_str())? {
+                Some(cursor) => next = format!("{path}?cursor={}", encoded(&cursor)),
                 None => return Ok(all),
             }
         }
@@ -121,7 +122,7 @@ impl Client {
         let next =
             link.split_once("cursor=").map(|(_, rest)| rest.split(['&', '>']).next().unwrap_or_default());
         let next = next.map(str::to_owned);
-        Ok((response.text().while_we(|| "the gateway's answer broke off".to_owned())?, next))
+        Ok((text(response)?, next))
     }
 
     /// What stands there, as it is, of at most so many bytes; nothing where nothing does. Whoever answers need not be trusted.
@@ -148,14 +149,8 @@ impl Client {
     /// A good answer, or one that says that there is nothing.
     fn read(&self, path: &str, most: usize) -> Result<(StatusCode, Vec<u8>)> {
         let response = self.send(Method::GET, path, None)?;
-        let (status, mut bytes) = (response.status(), Vec::new());
-        let longest = if status.is_success() { most } else { LONGEST_REFUSAL };
-        // However well it was packed.
-        let read = response.take(longest as u64 + 1).read_to_end(&mut bytes);
-        read.while_we(|| "the gateway's answer broke off".to_owned())?;
-        if bytes.len() > longest {
-            return Err(Error::new(format!("`{}` is longer than {longest} bytes", self.address(path))));
-        }
+        let status = response.status();
+        let bytes = whole(response, if status.is_success() { most } else { LONGEST_REFUSAL })?;
         match status {
             StatusCode::NOT_FOUND => Ok((status, bytes)),
             status if status.is_success() => Ok((status, bytes)),
@@ -174,8 +169,8 @@ impl Client {
         let response = self.send_with(method, path, headers, body)?;
         let status = response.status().as_u16();
         let replayed = response.headers().get("idempotent-replayed").is_some_and(|value| value == "true");
-        let text = response.text().while_we(|| "the gateway's answer broke off".to_owned())?;
-        Ok(Exchanged { status, body: serde_json::from_str(&text).unwrap_or_default(), replayed })
+        let body = serde_json::from_str(&text(response)?).unwrap_or_default();
+        Ok(Exchanged { status, body, replayed })
     }
 
     /// Where something is found.
@@ -224,8 +219,38 @@ fn no_gateway(status: impl std::fmt::Display) -> Error {
 /// The body of a good answer, or what a refusal says.
 fn answer(response: Response) -> Result<Value> {
     let status = response.status();
-    let text = response.text().while_we(|| "the gateway's answer broke off".to_owned())?;
-    said(status, &text)
+    said(status, &text(response)?)
+}
+
+fn text(response: Response) -> Result<String> {
+    whole(response, LONGEST_ANSWER).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// What was answered, of at most so many bytes, however well they were packed.
+fn whole(response: Response, most: usize) -> Result<Vec<u8>> {
+    let (address, mut bytes) = (response.url().to_string(), Vec::new());
+    let read = response.take(most as u64 + 1).read_to_end(&mut bytes);
+    read.while_we(|| "the gateway's answer broke off".to_owned())?;
+    if bytes.len() > most {
+        return Err(Error::new(format!("`{address}` is longer than {most} bytes")));
+    }
+    Ok(bytes)
+}
+
+/// From where a list was gone on with. Whoever answers may be the one that is audited: a list that leads back to where it was has no end.
+#[derive(Default)]
+pub(crate) struct Cursors(HashSet<String>);
+
+impl Cursors {
+    /// The next one, if there is one; an error if it was there before.
+    pub(crate) fn next(&mut self, cursor: Option<&str>) -> Result<Option<String>> {
+        match cursor {
+            Some(cursor) if !self.0.insert(cursor.to_owned()) => {
+                Err(Error::new("the gateway's list leads back to where it was: a cursor stands twice in it"))
+            }
+            cursor => Ok(cursor.map(str::to_owned)),
+        }
+    }
 }
 
 fn said(status: StatusCode, text: &str) -> Result<Value> {
@@ -258,6 +283,8 @@ pub(crate) fn refusal(said: &Value, status: u16) -> Error {
     Error::new(format!("{}: {}{place}", text("code"), out::shown_lines(message))).maybe_hint(hint)
 }
 
+/// Longer than any page is.
+const LONGEST_ANSWER: usize = 64 << 20;
 /// Longer than any refusal is.
 const LONGEST_REFUSAL: usize = 64 << 10;
 
@@ -278,7 +305,53 @@ pub(crate) fn encoded(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::io::Write;
+    use std::net::TcpListener;
+
     use super::*;
+
+    /// Whoever is asked, and answers everything with this head and as much of the body as is taken.
+    fn answering(head: &'static str, piece: &'static [u8]) -> Client {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let at = format!("http://{}", listener.local_addr().unwrap());
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let (mut stream, mut asked) = (stream.unwrap(), [0; 4096]);
+                let _ = stream.read(&mut asked).unwrap();
+                stream.write_all(format!("HTTP/1.1 {head}\r\nConnection: close\r\n\r\n").as_bytes()).unwrap();
+                // Until it is hung up on, where there is more of it than one piece.
+                while stream.write_all(piece).is_ok() && piece.len() > 1000 {}
+            }
+        });
+        Client::new(&at, None).unwrap()
+    }
+
+    #[test]
+    fn an_answer_without_end_is_given_up() {
+        const PIECE: [u8; 1 << 16] = [b' '; 1 << 16];
+        for head in ["200 OK", "500 No", "200 OK\r\nLink: <?cursor=2>"] {
+            let client = answering(head, &PIECE);
+            let exchanged = client.exchange(Method::GET, "/x", &[], None).map(drop);
+            let list = client.list("/x").map(drop);
+            for read in [exchanged, list, client.get("/x").map(drop), client.page("/x").map(drop)] {
+                let why = read.unwrap_err().to_string();
+                assert!(why.ends_with("/x` is longer than 67108864 bytes"), "{why}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_list_that_leads_back_to_where_it_was_is_given_up() {
+        let client = answering("200 OK", br#"{"items": [1], "next_cursor": "2"}"#);
+        let why = client.list("/x").unwrap_err().to_string();
+        assert!(why.contains("a cursor stands twice"), "{why}");
+        let mut cursors = Cursors::default();
+        assert_eq!(cursors.next(Some("1")).unwrap().as_deref(), Some("1"));
+        assert_eq!(cursors.next(Some("2")).unwrap().as_deref(), Some("2"));
+        assert!(cursors.next(Some("1")).is_err());
+        assert_eq!(cursors.next(None).unwrap(), None);
+    }
 
     #[test]
     fn mistakes_stay_on_lines_of_their_own() {

@@ -14,7 +14,7 @@ use gateway::{Caller, Gateway, TrailCheck};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
-use crate::api::{Api, Client, encoded};
+use crate::api::{Api, Client, Cursors, encoded};
 use crate::error::{Context, Error, Result};
 use crate::resting::{Premises, Resting};
 use crate::{monitor, out, reconcile};
@@ -306,7 +306,7 @@ impl Checked {
 /// Walks the whole chain.
 pub(crate) fn checked(keeper: &Keeper) -> Result<Checked> {
     let mut all = Checked { entries: 0, receipts: 0, approvals: 0, head: Value::Null, findings: Vec::new() };
-    let mut cursor: Option<String> = None;
+    let (mut cursor, mut cursors) = (None::<String>, Cursors::default());
     let bar = bar();
     loop {
         let stretch = keeper.check(cursor.as_deref())?;
@@ -317,8 +317,8 @@ pub(crate) fn checked(keeper: &Keeper) -> Result<Checked> {
         all.findings.extend(stretch["findings"].as_array().cloned().unwrap_or_default());
         bar.set_length(number("of"));
         bar.set_position(all.entries);
-        match stretch["next_cursor"].as_str() {
-            Some(next) => cursor = Some(next.to_owned()),
+        match cursors.next(stretch["next_cursor"].as_str())? {
+            Some(next) => cursor = Some(next),
             None => {
                 all.head = stretch["head"].clone();
                 bar.finish_and_clear();
@@ -421,13 +421,14 @@ struct Pages<'a> {
     client: &'a Client,
     path: String,
     cursor: Option<String>,
+    cursors: Cursors,
     /// Pages had by now.
     count: usize,
 }
 
 impl<'a> Pages<'a> {
     fn of(client: &'a Client, path: String) -> Pages<'a> {
-        Pages { client, path, cursor: None, count: 0 }
+        Pages { client, path, cursor: None, cursors: Cursors::default(), count: 0 }
     }
 
     /// `None` after the last.
@@ -437,7 +438,7 @@ impl<'a> Pages<'a> {
         }
         let at = self.cursor.take().map(|cursor| format!("&cursor={cursor}")).unwrap_or_default();
         let (text, next) = self.client.page(&format!("{}&limit={}{at}", self.path, limit.max(1)))?;
-        (self.cursor, self.count) = (next, self.count + 1);
+        (self.cursor, self.count) = (self.cursors.next(next.as_deref())?, self.count + 1);
         Ok(Some(text))
     }
 }

@@ -11,7 +11,7 @@ use receipt::log::Bundle;
 use receipt::{Document, PaymentStatus, Pin, Stage, Trust, Verdict};
 use serde_json::{Value, json};
 
-use crate::api::{Client, encoded};
+use crate::api::{Client, Cursors, encoded};
 use crate::error::{Context, Error, Result};
 use crate::out;
 use crate::receipts::once_logged;
@@ -123,7 +123,7 @@ impl Args {
         let filters = filters.into_iter().filter_map(|(name, value)| Some((name, value.as_deref()?)));
         let filters: String = filters.map(|(name, value)| format!("&{name}={}", encoded(value))).collect();
         let path = format!("/v1/audit?order=oldest&format=jsonl&result_state={state}&limit=200{filters}");
-        let (mut ids, mut cursor) = (Vec::new(), None::<String>);
+        let (mut ids, mut cursor, mut cursors) = (Vec::new(), None::<String>, Cursors::default());
         loop {
             let at = cursor.as_ref().map(|cursor| format!("&cursor={cursor}")).unwrap_or_default();
             let (text, next) = client.page(&format!("{path}{at}"))?;
@@ -132,7 +132,7 @@ impl Args {
                     .while_we(|| "the gateway's answer cannot be read".to_owned())?;
                 ids.extend(entry["action_id"].as_str().map(str::to_owned));
             }
-            match next {
+            match cursors.next(next.as_deref())? {
                 Some(next) => cursor = Some(next),
                 None => return Ok(ids),
             }

@@ -15,7 +15,7 @@ use serde_json::Value;
 use super::facts::{Chain, text};
 use super::gateway_of;
 use super::markdown::{chain, code, count_table, plain};
-use crate::api::encoded;
+use crate::api::{Cursors, encoded};
 use crate::audit::{Keeper, checked};
 use crate::error::{Context, Result};
 use crate::out;
@@ -149,7 +149,7 @@ fn gathered(keeper: &Keeper, id: &str) -> Result<Gathered> {
 
 impl Keeper {
     fn session(&self, id: &str) -> Result<(Value, Vec<Value>)> {
-        let (mut all, mut cursor) = (Vec::new(), None::<String>);
+        let (mut all, mut cursor, mut cursors) = (Vec::new(), None::<String>, Cursors::default());
         loop {
             let (page, next) = match self {
                 Keeper::Running(client) => {
@@ -169,7 +169,7 @@ impl Keeper {
                 }
             };
             all.extend(page["items"].as_array().cloned().unwrap_or_default());
-            match next {
+            match cursors.next(next.as_deref())? {
                 Some(next) => cursor = Some(next),
                 None => return Ok((page["session"].clone(), all)),
             }
@@ -195,15 +195,15 @@ impl Keeper {
             Keeper::Running(client) => {
                 let path =
                     format!("/v1/audit?order=oldest&format=json&limit=200&session_id={}", encoded(session));
-                let (mut all, mut at) = (Vec::new(), String::new());
+                let (mut all, mut at, mut cursors) = (Vec::new(), String::new(), Cursors::default());
                 loop {
                     let page = client.get(&format!("{path}{at}"))?;
                     for entry in page["entries"].as_array().into_iter().flatten() {
                         let action = entry["action_id"].as_str().map(str::to_owned);
                         all.extend(action.map(|action| (text(&entry["audit_id"]), action)));
                     }
-                    match page["next_cursor"].as_str() {
-                        Some(next) => at = format!("&cursor={}", encoded(next)),
+                    match cursors.next(page["next_cursor"].as_str())? {
+                        Some(next) => at = format!("&cursor={}", encoded(&next)),
                         None => return Ok(all),
                     }
                 }

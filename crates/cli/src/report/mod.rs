@@ -13,7 +13,7 @@ use std::process::ExitCode;
 use gateway::{AuditAsk, Caller, Gateway};
 use serde_json::Value;
 
-use crate::api::{Api, encoded};
+use crate::api::{Api, Cursors, encoded};
 use crate::audit::{Keeper, checked};
 use crate::error::{Context, Error, Result};
 use crate::out;
@@ -102,13 +102,13 @@ impl Keeper {
                     encoded(&args.from),
                     encoded(&args.to),
                 );
-                let (mut ids, mut at) = (BTreeSet::new(), String::new());
+                let (mut ids, mut at, mut cursors) = (BTreeSet::new(), String::new(), Cursors::default());
                 loop {
                     let page = client.get(&format!("{path}{at}"))?;
                     let entries = page["entries"].as_array().into_iter().flatten();
                     ids.extend(entries.filter_map(|entry| entry["action_id"].as_str()).map(str::to_owned));
-                    match page["next_cursor"].as_str() {
-                        Some(next) => at = format!("&cursor={}", encoded(next)),
+                    match cursors.next(page["next_cursor"].as_str())? {
+                        Some(next) => at = format!("&cursor={}", encoded(&next)),
                         None => return Ok(ids),
                     }
                 }
