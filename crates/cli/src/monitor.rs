@@ -65,10 +65,7 @@ pub(crate) fn run(args: &Args, url: &str, api: &Api, as_json: bool) -> Result<Ex
         client: Client::new(url, api.key.as_deref())?,
         until: Instant::now() + Duration::from_secs(args.patience),
     };
-    let note = log.checkpoint()?;
-    let (checkpoint, witnessed) = believed(&note, &pin).map_err(|failure| {
-        Error::new(format!("the checkpoint at `{url}` is not to be believed: {failure}"))
-    })?;
+    let (note, checkpoint, witnessed) = log.believed(&pin)?;
     told.must_be_of(&checkpoint);
     let overdue = match read(&log, &checkpoint, &mut told) {
         Ok(read) => {
@@ -97,10 +94,36 @@ struct Log {
 }
 
 impl Log {
-    fn checkpoint(&self) -> Result<Note> {
-        let text = String::from_utf8(self.bytes("/checkpoint", LONGEST_NOTE)?);
+    /// The newest checkpoint as the pin demands it. While a log grows the newest is seldom cosigned yet, so one is waited for that is;
+    /// it has all the leaves that the newest had, or what others were told of meanwhile would seem to be missing.
+    fn believed(&self, pin: &Pin) -> Result<(Note, Checkpoint, Vec<(String, u64)>)> {
+        let mut note = self.checkpoint("/checkpoint")?;
+        let until = Instant::now() + FOR_WITNESSES;
+        // What no log of the pin signed no witness mends.
+        let size = pin.logs().iter().find_map(|log| Checkpoint::of(&note, log).ok()).map(|it| it.size);
+        loop {
+            let why = match believed(&note, pin) {
+                Ok((checkpoint, witnessed)) if size.is_some_and(|size| checkpoint.size >= size) => {
+                    return Ok((note, checkpoint, witnessed));
+                }
+                Ok(_) => "it has fewer leaves than the one before it".to_owned(),
+                Err(failure) => failure.to_string(),
+            };
+            let Some(size) = size.filter(|_| Instant::now() < until) else {
+                let address = self.client.address("/checkpoint");
+                return Err(Error::new(format!(
+                    "the checkpoint at `{address}` is not to be believed: {why}"
+                )));
+            };
+            std::thread::sleep(BETWEEN_LOOKS);
+            note = self.checkpoint(&format!("/checkpoint?leaves={size}"))?;
+        }
+    }
+
+    fn checkpoint(&self, path: &str) -> Result<Note> {
+        let text = String::from_utf8(self.bytes(path, LONGEST_NOTE)?);
         let note = text.ok().and_then(|text| Note::parse(&text).ok());
-        note.ok_or_else(|| Error::new(format!("`{}` is no checkpoint", self.client.address("/checkpoint"))))
+        note.ok_or_else(|| Error::new(format!("`{}` is no checkpoint", self.client.address(path))))
     }
 
     fn resource(&self, resource: Resource) -> Result<Vec<u8>> {
@@ -434,6 +457,9 @@ fn keep(file: &Path, note: &Note) -> Result<()> {
     Ok(())
 }
 
+/// So long it is waited for witnesses: a gateway asks each twice a second, and five seconds after it failed.
+const FOR_WITNESSES: Duration = Duration::from_secs(15);
+const BETWEEN_LOOKS: Duration = Duration::from_millis(250);
 /// As long as a note may be.
 const LONGEST_NOTE: usize = 256 << 10;
 /// A tile of hashes has 8192 bytes, and the leaves below it have some more.

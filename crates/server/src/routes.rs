@@ -900,8 +900,11 @@ pub static ROUTES: &[Route] = &[
         summary: "The newest checkpoint of the tenant's transparency log, a signed note",
         body: None,
         answers: &[Answer::note(200, "The note")],
-        query: &[],
-        codes: READING,
+        query: &[(
+            "leaves",
+            "Instead of the newest of all the one that most witnesses cosigned of those with so many leaves, if any did",
+        )],
+        codes: &[Code::ValidationFailed, Code::NotFound],
         handler: by!(log::checkpoint),
     },
     Route {

@@ -494,6 +494,37 @@ async fn a_monitor_reads_the_log_and_names_what_is_not_as_it_was_told() {
     assert_eq!(found(&monitor(&house, &pin, &["--from", &checkpoint])), [""; 0]);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_monitor_that_wants_a_witness_finds_one_while_the_log_grows() {
+    let chair = Chair::new("witness.example");
+    let house = watched_by("a.example", &chair).await;
+    let _witness = chair.taken(&log_key(&house).await.to_string());
+    let receipt = paid(&house, "first").await;
+    bundle(&house, &receipt, |bundle| is_cosigned(bundle, &chair.key)).await;
+    let file = house.path().join("pin.json");
+    fs::write(&file, pin(&house, &chair.key).await.to_text()).unwrap();
+    let (agent, payment) = (house.agent(), house.payment("acct-grows", "10.00"));
+    let grows = tokio::spawn(async move {
+        for number in 0.. {
+            agent.execute(&format!("grows-{number}"), &payment).await;
+        }
+    });
+    let seen = house.path().join("seen.checkpoint");
+    let seen = seen.to_str().unwrap();
+    assert_eq!(found(&monitor(&house, &file, &["--keep", seen])), [""; 0]);
+    for _ in 0..5 {
+        assert_eq!(found(&monitor(&house, &file, &["--from", seen, "--keep", seen])), [""; 0]);
+    }
+    grows.abort();
+    // A pin that wants somebody else is not met by waiting.
+    fs::write(&file, pin(&house, &Chair::new("other.example").key).await.to_text()).unwrap();
+    let refused = monitor(&house, &file, &[]);
+    let why = String::from_utf8_lossy(&refused.stderr);
+    assert!(refused.stdout.is_empty() && why.contains("0 of the witnesses pinned cosigned"), "{why}");
+    let wrong = house.voice("default", "auditor").get("/log/checkpoint?leaves=many").await;
+    assert_eq!((wrong.status, wrong.code()), (422, "EP_VALIDATION_FAILED"), "{}", wrong.text());
+}
+
 /// Alters the row that has the third leaf; `at` is where that begins in it.
 fn leaf_two(leaves: &str) -> String {
     format!(

@@ -400,6 +400,16 @@ impl Gateway {
         self.newest(&caller.tenant).map(|(_, note)| note.to_string())
     }
 
+    /// A checkpoint of the caller's tenant that has that many leaves: the newest of those that most witnesses cosigned, or the newest
+    /// of all. While a log grows the newest is seldom cosigned, and what grew meanwhile is in none that was cosigned before.
+    ///
+    /// # Errors
+    /// As [`Gateway::log_checkpoint`].
+    pub fn log_checkpoint_with(&self, caller: &Caller, leaves: u64) -> Result<String, Error> {
+        caller.must(Deed::Audit)?;
+        self.newest_with(&caller.tenant, leaves.saturating_sub(1)).map(|(_, note)| note.to_string())
+    }
+
     fn newest(&self, tenant: &Tenant) -> Result<(Checkpoint, Note), Error> {
         let Signed { checkpoint, note, .. } = self.logs.last(tenant)?;
         note.map(|note| (checkpoint, note)).ok_or_else(|| not_found("checkpoint: nothing is logged yet"))

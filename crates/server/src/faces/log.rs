@@ -11,11 +11,16 @@ use crate::reply;
 use crate::request::{Request, Response};
 use crate::who;
 
-/// The newest checkpoint.
+/// The newest checkpoint, or the one of so many leaves that most witnesses cosigned.
 pub(crate) async fn checkpoint(request: Request) -> Result<Response, Error> {
     let gateway = request.gateway()?;
     let caller = who::caller(&request).await?;
-    let note = gateway.log_checkpoint(&caller)?;
+    caller.must(Deed::Audit)?;
+    let [leaves] = request.query(["leaves"])?;
+    let note = match leaves {
+        None => gateway.log_checkpoint(&caller)?,
+        Some(leaves) => gateway.log_checkpoint_with(&caller, size(Some(leaves), "leaves")?)?,
+    };
     Ok(reply::bytes_of(StatusCode::OK, "text/plain; charset=utf-8", note))
 }
 
