@@ -7,9 +7,12 @@ use std::path::Path;
 
 pub(crate) use provider::secrets::read_private;
 
-/// Makes `folder` and what leads to it, for its owner only.
+/// Makes `folder` and what leads to it, for its owner only, durable when this returns.
 pub(crate) fn private_folder(folder: &Path) -> io::Result<()> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)
+    let missing: Vec<&Path> =
+        folder.ancestors().take_while(|it| !it.exists() && *it != Path::new("")).collect();
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+    missing.into_iter().try_for_each(keep_name)
 }
 
 /// Makes the data directory, and keeps what it holds, keys among it, out of a repository it may lie in.
@@ -35,7 +38,13 @@ pub(crate) fn write_beside(path: &Path, next: &Path, bytes: &[u8]) -> io::Result
     file.write_all(bytes)?;
     file.sync_all()?;
     fs::rename(next, path)?;
+    keep_name(path)
+}
+
+/// Makes durable what this is called, which is a matter of the folder that it is in.
+fn keep_name(path: &Path) -> io::Result<()> {
     match path.parent() {
+        Some(folder) if folder == Path::new("") => File::open(".")?.sync_all(),
         Some(folder) => File::open(folder)?.sync_all(),
         None => Ok(()),
     }
@@ -44,6 +53,7 @@ pub(crate) fn write_beside(path: &Path, next: &Path, bytes: &[u8]) -> io::Result
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt;
+    use std::process::Command;
 
     use super::*;
 
@@ -57,6 +67,40 @@ mod tests {
         fs::write(&ignore, "# mine\n").expect("the operator changes it");
         data_folder(&data).expect("it is there already");
         assert_eq!(fs::read_to_string(&ignore).expect("it is there"), "# mine\n");
+    }
+
+    /// The child of the test below.
+    #[test]
+    fn child() {
+        let Some(folder) = std::env::var_os("FILES_CHILD") else { return };
+        let folder = Path::new(&folder).join("marks/default");
+        private_folder(&folder).expect("it is made");
+        write_private(&folder.join("mark"), b"signed").expect("it is written");
+    }
+
+    /// A file whose folder is gone after a power cut was not kept.
+    #[test]
+    fn every_folder_on_the_way_to_a_file_is_synced_once_something_was_made_in_it() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let at = folder.path().canonicalize().expect("it is there");
+        let (store, trace) = (at.join("store"), at.join("trace"));
+        fs::create_dir(&store).expect("it is made");
+        let child = std::env::current_exe().expect("this test");
+        let traced = Command::new("strace")
+            .args(["-f", "-qqq", "-y", "-e", "trace=fsync", "-o"])
+            .args([&trace, &child])
+            .args(["--exact", "files::tests::child"])
+            .env("FILES_CHILD", &store)
+            .output();
+        if !traced.is_ok_and(|it| it.status.success()) {
+            assert!(std::env::var_os("COUNTERSIGN_TEST_MUST_RUN").is_none(), "strace does not work here");
+            return;
+        }
+        let trace = fs::read_to_string(trace).expect("what was done");
+        for synced in ["store", "store/marks", "store/marks/default"] {
+            let synced = format!("<{}>", at.join(synced).display());
+            assert!(trace.contains(&synced), "{synced} was not synced: {trace}");
+        }
     }
 
     #[test]
