@@ -503,18 +503,32 @@ async fn a_monitor_that_wants_a_witness_finds_one_while_the_log_grows() {
     bundle(&house, &receipt, |bundle| is_cosigned(bundle, &chair.key)).await;
     let file = house.path().join("pin.json");
     fs::write(&file, pin(&house, &chair.key).await.to_text()).unwrap();
-    let (agent, payment) = (house.agent(), house.payment("acct-grows", "10.00"));
+    let (agent, payment) = (house.agent(), house.payment("acct-0", "10.00"));
     let grows = tokio::spawn(async move {
         for number in 0.. {
-            agent.execute(&format!("grows-{number}"), &payment).await;
+            let mut payment = payment.clone();
+            payment["constraints"]["recipient"] = format!("acct-{number}").into();
+            let _ = agent.try_execute(&format!("grows-{number}"), &payment).await;
         }
     });
     let seen = house.path().join("seen.checkpoint");
     let seen = seen.to_str().unwrap();
     assert_eq!(found(&monitor(&house, &file, &["--keep", seen])), [""; 0]);
-    for _ in 0..5 {
+    let size = || {
+        let note = Note::parse(&fs::read_to_string(seen).unwrap()).unwrap();
+        note.text().lines().nth(1).unwrap().parse::<u64>().unwrap()
+    };
+    // Each time that it is asked anew the log has grown, or is about to.
+    let (mut last, mut grew) = (size(), 0);
+    for _ in 0..1000 {
         assert_eq!(found(&monitor(&house, &file, &["--from", seen, "--keep", seen])), [""; 0]);
+        grew += u32::from(size() > last);
+        last = size();
+        if grew == 5 {
+            break;
+        }
     }
+    assert_eq!(grew, 5, "it did not grow: {}", house.log());
     grows.abort();
     // A pin that wants somebody else is not met by waiting.
     fs::write(&file, pin(&house, &Chair::new("other.example").key).await.to_text()).unwrap();
