@@ -2411,6 +2411,46 @@ async fn a_tool_of_ours_waits_for_no_list_and_whoever_is_stopped_has_none_asked_
     assert_eq!((world.tools.tool_lists(), world.farm.tool_lists()), (0, 0));
 }
 
+#[tokio::test]
+async fn whoever_is_stopped_is_greeted_without_the_servers_they_may_not_speak_with() {
+    for scope in ["agent:agent-1", "provider:mcp:shop"] {
+        let world = World::speaking(&[SESSIONS], PERMIT, |_| {}).await;
+        freeze(&world, scope).await;
+        let other = world.served.key_of("agent-2", "agent").await;
+        let is_meant = |server: &str| scope.starts_with("agent:") || server == "shop";
+        // Again when others were shown what there is.
+        for turn in 0..2 {
+            for (path, servers) in [("/mcp/shop", vec!["shop"]), ("/mcp", vec!["farm", "shop"])] {
+                let greeting = world.client(path, OLD).greet().await;
+                let found = world.client(path, NEW).result("server/discover", json!({})).await;
+                for shown in [greeting, found] {
+                    let told = shown["instructions"].as_str().unwrap_or_default();
+                    let chapters = servers.iter().filter(|server| !is_meant(server)).count();
+                    assert_eq!(told.matches("Count with care.").count(), chapters, "{path} {scope}: {shown}");
+                    assert_eq!(
+                        shown["capabilities"].get("prompts").is_some(),
+                        chapters > 0,
+                        "{path} {scope}"
+                    );
+                    assert!(!shown.to_string().contains("till"), "{path} {scope}: {shown}");
+                    if path == "/mcp/shop" {
+                        assert_eq!(told, "An operator has stopped this.", "{scope}");
+                    }
+                }
+            }
+            if turn == 0 {
+                assert_eq!(world.tools.open_sessions().await, 0, "{scope}: the shop was called");
+                let farm = world.farm.open_sessions().await;
+                assert_eq!(farm == 0, is_meant("farm"), "{scope}: {farm}");
+                let shown = Client { key: &other, ..world.client("/mcp/shop", OLD) }.greet().await;
+                let told =
+                    if is_meant("farm") { "Count with care." } else { "An operator has stopped this." };
+                assert_eq!(shown["instructions"], told, "{scope}");
+            }
+        }
+    }
+}
+
 /// Both kinds of answers that last: a stream of news of either revision.
 async fn streams(old: &Client<'_>, new: &Client<'_>) -> [Response; 2] {
     let params = json!({"notifications": {"toolsListChanged": true}});

@@ -259,13 +259,16 @@ impl Server {
     /// # Errors
     /// There is no connection.
     pub async fn about(self: &Arc<Server>) -> Result<Arc<ServerPeerInfo>, Unreachable> {
-        let known = lock(&self.about).clone();
-        if let Some(about) = known {
+        if let Some(about) = self.known_about() {
             return Ok(about);
         }
         drop(self.lend().await?);
-        let known = lock(&self.about).clone();
-        known.ok_or_else(|| self.unreachable("it says nothing of itself"))
+        self.known_about().ok_or_else(|| self.unreachable("it says nothing of itself"))
+    }
+
+    /// What it said of itself over the last connection; nothing before the first.
+    pub fn known_about(&self) -> Option<Arc<ServerPeerInfo>> {
+        lock(&self.about).clone()
     }
 
     /// Its tools as it lists them, believed for a time and until it says that they changed.

@@ -26,7 +26,7 @@ use super::inquiry::Inquiry;
 use super::party::{Seated, Session, Stateless};
 use super::scope::Scope;
 use super::visit::Visit;
-use super::{Mcp, own};
+use super::{Mcp, own, shown};
 
 type Context = RequestContext<RoleServer>;
 type Heard = NotificationContext<RoleServer>;
@@ -82,9 +82,9 @@ impl Face {
         context: &Context,
     ) -> Result<InitializeResult, ErrorData> {
         context.peer.set_peer_info(greeting.clone());
-        self.mcp.shown.look(&self.scope).await;
+        let mut answer = shown::look(&self.scope, &Visit::of(&context.extensions)?.caller).await;
         self.seat(&greeting, context);
-        let mut answer = self.negotiate_initialize(&greeting)?;
+        answer.protocol_version = self.negotiate_initialize(&greeting)?.protocol_version;
         // Its revision has tasks of another kind.
         if let Some(extensions) = &mut answer.capabilities.extensions {
             extensions.remove(TASKS_EXTENSION_ID);
@@ -128,7 +128,7 @@ pub(super) fn answer<T>(
 
 impl ServerHandler for Face {
     fn get_info(&self) -> ServerConfig {
-        self.mcp.shown.last(&self.scope)
+        shown::known(&self.scope)
     }
 
     async fn initialize(
@@ -139,9 +139,10 @@ impl ServerHandler for Face {
         answer(self.greet(greeting, &context)).await
     }
 
-    async fn discover(&self, _: Context) -> Result<DiscoverResult, ErrorData> {
+    async fn discover(&self, context: Context) -> Result<DiscoverResult, ErrorData> {
         let versions = ProtocolVersion::KNOWN_VERSIONS.to_vec();
-        let shown = answer(async { Ok(self.mcp.shown.look(&self.scope).await) }).await?;
+        let caller = &Visit::of(&context.extensions)?.caller;
+        let shown = answer(async { Ok(shown::look(&self.scope, caller).await) }).await?;
         Ok(DiscoverResult::from_server_info(versions, shown))
     }
 

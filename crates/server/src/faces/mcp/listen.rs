@@ -27,7 +27,7 @@ use super::inquiry::Inquiry;
 use super::mail::{Letter, Mail};
 use super::party::Session;
 use super::scope::{LONGEST_URI, Scope, no_resource};
-use super::{Mcp, lock};
+use super::{Mcp, lock, shown};
 
 type Context = RequestContext<RoleServer>;
 
@@ -148,7 +148,7 @@ impl Opened {
         let owner: Arc<str> = owner(scope.gateway.environment(), caller).into();
         let place = mcp.listening.take(&owner)?;
         let changed = scope.gateway.tools_changed(&scope.tenant)?;
-        mcp.shown.look(scope).await;
+        shown::look(scope, caller).await;
         let (mail, heard) = Mail::with_the_answer();
         let id = PartyId(format!("listener:{}", uuid::Uuid::now_v7()).into());
         let over = CancellationToken::new();

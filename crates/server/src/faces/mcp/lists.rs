@@ -219,7 +219,7 @@ impl Face {
     ) -> (Arc<Server>, Vec<Box<RawValue>>, Option<String>) {
         let mut found: Vec<Box<RawValue>> = Vec::new();
         let gathering = async {
-            let about = self.scope.about(server).await?;
+            let about = self.scope.about(server, &Visit::of(&context.extensions).ok()?.caller).await.ok()?;
             if !(list.has)(&about.capabilities) {
                 cursor = None;
                 return Some(());

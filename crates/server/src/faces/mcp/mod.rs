@@ -61,14 +61,12 @@ use self::desk::Desk;
 use self::listen::Places;
 use self::scope::Whereabouts;
 use self::sessions::Sessions;
-use self::shown::Shown;
 
 /// What all requests share.
 #[derive(Default)]
 pub(crate) struct Mcp {
     sessions: Arc<Sessions>,
     desk: Arc<Desk>,
-    shown: Shown,
     listening: Places,
     whereabouts: Whereabouts,
 }

@@ -98,18 +98,23 @@ impl Scope {
         self.gateway.mcp_settings().listing()
     }
 
-    /// What a server says of itself, if it does within a bearable time.
-    pub(super) async fn about(&self, server: &Arc<Server>) -> Option<Arc<ServerPeerInfo>> {
+    /// What a server says of itself, if it does within a bearable time. Who this caller may not speak with is asked nothing.
+    pub(super) async fn about(
+        &self,
+        server: &Arc<Server>,
+        caller: &Caller,
+    ) -> Result<Arc<ServerPeerInfo>, Hidden> {
+        self.gateway.may_speak_with(caller, server.name()).await.map_err(|_| Hidden::Stopped)?;
         let asked = Arc::clone(server);
         match self.within(server, async move { asked.about().await }, drop).await {
-            Some(Ok(about)) => Some(about),
+            Some(Ok(about)) => Ok(about),
             Some(Err(error)) => {
                 tracing::info!(%error, "an MCP server is not shown");
-                None
+                Err(Hidden::NotThere)
             }
             None => {
                 tracing::info!(server = server.name(), "an MCP server is not shown: it takes too long");
-                None
+                Err(Hidden::NotThere)
             }
         }
     }
@@ -132,6 +137,15 @@ impl Scope {
         // The longest: a name may end as a shorter one goes on.
         servers.into_iter().filter_map(split).max_by_key(|(server, _)| server.name().len())
     }
+}
+
+/// Why nothing is shown of a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Hidden {
+    /// An operator has stopped that, or nobody can say just now whether one has.
+    Stopped,
+    /// It does not answer.
+    NotThere,
 }
 
 const BETWEEN: &str = "__";

@@ -1,37 +1,38 @@
 //! What is shown of the servers: their capabilities and instructions, with tools and tasks of our own.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
-use super::lock;
-use super::scope::Scope;
+use super::scope::{Hidden, Scope};
 use futures_util::future::join_all;
+use gateway::Caller;
 use rmcp::model::{
     ExperimentalCapabilities, Implementation, JsonObject, PromptsCapability, ResourcesCapability,
     ServerCapabilities, ServerConfig, ServerPeerInfo, TASKS_EXTENSION_ID, ToolsCapability,
 };
 
-/// What was last shown of each scope.
-#[derive(Default)]
-pub(super) struct Shown(Mutex<HashMap<String, ServerConfig>>);
+/// By what is known of the servers: which of their capabilities are there to be asked for at all. It is shown to nobody, since who
+/// may speak with which is not looked at.
+pub(super) fn known(scope: &Scope) -> ServerConfig {
+    let servers = scope.servers();
+    let found: Vec<_> =
+        servers.iter().filter_map(|server| Some((server.name(), server.known_about()?))).collect();
+    config_of(scope, &found)
+}
 
-impl Shown {
-    /// What was found last; before that, what is there in any case.
-    pub(super) fn last(&self, scope: &Scope) -> ServerConfig {
-        let known = lock(&self.0).get(&scope.name()).cloned();
-        known.unwrap_or_else(|| config_of(scope, &[]))
+/// Asks the servers that this caller may speak with. Who does not answer in time shows nothing.
+pub(super) async fn look(scope: &Scope, caller: &Caller) -> ServerConfig {
+    let servers = scope.servers();
+    let abouts = join_all(servers.iter().map(|server| scope.about(server, caller))).await;
+    let found: Vec<_> = servers
+        .iter()
+        .zip(&abouts)
+        .filter_map(|(server, about)| Some((server.name(), about.clone().ok()?)))
+        .collect();
+    let mut config = config_of(scope, &found);
+    if let (Some(_), [Err(Hidden::Stopped)]) = (scope.only(), &abouts[..]) {
+        config.instructions = Some(STOPPED.to_owned());
     }
-
-    /// Asks the servers. Who does not answer in time shows nothing.
-    pub(super) async fn look(&self, scope: &Scope) -> ServerConfig {
-        let servers = scope.servers();
-        let abouts = join_all(servers.iter().map(|server| scope.about(server))).await;
-        let found: Vec<_> =
-            servers.iter().zip(abouts).filter_map(|(server, about)| Some((server.name(), about?))).collect();
-        let config = config_of(scope, &found);
-        lock(&self.0).insert(scope.name(), config.clone());
-        config
-    }
+    config
 }
 
 type Found<'a> = (&'a str, Arc<ServerPeerInfo>);
@@ -100,6 +101,7 @@ fn chapters(found: &[Found<'_>]) -> Option<String> {
 }
 
 const NOT_THERE: &str = "The server has not started yet. Its tools are listed as soon as it has.";
+const STOPPED: &str = "An operator has stopped this.";
 
 #[cfg(test)]
 mod tests {
