@@ -799,14 +799,49 @@ async fn nobody_answers_what_the_task_of_another_asks() {
     assert_eq!(other.error("tasks/update", named(&id, &key, "eve")).await["code"], -32602);
     // Nor is anything asked or heard where another server is spoken with, whoever speaks.
     let farm = Client { path: "/mcp/farm", ..client.clone() };
-    assert_eq!(farm.result("tasks/get", id.clone()).await["status"], "working");
-    assert_eq!(farm.error("tasks/update", named(&id, &key, "eve")).await["code"], -32600);
+    assert_eq!(farm.error("tasks/get", id.clone()).await["code"], -32602);
+    assert_eq!(farm.error("tasks/update", named(&id, &key, "eve")).await["code"], -32602);
     // By a task of its own neither.
     let own = json!({"taskId": other.call("ask", json!({})).await["taskId"]});
     other.result("tasks/update", named(&own, &key, "eve")).await;
     assert_eq!(asking(&client, &id, &[]).await.1, key);
     client.result("tasks/update", named(&id, &key, "ann")).await;
     assert_eq!(text(&completed(&client, &id).await["result"]), "hello ann");
+}
+
+/// Every way to look at an action or to lay hands on it.
+fn touching(id: &Value) -> [(&'static str, Value); 5] {
+    let own = |name: &str| json!({"name": name, "arguments": {"transaction_id": id}});
+    [
+        ("tasks/get", json!({"taskId": id})),
+        ("tasks/update", json!({"taskId": id, "inputResponses": {}})),
+        ("tasks/cancel", json!({"taskId": id})),
+        ("tools/call", own("countersign_status")),
+        ("tools/call", own("countersign_receipt")),
+    ]
+}
+
+#[tokio::test]
+async fn at_the_address_of_one_server_there_are_no_actions_of_another() {
+    let world = World::judged(ASK, |_| {}).await;
+    let client = asked_by_tasks(&world);
+    let farm = Client { path: "/mcp/farm", ..client.clone() };
+    let done = client.call("echo", json!({"text": "a"})).await["_meta"]["io.countersign/transaction"].take();
+    let waits = client.call("count", json!({"key": "k"})).await["taskId"].take();
+    let nobodys = json!("01a219d0-e472-79f4-8fdc-902dc183105c");
+    for id in [&done, &waits] {
+        for ((method, params), (_, of_none)) in touching(id).into_iter().zip(touching(&nobodys)) {
+            let said = farm.ask(method, params).await;
+            assert_eq!(said, farm.ask(method, of_none).await, "{method}: as if there were none");
+        }
+    }
+    for path in ["/mcp/shop", "/mcp"] {
+        let client = Client { path, ..client.clone() };
+        let task = client.result("tasks/get", json!({"taskId": waits})).await;
+        assert_eq!(task["status"], "working", "{path}: {task}");
+        let told = client.call("countersign_status", json!({"transaction_id": done})).await;
+        assert_eq!(told["structuredContent"]["kind"], "executed", "{path}: {told}");
+    }
 }
 
 #[tokio::test]

@@ -39,8 +39,7 @@ impl Face {
             return Ok(told::refusal(&error, false).into());
         }
         if own::is_own_tool(&asked.name) {
-            let (gateway, caller) = (&self.scope.gateway, &visit.caller);
-            return own::call(gateway, caller, &asked).await.map(Into::into);
+            return own::call(&self.scope, &visit.caller, &asked).await.map(Into::into);
         }
         let (server, tool) = self.scope.inward(&asked.name).ok_or_else(unknown_tool)?;
         let tool = tool.to_owned();

@@ -7,6 +7,7 @@ use rmcp::model::{CallToolRequestParams, CallToolResult, ContentBlock, ErrorData
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::scope::Scope;
 use super::told;
 
 const STATUS: &str = "countersign_status";
@@ -48,17 +49,17 @@ fn tool(name: &'static str, description: &'static str) -> Tool {
 /// # Errors
 /// There is no transaction id.
 pub(super) async fn call(
-    gateway: &Arc<Gateway>,
+    scope: &Scope,
     caller: &Caller,
     asked: &CallToolRequestParams,
 ) -> Result<CallToolResult, ErrorData> {
     let arguments = asked.arguments.as_ref();
     let id = arguments.and_then(|arguments| arguments.get("transaction_id")?.as_str());
     let id = id.ok_or_else(|| ErrorData::invalid_params("transaction_id has to be a text", None))?;
-    let looked = if asked.name == STATUS {
-        status(gateway, caller, id).await
-    } else {
-        receipt(gateway, caller, id).await
+    let looked = match scope.must_have(caller, id).await {
+        Err(error) => Err(error),
+        Ok(()) if asked.name == STATUS => status(&scope.gateway, caller, id).await,
+        Ok(()) => receipt(&scope.gateway, caller, id).await,
     };
     Ok(looked.unwrap_or_else(|error| told::refusal(&error, false)))
 }

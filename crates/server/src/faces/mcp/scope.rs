@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use action::Tenant;
 use gateway::upstream::{Party, Server, Tie};
-use gateway::{Caller, Code, Error, Gateway};
+use gateway::{Caller, Code, Error, Gateway, MCP_ARCHETYPES};
 use rmcp::model::{
     ErrorData, ListResourceTemplatesRequest, ListResourcesRequest, PaginatedRequestParams, ServerPeerInfo,
 };
@@ -57,6 +57,19 @@ impl Scope {
     /// The one server whose own names are used.
     pub(super) fn only(&self) -> Option<&str> {
         self.only.as_deref()
+    }
+
+    /// At the address of one server there are the actions of its tools and no others: a token may be for that server alone.
+    ///
+    /// # Errors
+    /// `EP_NOT_FOUND`, as of an action that there is none of.
+    pub(super) async fn must_have(&self, caller: &Caller, action: &str) -> Result<(), Error> {
+        let Some(only) = self.only() else { return Ok(()) };
+        let view = self.gateway.action(caller, action).await?;
+        match server_and_tool(&view.archetype) {
+            Some((server, _)) if server == only => Ok(()),
+            _ => Err(Error::new(Code::NotFound, "there is no such action")),
+        }
     }
 
     /// Tells scopes apart.
@@ -146,6 +159,11 @@ pub(super) enum Hidden {
     Stopped,
     /// It does not answer.
     NotThere,
+}
+
+/// What an archetype is the tool of.
+pub(super) fn server_and_tool(archetype: &str) -> Option<(&str, &str)> {
+    archetype.strip_prefix(MCP_ARCHETYPES)?.split_once('/')
 }
 
 const BETWEEN: &str = "__";

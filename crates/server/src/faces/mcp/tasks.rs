@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use gateway::upstream::Output;
-use gateway::{Called, Caller, Code, Error, Gateway, MCP_ARCHETYPES};
+use gateway::{Called, Caller, Code, Error, Gateway};
 use rmcp::model::{
     self, CancelTaskParams, DetailedTask, ErrorCode, ErrorData, GetTaskParams, GetTaskResult, InputRequests,
     TaskPayload, TaskStatus, UpdateTaskParams,
@@ -16,6 +16,7 @@ use super::delivery::Owed;
 use super::face::Face;
 use super::party::must_be_able;
 use super::questions::Task;
+use super::scope::server_and_tool;
 use super::told;
 use super::visit::Visit;
 
@@ -29,6 +30,7 @@ impl Face {
     ) -> Result<GetTaskResult, ErrorData> {
         let visit = Visit::of(&context.extensions)?;
         let (gateway, caller, id) = (&self.scope.gateway, &visit.caller, &asked.task_id);
+        self.must_have_task(caller, id).await?;
         let mut called = gateway.called(caller, id).await.map_err(|error| no_task(&error))?;
         let mut task = task_of(gateway, caller, id, &called).await?;
         let payload = match (called.waits(), called.body["code"].as_str()) {
@@ -88,14 +90,16 @@ impl Face {
         Ok(requests)
     }
 
-    /// The task, if this is who made the call, and where its server is spoken with: others may be let see it, and are neither asked
-    /// nor heard. A token that is for one server says nothing to another.
+    /// There are only those of the servers that are spoken with here.
+    async fn must_have_task(&self, caller: &Caller, id: &str) -> Result<(), ErrorData> {
+        self.scope.must_have(caller, id).await.map_err(|error| no_task(&error))
+    }
+
+    /// The task, if this is who made the call: others may be let see it, and are neither asked nor heard.
     async fn own_task(&self, caller: &Caller, id: &str) -> Result<Option<Task>, ErrorData> {
         let gateway = &self.scope.gateway;
         let view = gateway.action(caller, id).await.map_err(|error| no_task(&error))?;
-        let server = server_and_tool(&view.archetype).map(|(server, _)| server);
-        let is_here = self.scope.only().is_none_or(|only| server == Some(only));
-        if !is_here || view.agent_id != caller.subject.as_str() {
+        if view.agent_id != caller.subject.as_str() {
             return Ok(None);
         }
         let shelf = gateway.shelf(caller).map_err(|error| no_task(&error))?;
@@ -108,12 +112,10 @@ impl Face {
         context: &Context,
     ) -> Result<(), ErrorData> {
         let caller = &Visit::of(&context.extensions)?.caller;
+        self.must_have_task(caller, &asked.task_id).await?;
         match self.own_task(caller, &asked.task_id).await? {
             Some(task) => task.answer(&self.mcp.desk, asked.input_responses.clone()).await,
-            None => Err(ErrorData::invalid_request(
-                "only whoever made this call answers what it asks, at its server",
-                None,
-            )),
+            None => Err(ErrorData::invalid_request("only whoever made this call answers what it asks", None)),
         }
     }
 
@@ -123,6 +125,7 @@ impl Face {
         context: &Context,
     ) -> Result<(), ErrorData> {
         let caller = &Visit::of(&context.extensions)?.caller;
+        self.must_have_task(caller, &asked.task_id).await?;
         match self.scope.gateway.cancel(caller, &asked.task_id).await {
             // What was sent is not called back; how it stands is said by `tasks/get`.
             Err(error) if error.code == Code::StateConflict => {
@@ -147,11 +150,6 @@ pub(super) async fn task_of(
     let changed = view.completed_at.as_ref().unwrap_or(&view.created_at);
     let task = model::Task::new(id, TaskStatus::Working, view.created_at.clone(), changed.clone());
     Ok(task.with_status_message(told::sentence(called)).with_poll_interval_ms(POLL_MS))
-}
-
-/// What an archetype is the tool of.
-fn server_and_tool(archetype: &str) -> Option<(&str, &str)> {
-    archetype.strip_prefix(MCP_ARCHETYPES)?.split_once('/')
 }
 
 fn no_task(error: &Error) -> ErrorData {
