@@ -2486,6 +2486,28 @@ async fn whoever_is_stopped_is_greeted_without_the_servers_they_may_not_speak_wi
     }
 }
 
+#[tokio::test]
+async fn what_wants_no_answer_starts_and_calls_no_server() {
+    let world = World::speaking(&[SESSIONS], PERMIT, |_| {}).await;
+    for path in ["/mcp/shop", "/mcp"] {
+        let client = world.client(path, NEW);
+        let tool = if path == "/mcp" { "shop__count" } else { "count" };
+        for (method, params) in [
+            ("tools/call", json!({"name": tool, "arguments": {"key": "k"}})),
+            ("subscriptions/listen", json!({"notifications": {"toolsListChanged": true}})),
+            ("tools/list", json!({})),
+            ("server/discover", json!({})),
+        ] {
+            let mut message = client.message(7, method, params);
+            message.as_object_mut().unwrap().remove("id");
+            client.post(&message).send().await.unwrap();
+            assert_eq!(world.tools.tool_lists(), 0, "{path} {method}");
+            let open = (world.tools.open_sessions().await, world.farm.open_sessions().await);
+            assert_eq!(open, (0, 0), "{path} {method}");
+        }
+    }
+}
+
 /// Both kinds of answers that last: a stream of news of either revision.
 async fn streams(old: &Client<'_>, new: &Client<'_>) -> [Response; 2] {
     let params = json!({"notifications": {"toolsListChanged": true}});

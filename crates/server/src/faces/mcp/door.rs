@@ -133,6 +133,10 @@ impl Visitor {
     /// # Errors
     /// They have as many sessions or streams as they may.
     async fn prepare(&self, message: &Message) -> Result<Option<Arc<Opened>>, Error> {
+        // What wants no answer is not counted, and so has nothing done for it.
+        if !message.is_request() {
+            return Ok(None);
+        }
         match message.method() {
             "initialize" => self.mcp.sessions.has_room(&self.owner, self.bounds)?,
             CALL => know_tools(&self.scope, &self.caller, message).await,

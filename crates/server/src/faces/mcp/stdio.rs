@@ -199,7 +199,8 @@ impl<R, W: AsyncWrite + Send + Unpin + 'static> Lines<R, W> {
             counted.map_err(|error| Box::new(JsonRpcError::new(seen.id(), refused(error))))?;
         }
         let refused = |error| Box::new(JsonRpcError::new(seen.id(), error));
-        let filter = seen.filter().filter(|_| seen.method() == LISTEN);
+        // What wants no answer is not counted, and so has nothing opened for it.
+        let filter = seen.filter().filter(|_| seen.is_request() && seen.method() == LISTEN);
         filter.as_ref().map_or(Ok(()), must_be_bearable).map_err(refused)?;
         let slot = lock(&self.owing).asked(&message).ok_or_else(|| refused(asked_already()))?;
         let mut visit = visit(&caller, slot);
