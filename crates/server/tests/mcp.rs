@@ -1272,6 +1272,19 @@ async fn a_client_that_did_not_hear_the_question_is_asked_the_same_again() {
 }
 
 #[tokio::test]
+async fn answers_to_what_nobody_asked_reach_no_tool() {
+    let world = World::speaking(&[STATELESS], PERMIT, |_| {}).await;
+    let client = world.client("/mcp/shop", NEW).able(json!({"elicitation": {}}));
+    let answers = json!({"name": {"action": "accept", "content": {"name": "ann"}}});
+    let mut call = json!({"name": "ask", "arguments": {}, "inputResponses": answers});
+    let asked = client.result("tools/call", call.clone()).await;
+    assert_eq!(asked["resultType"], "input_required", "{asked}");
+    call["requestState"] = asked["requestState"].clone();
+    assert_eq!(text(&client.result("tools/call", call).await), "hello ann");
+    assert_eq!(world.tools.calls().len(), 2, "asked, and gone on with");
+}
+
+#[tokio::test]
 async fn a_client_with_a_key_of_its_own_that_did_not_hear_the_question_is_asked_the_same_again() {
     let world = World::judged(PERMIT, |settings| settings.wait_seconds = 0).await;
     let client = world.client("/mcp/shop", NEW).able(json!({"elicitation": {}}));

@@ -124,11 +124,12 @@ impl Face {
         let has_session = !inquiry.is_stateless;
         let desk = Arc::clone(&self.mcp.desk);
         let (owner, shelf) = (Arc::clone(&errand.owner), errand.shelf.clone());
-        let (seated, answers) = (errand.seat.clone(), errand.responses.clone());
+        let seated = errand.seat.clone();
         let wants_progress = inquiry.meta.get_progress_token().is_some();
         self.have_done(inquiry, errand, move |party: Arc<dyn Party>, tie: Tie| {
             Box::pin(async move {
-                let seat = Seat::new(Arc::clone(&party), Some(meta), tie.clone(), answers);
+                // Nothing was asked yet: answers to that would be arguments that nobody judges and no receipt has.
+                let seat = Seat::new(Arc::clone(&party), Some(meta), tie.clone(), None);
                 if let Some(seated) = seated {
                     let _ = seated.set(Arc::clone(&seat));
                 }
