@@ -948,6 +948,21 @@ async fn an_answer_on_a_stream_that_goes_on_is_delivered_there() {
     assert_eq!(world.tools.calls().len(), 2);
 }
 
+#[tokio::test]
+async fn of_a_request_that_was_given_up_nothing_is_kept() {
+    let world = World::new().await;
+    let client = world.greeted("/mcp/shop", OLD).await;
+    let hang = client.message(1, "tools/call", json!({"name": "hang", "arguments": {}}));
+    let mut open = client.post(&hang).send().await.unwrap();
+    let first = piece(&mut open, "its stream begins").await;
+    let last = first.lines().find_map(|line| line.strip_prefix("id:")).expect("an id").trim();
+    let cancelled =
+        json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 1}});
+    assert_eq!(client.request(Method::POST).json(&cancelled).send().await.unwrap().status(), 202);
+    let goes_on = client.request(Method::GET).header("last-event-id", last).send().await.unwrap();
+    assert_eq!(goes_on.text().await.unwrap(), "", "what was told on it is still there");
+}
+
 /// What the record of an action says.
 async fn record_of(world: &World, id: &Value) -> Value {
     let record = world.served.get(&format!("/v1/actions/{}", id.as_str().unwrap()));

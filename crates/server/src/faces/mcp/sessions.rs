@@ -73,6 +73,8 @@ impl Default for Sessions {
         let mut config = SessionConfig::default();
         // Their end is seen to here: a call may wait longer than a session may be silent.
         config.keep_alive = None;
+        // Nobody goes on with the stream of a request that was given up, and an idle session would keep what was told on it.
+        config.completed_cache_ttl = Duration::ZERO;
         let mut kept = LocalSessionManager::default();
         kept.session_config = config;
         Sessions {
