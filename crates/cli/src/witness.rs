@@ -24,7 +24,7 @@ use axum::http::header::CONTENT_TYPE;
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
-use receipt::log::{AddCheckpoint, Checkpoint, Note, Signer, Unwitnessed, Verifier};
+use receipt::log::{AddCheckpoint, Checkpoint, NOTHING_SHOWN, Note, Signer, Unwitnessed, Verifier};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
@@ -93,7 +93,7 @@ async fn in_time(State(places): State<Arc<Semaphore>>, request: Request, next: N
 async fn seen_checkpoint(State(witness): State<Arc<Witness>>, body: String) -> Response {
     match witness.shows(&body) {
         Some(note) => note.to_string().into_response(),
-        None => (StatusCode::NOT_FOUND, "nothing is shown of that log\n").into_response(),
+        None => (StatusCode::NOT_FOUND, format!("{NOTHING_SHOWN}\n")).into_response(),
     }
 }
 

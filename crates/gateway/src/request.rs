@@ -191,7 +191,9 @@ impl Gateway {
             && self.may_look_at(&caller, &action.archetype.name, tool).await
         {
             let had_room = room.take().is_some();
+            let asks = ask.wait.asks();
             tool.look().await;
+            drop(asks);
             room = if had_room { self.judging.acquire().await.ok() } else { None };
         }
         self.metrics.step(Step::Request, started.elapsed());

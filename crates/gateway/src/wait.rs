@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use action::yaml;
@@ -18,7 +18,23 @@ use crate::{Code, Error, clock};
 #[derive(Clone, Debug, Default)]
 pub struct Wait {
     until: Option<Until>,
-    stage: Arc<AtomicU8>,
+    stage: Arc<Stage>,
+}
+
+#[derive(Debug, Default)]
+struct Stage {
+    at: AtomicU8,
+    /// How many providers are asked something just now.
+    asking: AtomicU32,
+}
+
+/// A provider is asked something, until this is dropped.
+pub(crate) struct Asking(Arc<Stage>);
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        self.0.asking.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -53,7 +69,7 @@ impl Wait {
             }
         };
         let until = deadline.map(|deadline| Until { deadline, earliest: came + SHORTEST });
-        Wait { until, stage: Arc::default() }
+        Wait { until, ..Wait::default() }
     }
 
     /// When nothing is sent any more.
@@ -69,19 +85,46 @@ impl Wait {
         if self.moved(HANDED_OVER) { Ok(()) } else { self.must_go_on() }
     }
 
+    /// While a provider names its price, say, it is not the store that says nothing.
+    pub(crate) fn asks(&self) -> Asking {
+        self.stage.asking.fetch_add(1, Ordering::SeqCst);
+        Asking(Arc::clone(&self.stage))
+    }
+
     /// Whether there is any use in going on.
     ///
     /// # Errors
     /// Where the caller was told that nothing was done.
     pub(crate) fn must_go_on(&self) -> Result<(), Error> {
-        match self.stage.load(Ordering::SeqCst) {
+        match self.stage.at.load(Ordering::SeqCst) {
             GIVEN_UP => Err(given_up()),
             _ => Ok(()),
         }
     }
 
     fn moved(&self, to: u8) -> bool {
-        self.stage.compare_exchange(OPEN, to, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+        self.stage.at.compare_exchange(OPEN, to, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+    }
+
+    /// What the work comes to while its caller waits; an error once it does no longer.
+    async fn bounds<T>(&self, work: impl Future<Output = T>) -> Result<T, Error> {
+        let Some(until) = self.until else { return Ok(work.await) };
+        let mut work = pin!(work);
+        let mut next = until.deadline.max(until.earliest);
+        loop {
+            if let Ok(done) = timeout_at(next.into(), &mut work).await {
+                return Ok(done);
+            }
+            if self.stage.asking.load(Ordering::SeqCst) == 0 {
+                break;
+            }
+            next = Instant::now() + SHORTEST;
+        }
+        if self.moved(GIVEN_UP) {
+            return Err(given_up());
+        }
+        let told = timeout(LAST_WORD, work).await;
+        told.map_err(|_| late("what became of it could not be recorded before its deadline"))
     }
 }
 
@@ -96,27 +139,17 @@ impl Gateway {
         wait: Wait,
         work: impl Future<Output = Result<T, Error>>,
     ) -> Result<T, Error> {
-        let Some(until) = wait.until else { return work.await };
-        let mut work = pin!(work);
-        let first = until.deadline.max(until.earliest);
-        if let Ok(done) = timeout_at(first.into(), &mut work).await {
-            return done;
-        }
-        let error = if wait.moved(GIVEN_UP) {
-            given_up()
-        } else {
-            match timeout(LAST_WORD, work).await {
-                Ok(done) => return done,
-                Err(_) => late("not all that was done could be recorded before the deadline"),
-            }
-        };
-        self.metrics.error(error.code);
-        Err(error)
+        let done = wait.bounds(work).await;
+        done.unwrap_or_else(|error| {
+            self.metrics.error(error.code);
+            Err(error)
+        })
     }
 }
 
+/// Of what an earlier request under the same key did nothing is known here.
 fn given_up() -> Error {
-    late("it could not be decided before the deadline; nothing was done")
+    late("it could not be looked at before its deadline, and does nothing")
 }
 
 fn late(why: &str) -> Error {
@@ -169,6 +202,21 @@ mod tests {
         for nothing in ["{}", "", "{", r#"{"deadline_ms": null}"#, r#"{"deadline_ms": "5"}"#] {
             assert_eq!(left(nothing, None), None, "{nothing}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_provider_that_takes_its_time_is_waited_for_and_a_store_is_not() {
+        let late = || Wait::said(br#"{"deadline_ms": 0}"#, None, Instant::now());
+        let longer = SHORTEST + SHORTEST / 2;
+        let (provider, store) = (late(), late());
+        let asked = async {
+            let _asks = provider.asks();
+            tokio::time::sleep(longer).await;
+        };
+        let (asked, silent) = tokio::join!(provider.bounds(asked), store.bounds(tokio::time::sleep(longer)));
+        asked.unwrap();
+        assert_eq!(silent.unwrap_err().code, Code::Unavailable);
+        assert!(store.must_go_on().is_err() && provider.must_go_on().is_ok());
     }
 
     #[test]

@@ -52,4 +52,4 @@ pub use path::Resource;
 pub use plan::Plan;
 pub use survey::{Completeness, Counts, Due, Hours, Survey};
 pub use tile::{Edge, TILE_WIDTH, Tile, Tiles, bundled, entries_of};
-pub use witness::{AddCheckpoint, Unwitnessed};
+pub use witness::{AddCheckpoint, NOTHING_SHOWN, Unwitnessed};

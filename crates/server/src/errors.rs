@@ -457,7 +457,8 @@ const fn words(code: Code) -> Words {
             503,
             "unavailable",
             "the gateway cannot take this on right now",
-            "The store is not available or too much is waiting. Nothing was done unless it says otherwise.",
+            "The store is not available or too much is waiting. This request does nothing unless it says otherwise; what an earlier one under \
+             its key did is told under that key.",
             &["wait as long as Retry-After says, then send the same request with the same key"],
         ),
         DeadlineExceeded => (

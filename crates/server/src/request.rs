@@ -30,6 +30,8 @@ pub(crate) struct Request {
     /// `X-Request-Id`, the caller's or ours.
     pub id: HeaderValue,
     pub body: Body,
+    /// Whether its caller was known by what it brought.
+    pub known: AtomicBool,
 }
 
 /// A body, from the network or from memory.

@@ -3,7 +3,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use action::Environment;
 use gateway::{Code, Error, Gateway};
@@ -70,7 +70,8 @@ impl Site {
         let found = self.find(busy.has_room, &head, &mut environment, &mut audience);
         let face = found.map(|(route, argument)| {
             let site = Arc::clone(&self);
-            (route.handler)(Request { site, environment, head, argument, id: id.clone(), body })
+            let known = AtomicBool::default();
+            (route.handler)(Request { site, environment, head, argument, id: id.clone(), body, known })
         });
         async move {
             let _busy = busy;

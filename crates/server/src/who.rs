@@ -2,6 +2,7 @@
 
 use std::future::ready;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use action::Environment;
@@ -24,7 +25,9 @@ pub(crate) async fn caller(request: &Request) -> Result<Caller, Error> {
     let bearer = bearer(request)?;
     // Callers of both environments are known in production.
     let server = server_of(request.head.uri.path());
-    request.site.faces.production.recognise(bearer, server).await
+    let caller = request.site.faces.production.recognise(bearer, server).await?;
+    request.known.store(true, Ordering::Relaxed);
+    Ok(caller)
 }
 
 fn bearer(request: &Request) -> Result<&str, Error> {
@@ -35,12 +38,11 @@ fn bearer(request: &Request) -> Result<&str, Error> {
         .ok_or_else(|| missing("the header Authorization is not Bearer and a key or token"))
 }
 
-/// Whether a credential that came with a request is one still. Where there is none, or none that names a caller, nobody was known by
-/// it.
+/// Whether whoever was known by a credential is known by it still.
 pub(crate) async fn is_still_known(request: &Request) -> Result<(), Error> {
-    match bearer(request) {
-        Ok(_) => caller(request).await.map(drop),
-        Err(_) => Ok(()),
+    match request.known.load(Ordering::Relaxed) {
+        true => caller(request).await.map(drop),
+        false => Ok(()),
     }
 }
 
@@ -72,19 +74,18 @@ pub(crate) async fn caller_or_anonymous(request: &Request) -> Result<Caller, Err
 pub(crate) type Looked = BoxFuture<'static, Result<Caller, Error>>;
 
 /// The same, before the body of a request is read that may say how long its caller waits. Where the store says nothing for a moment
-/// the body is read meanwhile; until then who has no valid key has none read.
+/// the body is read first, and it is asked anew then; until then who has no valid key has none read.
 pub(crate) async fn caller_soon(request: &Request) -> Result<Looked, Error> {
     let known = request.head.headers.contains_key(AUTHORIZATION);
     if request.environment == Environment::Sandbox && !known {
         return Ok(ready(Ok(Gateway::anonymous())).boxed());
     }
+    if let Ok(caller) = tokio::time::timeout(A_MOMENT, caller(request)).await {
+        return Ok(ready(Ok(caller?)).boxed());
+    }
     let (site, bearer) = (Arc::clone(&request.site), bearer(request)?.to_owned());
     let server = server_of(request.head.uri.path()).map(str::to_owned);
-    let mut looked = async move { site.faces.production.recognise(&bearer, server.as_deref()).await }.boxed();
-    match tokio::time::timeout(A_MOMENT, &mut looked).await {
-        Ok(caller) => Ok(ready(Ok(caller?)).boxed()),
-        Err(_) => Ok(looked),
-    }
+    Ok(async move { site.faces.production.recognise(&bearer, server.as_deref()).await }.boxed())
 }
 
 /// A key is one row, found by its hash: much longer takes only a store that hardly answers.

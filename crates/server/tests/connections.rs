@@ -356,3 +356,20 @@ async fn whoever_takes_their_time_with_a_body_has_to_be_known_still_when_it_is_t
     let keys = support::body_of(served.as_admin(served.get("/v1/keys")).send().await.unwrap()).await;
     assert!(!keys.to_string().contains("another"), "{keys}");
 }
+
+/// It signs what it says, and what else it brings is for somebody who stands before us.
+#[tokio::test]
+async fn who_is_known_by_something_else_may_bring_whatever_key_and_take_their_time() {
+    let served = Served::start().await;
+    let head = format!(
+        "POST /v1/events HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer for-the-proxy\r\nContent-Type: application/secevent+jwt\r\n\
+         Content-Length: 10\r\n\r\n",
+        served.running.address(),
+    );
+    let mut wire = Wire::to(&served).await;
+    wire.say(&format!("{head}abcde")).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    wire.say("fghij").await;
+    let heard = wire.hear().await;
+    assert_eq!(heard.status, "http/1.1 400 bad request", "{}", heard.body);
+}

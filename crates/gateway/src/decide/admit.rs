@@ -179,6 +179,7 @@ impl Gateway {
             now_ms: clock::now_ms(),
         };
         self.at(Point::SnapshotBefore).map_err(drop)?;
+        let _asks = case.asked.ask.wait.asks();
         let snapshot = case.provider.snapshot(ask).await.map_err(|unseen| {
             tracing::warn!(action = %case.id, why = %unseen, "no snapshot");
         })?;

@@ -226,6 +226,7 @@ impl Gateway {
             bound: case.action.bound,
             now_ms: clock::now_ms(),
         };
+        let _asks = case.asked.ask.wait.asks();
         case.provider.quote(ask).await.map_err(|unquoted| {
             tracing::warn!(action = %case.id, why = %unquoted, "no quote");
         })

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use action::Tenant;
 use futures_util::future::join_all;
 use provider::Egress;
-use receipt::log::{AddCheckpoint, Checkpoint, Note, Plan, Verifier};
+use receipt::log::{AddCheckpoint, Checkpoint, NOTHING_SHOWN, Note, Plan, Verifier};
 use url::Url;
 
 use super::BETWEEN_ROUNDS;
@@ -65,10 +65,13 @@ impl Witness {
     async fn saw_last(&self, egress: &Egress, note: &Note) -> Result<Option<Note>, String> {
         let answer = egress.post_text(&self.seen_last, note.to_string(), PATIENCE, LONGEST_ANSWER).await;
         match answer.map_err(|why| why.to_string())? {
-            (200, body) => Ok(String::from_utf8(body).ok().and_then(|text| Note::parse(&text).ok())),
-            // Something that stands before it, perhaps: it was not asked.
-            (status @ (429 | 500..), _) => Err(format!("it answered {status}")),
-            _ => Ok(None),
+            (404, body) if body.trim_ascii_end() == NOTHING_SHOWN.as_bytes() => Ok(None),
+            (200, body) => {
+                let note = String::from_utf8(body).ok().and_then(|text| Note::parse(&text).ok());
+                note.map(Some).ok_or_else(|| "what it shows is no checkpoint".to_owned())
+            }
+            // Another kind of witness, or something that stands before it.
+            (status, _) => Err(format!("it shows no checkpoint, it answered {status}")),
         }
     }
 
@@ -161,7 +164,7 @@ impl Gateway {
             Ok(seen) if seen.origin == last.origin => {
                 self.must_have(tenant, &seen).await.map_err(|error| failed(&error))
             }
-            _ => Ok(()),
+            _ => Err("what it shows was not signed as this log".to_owned()),
         }
     }
 
@@ -177,8 +180,11 @@ impl Gateway {
             Err(NotCosigned::Failed(why)) => return Err(why),
             // Then it is worth knowing what.
             Err(NotCosigned::Another(why)) => {
-                self.compare_with(witness, tenant).await?;
-                return Err(why);
+                let compared = self.compare_with(witness, tenant).await;
+                return Err(match compared {
+                    Ok(()) => why,
+                    Err(unseen) => format!("{why}; {unseen}"),
+                });
             }
         };
         let cosigned = self.logs.cosign(tenant, &offered, &witness.key, &lines);

@@ -3,13 +3,14 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use countersign_gateway::config::Secret;
 use countersign_gateway::{Code, Decision, Forgotten, Installation, Why};
-use receipt::log::{AddCheckpoint, Bundle, Checkpoint, LeafKind, Note, Proof, Signer, Verifier, epoch_of};
+use receipt::log::{
+    AddCheckpoint, Bundle, Checkpoint, LeafKind, NOTHING_SHOWN, Note, Proof, Signer, Verifier, epoch_of,
+};
 use receipt::{Document, Jwks, Pin, Trust, Verdict};
 use testkit::Swap;
 use testkit::bank::{Bank, Fault, Injection};
@@ -698,28 +699,32 @@ async fn a_witness_that_shows_what_we_signed_stops_a_store_without_it_and_one_th
 #[tokio::test(flavor = "multi_thread")]
 async fn where_nothing_says_how_much_was_signed_and_no_witness_is_heard_nothing_is_taken_on() {
     let witness = Signer::generate().unwrap().witness("w.example").unwrap();
-    let away = Arc::new(AtomicBool::new(false));
-    let is_away = Arc::clone(&away);
-    let fake = FakeWitness::answering(move |path, _| match (is_away.load(Ordering::SeqCst), path) {
-        (true, _) => (502, String::new()),
-        (false, "/add-checkpoint") => (409, "1000000\n".to_owned()),
-        (false, _) => (404, String::new()),
+    let nothing = (404, format!("{NOTHING_SHOWN}\n"));
+    let says = Arc::new(Mutex::new(nothing.clone()));
+    let said = Arc::clone(&says);
+    let fake = FakeWitness::answering(move |path, _| match path {
+        "/add-checkpoint" => (409, "1000000\n".to_owned()),
+        _ => said.lock().unwrap().clone(),
     });
     let mut house = House::with(|config| fake.configured(&witness, config)).await;
     house.installation.start();
     bundle(&house, &paid(&house, "a").await).await;
     // What was signed is known here, whoever is away.
-    away.store(true, Ordering::SeqCst);
+    *says.lock().unwrap() = (502, String::new());
     let house = house.restart().await;
     house.gateway().must_be_whole().unwrap();
-    let house = house.reopened_after(|| ()).await;
+    let mut house = house.reopened_after(|| ()).await;
     std::fs::remove_dir_all(house.path("data/marks")).unwrap();
-    let house = house.restart().await;
-    let refused = house.gateway().must_be_whole().unwrap_err();
-    assert!(refused.message.contains("no witness can be asked"), "{refused}");
-    assert!(house.gateway().is_unheard() && house.gateway().ready().is_err());
-    // One that has nothing to show of it says so.
-    away.store(false, Ordering::SeqCst);
+    // Whatever stands before a witness that is away, and one of another kind, which shows nothing to anybody.
+    for away in [(502, ""), (200, "<html>back soon</html>"), (404, ""), (404, "no such page"), (403, "")] {
+        *says.lock().unwrap() = (away.0, away.1.to_owned());
+        house = house.restart().await;
+        let refused = house.gateway().must_be_whole().unwrap_err();
+        assert!(refused.message.contains("no witness can be asked"), "{away:?}: {refused}");
+        assert!(house.gateway().is_unheard() && house.gateway().ready().is_err());
+    }
+    // One that has seen nothing of it says so.
+    *says.lock().unwrap() = nothing;
     let house = house.restart().await;
     house.gateway().must_be_whole().unwrap();
 }

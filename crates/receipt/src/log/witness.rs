@@ -5,6 +5,9 @@ use base64::prelude::BASE64_STANDARD;
 
 use super::{Checkpoint, Error, Hash, Note, Verifier};
 
+/// What a witness of ours answers, with 404, to whoever asks for a checkpoint of a log of which it has seen none.
+pub const NOTHING_SHOWN: &str = "nothing is shown of that log";
+
 /// What a witness is asked, `add-checkpoint` of C2SP `tlog-witness`: to cosign a checkpoint that extends what it saw before.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AddCheckpoint {
