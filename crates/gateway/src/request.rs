@@ -187,7 +187,8 @@ impl Gateway {
         // A price is asked for in the midst of judging, and who is asked may take long: no room is kept for that, nor for a server
         // that is to say what it has.
         let mut room = room.filter(|_| !quotes(&action));
-        if let Some(tool) = provider.tool().filter(|tool| !tool.is_looked_at())
+        // Who only asks has no server started or spoken with: what it said last counts, and before that what was accepted.
+        if let Some(tool) = provider.tool().filter(|tool| !ask.dry_run && !tool.is_looked_at())
             && self.may_look_at(&caller, &action.archetype.name, tool).await
         {
             let had_room = room.take().is_some();

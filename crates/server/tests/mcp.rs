@@ -2536,6 +2536,35 @@ async fn what_wants_no_answer_starts_and_calls_no_server() {
     }
 }
 
+#[tokio::test]
+async fn what_is_only_asked_about_starts_and_calls_no_server() {
+    let world = World::speaking(&[SESSIONS], PERMIT, |_| {}).await;
+    let question = json!({
+        "subject": {"type": "agent", "id": "agent-1"},
+        "action": {"name": "mcp/shop/count", "properties": {"key": "k"}},
+        "resource": {"type": "Any", "id": "any"},
+    });
+    let decided = async || {
+        let asked = world.served.post("/access/v1/evaluation", &question).bearer_auth(&world.key);
+        asked.send().await.unwrap().json::<Value>().await.unwrap()
+    };
+    let said = decided().await;
+    assert_eq!(said["decision"], true, "it is taken for what was accepted: {said}");
+    let action = json!({"archetype": "mcp/shop/count", "constraints": {"key": "k"}});
+    let dry = world.served.post("/api/execute?dry_run=true", &action).bearer_auth(&world.key);
+    let dry = dry.header("ep-version", "2026-04-27").header("idempotency-key", "only-asked");
+    let dry = dry.send().await.unwrap();
+    assert!(dry.status().is_success(), "{}", dry.text().await.unwrap());
+    assert_eq!((world.tools.open_sessions().await, world.tools.tool_lists()), (0, 0));
+    // By what its server said last, whoever heard it.
+    world.tools.describe("count", "Something else");
+    world.client("/mcp/shop", NEW).names().await;
+    let lists = world.tools.tool_lists();
+    let said = decided().await;
+    assert_eq!((&said["decision"], &said["context"]["reasons"]), (&json!(false), &json!(["tool_changed"])));
+    assert_eq!(world.tools.tool_lists(), lists);
+}
+
 /// Both kinds of answers that last: a stream of news of either revision.
 async fn streams(old: &Client<'_>, new: &Client<'_>) -> [Response; 2] {
     let params = json!({"notifications": {"toolsListChanged": true}});
