@@ -329,7 +329,7 @@ mod tests {
 
     #[test]
     fn an_answer_without_end_is_given_up() {
-        const PIECE: [u8; 1 << 16] = [b' '; 1 << 16];
+        static PIECE: [u8; 1 << 16] = [b' '; 1 << 16];
         for head in ["200 OK", "500 No", "200 OK\r\nLink: <?cursor=2>"] {
             let client = answering(head, &PIECE);
             let exchanged = client.exchange(Method::GET, "/x", &[], None).map(drop);

@@ -87,6 +87,9 @@ pub(crate) fn run(args: &Args, url: &str, api: &Api, as_json: bool) -> Result<Ex
     Checked { checkpoint, witnessed, findings, overdue, stated: told.stated }.tell(as_json)
 }
 
+/// Which witnesses cosigned, and when; Unix seconds.
+type Witnessed = Vec<(String, u64)>;
+
 /// A log, as it is served.
 struct Log {
     client: Client,
@@ -96,7 +99,7 @@ struct Log {
 impl Log {
     /// The newest checkpoint as the pin demands it. While a log grows the newest is seldom cosigned yet, so one is waited for that is;
     /// it has all the leaves that the newest had, or what others were told of meanwhile would seem to be missing.
-    fn believed(&self, pin: &Pin) -> Result<(Note, Checkpoint, Vec<(String, u64)>)> {
+    fn believed(&self, pin: &Pin) -> Result<(Note, Checkpoint, Witnessed)> {
         let mut note = self.checkpoint("/checkpoint")?;
         let until = Instant::now() + FOR_WITNESSES;
         // What no log of the pin signed no witness mends.
@@ -406,7 +409,7 @@ fn served(log: &Log, tile: Tile, hashes: &[Hash]) -> Result<()> {
 /// What it came to.
 struct Checked {
     checkpoint: Checkpoint,
-    witnessed: Vec<(String, u64)>,
+    witnessed: Witnessed,
     findings: Vec<String>,
     overdue: usize,
     stated: Option<(Completeness, bool)>,
