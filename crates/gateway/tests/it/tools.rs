@@ -110,7 +110,7 @@ pub(crate) fn call(tool: &str, key: &str) -> ToolCall {
 const NO_TIME: Duration = Duration::ZERO;
 
 async fn by(house: &House, caller: &Caller, call: ToolCall, wait: Duration) -> Result<Called, Error> {
-    let seat = Seat::new(Arc::new(Agent::new()), None, Tie::default(), None);
+    let seat = Seat::new(Arc::new(Agent::new()), None, Tie::default());
     house.gateway().call_tool(caller, call, seat, wait, &|_| {}).await
 }
 
@@ -237,7 +237,7 @@ async fn a_held_call_waits_for_its_person_and_says_why() {
     let tools = Tools::start(&[SESSIONS]).await.unwrap();
     let house = house(&tools).await;
     let told = AtomicUsize::new(0);
-    let seat = Seat::new(Arc::new(Agent::new()), None, Tie::default(), None);
+    let seat = Seat::new(Arc::new(Agent::new()), None, Tie::default());
     let progress = |why: &'static str| {
         assert_eq!(why, "a person has to agree to this call");
         told.fetch_add(1, Ordering::Relaxed);
@@ -414,7 +414,7 @@ async fn a_call_that_waits_for_a_person_keeps_no_connection_from_others() {
     })
     .await;
     let (waits, is_held) = (tokio::sync::Notify::new(), tokio::sync::Notify::new());
-    let seat = || Seat::new(Arc::new(Agent::with_session(false)), None, Tie::default(), None);
+    let seat = || Seat::new(Arc::new(Agent::with_session(false)), None, Tie::default());
     let progress = |_: &'static str| is_held.notify_one();
     let (gateway, wait) = (house.gateway(), Duration::from_secs(60));
     let held = async {

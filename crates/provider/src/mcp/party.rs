@@ -143,8 +143,6 @@ pub struct Seat {
     pub(super) party: Arc<dyn Party>,
     pub(super) meta: RequestMetaObject,
     pub(super) tie: Tie,
-    /// What the client answers without having been asked.
-    answers: Option<InputResponses>,
     answer: Mutex<Option<Box<RawValue>>>,
     error: Mutex<Option<ErrorData>>,
     when_abandoned: Mutex<Option<Then>>,
@@ -163,14 +161,8 @@ type OfAction = Box<dyn Fn(ActionId, u32) -> BoxFuture<'static, bool> + Send + S
 
 impl Seat {
     /// A place for what comes of one `tools/call` with this `_meta`.
-    pub fn new(
-        party: Arc<dyn Party>,
-        meta: Option<RequestMetaObject>,
-        tie: Tie,
-        answers: Option<InputResponses>,
-    ) -> Arc<Seat> {
-        let meta = meta.unwrap_or_default();
-        Arc::new(Seat { answers, ..Seat::empty(party, meta, tie) })
+    pub fn new(party: Arc<dyn Party>, meta: Option<RequestMetaObject>, tie: Tie) -> Arc<Seat> {
+        Arc::new(Seat::empty(party, meta.unwrap_or_default(), tie))
     }
 
     fn empty(party: Arc<dyn Party>, meta: RequestMetaObject, tie: Tie) -> Seat {
@@ -178,7 +170,6 @@ impl Seat {
             party,
             meta,
             tie,
-            answers: None,
             answer: Mutex::default(),
             error: Mutex::default(),
             when_abandoned: Mutex::default(),
@@ -258,10 +249,6 @@ impl Seat {
 
     pub(super) fn put_link(&self, link: Use) {
         *lock(&self.link) = Some(link);
-    }
-
-    pub(super) fn answers(&self) -> Option<InputResponses> {
-        self.answers.clone()
     }
 
     /// What the server answered last, as it came, if it did while this client waited.

@@ -35,7 +35,6 @@ use tokio::time::timeout;
 use super::Servers;
 use super::link::{Asked, Fault, GRACE, Use};
 use super::listed::SeenTool;
-use super::ours::without_ours_in;
 use super::party::{Leave, Party, Seat, Seats, Tie};
 use super::said::{Input, Said};
 use super::server::{MOST_ROUNDS, Server, answered, nobody};
@@ -286,7 +285,7 @@ impl Tool {
             name: wanted.name,
             promotes,
             arguments: wanted.arguments,
-            again: (seat.and_then(Seat::answers).map(without_ours_in), None),
+            again: (None, None),
             of_client: seat.map(|seat| &seat.meta),
             provider_key: call.provider_key.as_str(),
             transaction: &transaction,

@@ -446,7 +446,7 @@ async fn what_a_server_was_told_in_confidence_reaches_no_client() {
                 call.constraints = json!({ "as": way });
                 let token = ProgressToken(rmcp::model::NumberOrString::String("mine".into()));
                 let tie = Tie::new(None, Some(token), Default::default());
-                let seat = Seat::new(Arc::clone(&party), None, tie, None);
+                let seat = Seat::new(Arc::clone(&party), None, tie);
                 let _taken = world.servers.seats().take(call.action_id, Arc::clone(&seat));
                 replies.push(provider.call(&call, NOW_MS).await);
                 replies.extend(
@@ -726,7 +726,7 @@ async fn what_a_server_asks_in_the_midst_of_a_call_reaches_its_client_and_no_oth
                 let (servers, provider) = (Arc::clone(&world.servers), Arc::clone(&provider));
                 async move {
                     let id: ActionId = call.action_id;
-                    let seat = Seat::new(client, None, Tie::default(), None);
+                    let seat = Seat::new(client, None, Tie::default());
                     let _taken = servers.seats().take(id, seat);
                     call.constraints = json!({});
                     text(&provider.call(&call, NOW_MS).await)
@@ -754,7 +754,7 @@ async fn what_asks_in_no_form_of_its_revision_is_in_doubt_and_not_sent_again() {
         let (call, provider) = world.bind("count", "");
         let client = Agent::new("ann", false);
         let party: Arc<dyn Party> = client.clone();
-        let _taken = world.servers.seats().take(call.action_id, Seat::new(party, None, Tie::default(), None));
+        let _taken = world.servers.seats().take(call.action_id, Seat::new(party, None, Tie::default()));
         let reply = provider.call(&call, NOW_MS).await;
         assert_eq!(reply.doubt(), Some(Doubt::NotUnderstood), "{said}: {reply:?}");
         assert_eq!((world.tools.count("k"), client.asked.lock().unwrap().len()), (1, 0), "{said}");
@@ -769,7 +769,7 @@ async fn who_asks_without_end_leaves_a_doubt_unless_it_only_reads() {
         call.constraints = json!({ "key": "k", "names": 1000 });
         let client = Agent::new("ann", false);
         let party: Arc<dyn Party> = client.clone();
-        let _taken = world.servers.seats().take(call.action_id, Seat::new(party, None, Tie::default(), None));
+        let _taken = world.servers.seats().take(call.action_id, Seat::new(party, None, Tie::default()));
         let reply = provider.call(&call, NOW_MS).await;
         assert_eq!(reply.doubt(), doubt, "{more}: {reply:?}");
         if doubt.is_none() {
@@ -788,7 +788,7 @@ async fn who_asks_and_then_lets_nobody_in_leaves_a_doubt_unless_it_only_reads() 
         call.constraints = json!({ "key": "k", "names": 1 });
         let client = Agent::new("ann", false);
         let party: Arc<dyn Party> = client.clone();
-        let _taken = world.servers.seats().take(call.action_id, Seat::new(party, None, Tie::default(), None));
+        let _taken = world.servers.seats().take(call.action_id, Seat::new(party, None, Tie::default()));
         let reply = provider.call(&call, NOW_MS).await;
         assert_eq!(reply.doubt(), doubt, "{more}: {reply:?}");
         if doubt.is_none() {
@@ -805,8 +805,7 @@ async fn a_question_that_nobody_answers_is_declined() {
         let (call, provider) = world.bind("ask", "");
         let mut silent = Agent::new("x", false);
         Arc::get_mut(&mut silent).unwrap().answers = false;
-        let _taken =
-            world.servers.seats().take(call.action_id, Seat::new(silent, None, Tie::default(), None));
+        let _taken = world.servers.seats().take(call.action_id, Seat::new(silent, None, Tie::default()));
         assert_eq!(text(&provider.call(&call, NOW_MS).await), "hello nobody", "{name}");
     }
 }
@@ -819,8 +818,7 @@ async fn what_a_client_answers_for_us_reaches_no_server() {
         let mut client = Agent::new("ann", false);
         let meta = json!({ "io.countersign/mandate": "in confidence", "shop/till": 3 });
         Arc::get_mut(&mut client).unwrap().meta = Some(meta);
-        let _taken =
-            world.servers.seats().take(call.action_id, Seat::new(client, None, Tie::default(), None));
+        let _taken = world.servers.seats().take(call.action_id, Seat::new(client, None, Tie::default()));
         let said = text(&provider.call(&call, NOW_MS).await);
         assert_eq!(said, r#"hello ann {"shop/till":3}"#, "{name}");
     }
@@ -836,7 +834,7 @@ async fn progress_reaches_the_client_under_its_own_token() {
         let token = ProgressToken(rmcp::model::NumberOrString::String("mine".into()));
         let tie = Tie::new(None, Some(token.clone()), Default::default());
         let party: Arc<dyn Party> = client.clone();
-        let _taken = world.servers.seats().take(call.action_id, Seat::new(party, None, tie, None));
+        let _taken = world.servers.seats().take(call.action_id, Seat::new(party, None, tie));
         assert_eq!(text(&provider.call(&call, NOW_MS).await), "done");
         let told = client.told.lock().unwrap();
         let of_mine = |it: &&ServerNotification| matches!(it, ServerNotification::ProgressNotification(it) if it.params.progress_token == token);
@@ -850,8 +848,7 @@ async fn a_client_that_gives_up_leaves_a_doubt_and_the_server_is_told() {
     let (call, provider) = world.bind("hang", "");
     let tie = Tie::default();
     let cancelled = tie.cancelled.clone();
-    let _taken =
-        world.servers.seats().take(call.action_id, Seat::new(Agent::new("ann", true), None, tie, None));
+    let _taken = world.servers.seats().take(call.action_id, Seat::new(Agent::new("ann", true), None, tie));
     let (reply, ()) = tokio::join!(provider.call(&call, NOW_MS), async {
         testkit::until("it is called", || !world.tools.calls().is_empty()).await;
         cancelled.cancel();
@@ -869,7 +866,7 @@ async fn a_clients_session_is_one_session_of_its_servers_whatever_comes_first() 
             (Arc::clone(world.servers.seats()), Arc::clone(&provider), Arc::clone(&ann));
         let call = Call { action_id: ActionId::new(number, [7; 10]), ..call.clone() };
         async move {
-            let _taken = seats.take(call.action_id, Seat::new(party, None, Tie::default(), None));
+            let _taken = seats.take(call.action_id, Seat::new(party, None, Tie::default()));
             text(&provider.call(&call, NOW_MS).await)
         }
     });
@@ -885,7 +882,7 @@ async fn what_its_client_gave_up_before_it_left_is_sent_at_no_time() {
         let (call, provider) = world.bind("count", "");
         let tie = Tie::default();
         tie.cancelled.cancel();
-        let seat = Seat::new(Agent::new("ann", true), None, tie, None);
+        let seat = Seat::new(Agent::new("ann", true), None, tie);
         let _taken = world.servers.seats().take(call.action_id, seat);
         let refused = refusal(provider.call(&call, NOW_MS).await);
         assert_eq!(
@@ -903,7 +900,7 @@ async fn a_client_that_gives_up_while_it_is_asked_is_not_waited_for_and_nothing_
     let (call, provider) = world.bind("ask", "");
     let tie = Tie::default();
     let thinker = Arc::new(Thinker { client: client("ann", true), tie: tie.clone() });
-    let _taken = world.servers.seats().take(call.action_id, Seat::new(thinker, None, tie, None));
+    let _taken = world.servers.seats().take(call.action_id, Seat::new(thinker, None, tie));
     let reply = tokio::time::timeout(Duration::from_secs(10), provider.call(&call, NOW_MS)).await;
     let reply = reply.expect("it is given up at once, and not when the time for an answer is over");
     assert_eq!(refusal(reply).code.as_deref(), Some("input_required"));
@@ -1011,7 +1008,7 @@ async fn whoever_only_listens_makes_room_for_whoever_calls() {
             listening.push(server.listen(&party, changes.clone()).await.unwrap());
         }
         let (call, provider) = world.bind("count", "");
-        let seat = Seat::new(Agent::new("dan", true), None, Tie::default(), None);
+        let seat = Seat::new(Agent::new("dan", true), None, Tie::default());
         let _taken = world.servers.seats().take(call.action_id, seat);
         let reply = provider.call(&call, NOW_MS).await;
         assert!(matches!(reply, Reply::Confirmed(_)), "{name}: {reply:?}");
@@ -1022,7 +1019,7 @@ async fn whoever_only_listens_makes_room_for_whoever_calls() {
 fn hang(world: &World, who: &'static str, session: bool, n: u8) -> BoxFuture<'static, Reply> {
     let (mut call, provider) = world.bind("hang", "");
     call.action_id = ActionId::new(7, [n; 10]);
-    let seat = Seat::new(Agent::new(who, session), None, Tie::default(), None);
+    let seat = Seat::new(Agent::new(who, session), None, Tie::default());
     let taken = world.servers.seats().take(call.action_id, seat);
     Box::pin(async move {
         let _taken = taken;
@@ -1073,7 +1070,7 @@ async fn whoever_only_listens_makes_room_before_a_session_does() {
     let changes = SubscriptionFilter::builder().tools_list_changed().build();
     let mut listening = server.listen(&bob, changes).await.unwrap();
     let (call, provider) = world.bind("count", "");
-    let seat = Seat::new(Agent::new("eve", false), None, Tie::default(), None);
+    let seat = Seat::new(Agent::new("eve", false), None, Tie::default());
     let _taken = world.servers.seats().take(call.action_id, seat);
     let reply = provider.call(&call, NOW_MS).await;
     assert!(matches!(reply, Reply::Confirmed(_)), "{reply:?}");

@@ -129,7 +129,7 @@ impl Face {
         self.have_done(inquiry, errand, move |party: Arc<dyn Party>, tie: Tie| {
             Box::pin(async move {
                 // Nothing was asked yet: answers to that would be arguments that nobody judges and no receipt has.
-                let seat = Seat::new(Arc::clone(&party), Some(meta), tie.clone(), None);
+                let seat = Seat::new(Arc::clone(&party), Some(meta), tie.clone());
                 if let Some(seated) = seated {
                     let _ = seated.set(Arc::clone(&seat));
                 }

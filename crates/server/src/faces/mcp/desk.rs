@@ -1095,7 +1095,7 @@ mod tests {
         let shelf = shelf(&installation);
         let client = (Implementation::new("test", "1"), ClientCapabilities::default());
         let party = Arc::new(Stateless::new(&desk, "ann", client, Duration::from_secs(60)));
-        let seat = Seat::new(party, None, Tie::default(), None);
+        let seat = Seat::new(party, None, Tie::default());
         Arc::<Seats>::default().leave(ActionId::new(1_760_000_000_000, *b"0123456789"), Arc::clone(&seat));
         let asks_and_says_so = {
             let desk = Arc::clone(&desk);
