@@ -213,7 +213,8 @@ mod tests {
             let _asks = provider.asks();
             tokio::time::sleep(longer).await;
         };
-        let (asked, silent) = tokio::join!(provider.bounds(asked), store.bounds(tokio::time::sleep(longer)));
+        let (asked, silent) =
+            tokio::join!(provider.bounds(asked), store.bounds(std::future::pending::<()>()));
         asked.unwrap();
         assert_eq!(silent.unwrap_err().code, Code::Unavailable);
         assert!(store.must_go_on().is_err() && provider.must_go_on().is_ok());

@@ -333,7 +333,7 @@ async fn what_is_under_way_when_the_server_stops_is_answered_and_is_the_last() {
 async fn whoever_takes_their_time_with_a_body_has_to_be_known_still_when_it_is_there() {
     let served = Served::start().await;
     let ask = |subject: &str| json!({"subject": subject, "role": "admin"});
-    let made = served.as_admin(served.post("/v1/keys", &ask("thief"))).send().await.unwrap();
+    let made = served.as_admin(served.post("/v1/keys", &ask("first"))).send().await.unwrap();
     let made = support::body_of(made).await;
     let (secret, id) = (made["secret"].as_str().unwrap(), made["key"]["id"].as_str().unwrap());
     let body = ask("another").to_string();

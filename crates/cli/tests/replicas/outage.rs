@@ -116,9 +116,9 @@ async fn what_was_sent_before_the_database_said_nothing_is_told_under_its_key() 
     let Some(street) = Street::new().await else { return };
     let agent = street.house.agent();
     let bank = &street.house.bank;
-    bank.inject(Injection::payments(Fault::DelayAnswer { ms: 1_000 }, 1));
+    bank.inject(Injection::payments(Fault::DelayAnswer { ms: 2_000 }, 1));
     let body = payment("p", "1.50", street.house.token("default"));
-    let body = json_with(body, "deadline_ms", 3_000.into());
+    let body = json_with(body, "deadline_ms", 4_000.into());
     let sent = async {
         while bank.effects().count == 0 {
             tokio::time::sleep(Duration::from_millis(10)).await;
@@ -194,8 +194,7 @@ impl Silent {
     }
 
     fn signal(&self, name: &str) -> bool {
-        let sent = |id| Command::new("kill").args([format!("-{name}").as_str(), id]).status().unwrap();
-        self.0.iter().all(|id| sent(id.as_str()).success())
+        Command::new("kill").arg(format!("-{name}")).args(&self.0).status().unwrap().success()
     }
 }
 

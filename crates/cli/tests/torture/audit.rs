@@ -198,6 +198,15 @@ async fn each_wrong_parameter_is_named() {
     assert_eq!((said.status, said.code()), (422, "EP_VALIDATION_FAILED"));
     let twice = house.admin().get("/v1/audit?verb=a&verb=b").await;
     assert_eq!(twice.status, 422);
+    // What no database takes is refused before it is asked.
+    let none = house.admin().get("/v1/audit?verb=a%00b").await;
+    let sandboxed = sandbox.get("/v1/audit?verb=a%00b").await;
+    assert!(
+        none.status == 422 && sandboxed.text().contains("U+0000"),
+        "{} {}",
+        none.text(),
+        sandboxed.text()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,7 +1,7 @@
 //! Witnesses: others who see every checkpoint and sign that it extends what they saw before. They see nothing else of a log.
 //!
 //! They are also the one mark of how far a log was signed that nobody here can put back. What one *says* that it saw stops nothing, or
-//! whoever is asked could stop us; but one that shows a checkpoint which we signed and the store does not have proves that the store
+//! whoever is asked could stop us (but for a gateway that has lost its marks); but one that shows a checkpoint which we signed and the store does not have proves that the store
 //! was put back or altered.
 
 use std::collections::{HashMap, HashSet};

@@ -1029,10 +1029,10 @@ async fn begun(house: &House, more: Value) -> (String, String) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_its_runner_is_still_at_stays_in_hand_and_what_it_fell_silent_about_does_not() {
-    for (waits, is_at_it) in [("timeout_seconds = 3", true), ("silence_seconds = 3", false)] {
+    for (waits, is_at_it) in [("timeout_seconds = 8", true), ("silence_seconds = 8", false)] {
         let text = JOB.swapped("[retry]", &format!("[retry]\n{NO_RETRY}"));
         let house = House::bound(&text.swapped("timeout_seconds = 60", waits), |_| {}).await;
-        let (id, provider_key) = begun(&house, json!({ "deadline_ms": 1500 })).await;
+        let (id, provider_key) = begun(&house, json!({ "deadline_ms": 3000 })).await;
         let stands = || {
             let sql = "SELECT state, owner IS NOT NULL FROM fate ORDER BY row DESC LIMIT 1";
             let told: (i64, bool) =

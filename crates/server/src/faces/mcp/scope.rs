@@ -117,7 +117,10 @@ impl Scope {
         server: &Arc<Server>,
         caller: &Caller,
     ) -> Result<Arc<ServerPeerInfo>, Hidden> {
-        self.gateway.may_speak_with(caller, server.name()).await.map_err(|_| Hidden::Stopped)?;
+        self.gateway.may_speak_with(caller, server.name()).await.map_err(|error| match error.code {
+            Code::Frozen => Hidden::Stopped,
+            _ => Hidden::NotThere,
+        })?;
         let asked = Arc::clone(server);
         match self.within(server, async move { asked.about().await }, drop).await {
             Some(Ok(about)) => Ok(about),
@@ -155,9 +158,9 @@ impl Scope {
 /// Why nothing is shown of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Hidden {
-    /// An operator has stopped that, or nobody can say just now whether one has.
+    /// An operator has stopped that.
     Stopped,
-    /// It does not answer.
+    /// It does not answer, or nobody can say just now whether it may be spoken with.
     NotThere,
 }
 
