@@ -497,6 +497,23 @@ fn fill_and_erase(ledger: &Sqlite, directory: &Path) -> Vec<Vec<u8>> {
     marks
 }
 
+/// Copies a store at work as it stands at one moment, which a copy of one file after the other need not be.
+fn copy_at_once(from: &Path, to: &Path) {
+    const FILES: [&str; 2] = ["ledger.db", "ledger.db-wal"];
+    let read = || FILES.map(|name| std::fs::read(from.join(name)).unwrap());
+    let mut files = read();
+    loop {
+        let again = read();
+        if files == again {
+            break;
+        }
+        files = again;
+    }
+    for (name, bytes) in FILES.iter().zip(files) {
+        std::fs::write(to.join(name), bytes).unwrap();
+    }
+}
+
 /// A process that dies right after leaves the rest to the next.
 #[test]
 fn what_was_erased_before_a_crash_is_cleared_by_the_next_start() {
@@ -511,9 +528,7 @@ fn what_was_erased_before_a_crash_is_cleared_by_the_next_start() {
     assert_eq!(found_in_files(directory.path(), std::slice::from_ref(&mark)), 1);
     let copy = tempfile::tempdir().unwrap();
     wait(ledger.erase(erasure(id))).unwrap();
-    for name in ["ledger.db", "ledger.db-wal"] {
-        std::fs::copy(directory.path().join(name), copy.path().join(name)).unwrap();
-    }
+    copy_at_once(directory.path(), copy.path());
     let next = Sqlite::open(&copy.path().join("ledger.db"), Options::new("chain-2", NOW + 200)).unwrap();
     assert!(wait(next.erased(&Tenant::default(), id)).unwrap().is_some());
     file_is_clean(copy.path());
