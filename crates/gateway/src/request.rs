@@ -123,7 +123,6 @@ impl Gateway {
         let place = self.place()?;
         let (said, hears) = oneshot::channel();
         let (gateway, caller, came) = (Arc::clone(self), caller.clone(), Instant::now());
-        let deadline = ask.wait.deadline();
         tokio::spawn(async move {
             let _place = place;
             // A request is small, judging it is not: who finds no room waits with the request alone.
@@ -131,9 +130,7 @@ impl Gateway {
             // Boxed, so that what judging needs is gone while the provider takes its time.
             let next = Box::pin(gateway.decide_on(caller, (ask, words), came, room)).await;
             match next {
-                Ok(Next::Admitted(mut errand)) => {
-                    // Its caller waits since it came in, however long it took to tell who it is.
-                    errand.patience.deadline = deadline.or(errand.patience.deadline);
+                Ok(Next::Admitted(errand)) => {
                     let _taken =
                         seat.map(|seat| gateway.outside.servers.seats().take(errand.pending.id, seat));
                     gateway.carry_out(errand, Said::to(said)).await;

@@ -112,14 +112,12 @@ impl Gateway {
         let place = self.place()?;
         let (said, hears) = oneshot::channel();
         let (gateway, caller, came) = (Arc::clone(self), caller.clone(), Instant::now());
-        let deadline = ask.wait.deadline();
         tokio::spawn(async move {
             let _place = place;
             let room = gateway.judging.acquire().await.ok();
             let next = Box::pin(gateway.decide_on(caller, (ask, Words::Execution), came, room)).await;
             drop(match next {
-                Ok(request::Next::Admitted(mut errand)) => {
-                    errand.patience.deadline = deadline.or(errand.patience.deadline);
+                Ok(request::Next::Admitted(errand)) => {
                     let heard = said.send(Ok(Begun::Admitted(errand.pending.id)));
                     gateway.carry_out(errand, Said::nobody()).await;
                     heard

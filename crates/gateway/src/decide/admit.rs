@@ -88,6 +88,9 @@ impl Gateway {
                     pending.by = By::Holder(token.saturating_add(1));
                 }
                 let usual_ms = self.config.limits.patience_ms;
+                let mut patience = case.asked.arrival.patience(case.action.deadline_ms, usual_ms);
+                // Its caller waits since it came in, however long it took to tell who it is.
+                patience.deadline = case.asked.ask.wait.deadline().or(patience.deadline);
                 Ok(Some(Next::Admitted(Box::new(Errand {
                     under_way,
                     tenant: Arc::clone(case.asked.tenant),
@@ -95,7 +98,7 @@ impl Gateway {
                     execution,
                     provider: Arc::clone(&case.provider),
                     admitted: Instant::now(),
-                    patience: case.asked.arrival.patience(case.action.deadline_ms, usual_ms),
+                    patience,
                     known,
                 }))))
             }
