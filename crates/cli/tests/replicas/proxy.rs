@@ -21,11 +21,7 @@ const SETTINGS: &str = "behind_tls_proxy = true\nallowed_hosts = [\"127.0.0.1\"]
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn three_gateways_behind_the_proxy_are_one_and_one_that_dies_is_not_missed() {
-    if lacks("nginx", "-v") {
-        return;
-    }
-    let Some(mut street) = Street::with(Plan { settings: SETTINGS, ..Plan::default() }).await else { return };
-    let proxy = Proxy::start(&mut street);
+    let Some((mut street, proxy)) = proxied().await else { return };
     let agent = proxy.voice(&street.house.agent());
 
     let body = street.house.payment("acct-1", "1.00");
@@ -54,11 +50,7 @@ async fn three_gateways_behind_the_proxy_are_one_and_one_that_dies_is_not_missed
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sessions_stay_with_their_gateway_behind_the_proxy_and_what_has_none_goes_to_any() {
-    if lacks("nginx", "-v") {
-        return;
-    }
-    let Some(mut street) = Street::with(Plan { settings: SETTINGS, ..Plan::default() }).await else { return };
-    let proxy = Proxy::start(&mut street);
+    let Some((mut street, proxy)) = proxied().await else { return };
     let agent = proxy.voice(&street.house.agent());
 
     let about = json!({
@@ -87,6 +79,16 @@ async fn sessions_stay_with_their_gateway_behind_the_proxy_and_what_has_none_goe
     let places: Vec<usize> =
         street.places().iter().map(|place| asked(&format!("2025-11-25 {place}"))).collect();
     assert_eq!(places.iter().filter(|count| **count > 0).count(), 1, "one was asked: {places:?}");
+}
+
+/// Three gateways behind the proxy; nothing, where there is none of them.
+async fn proxied() -> Option<(Street, Proxy)> {
+    if lacks("nginx", "-v") {
+        return None;
+    }
+    let mut street = Street::with(Plan { settings: SETTINGS, ..Plan::default() }).await?;
+    let proxy = Proxy::start(&mut street);
+    Some((street, proxy))
 }
 
 #[test]

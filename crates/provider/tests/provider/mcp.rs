@@ -761,21 +761,28 @@ async fn what_asks_in_no_form_of_its_revision_is_in_doubt_and_not_sent_again() {
     }
 }
 
+/// What comes of a call whose server asks so many names, and how often its client was asked.
+async fn enrolled(world: &World, more: &str, names: u32) -> (Reply, usize) {
+    let (mut call, provider) = world.bind("enrol", more);
+    call.constraints = json!({ "key": "k", "names": names });
+    let client = Agent::new("ann", false);
+    let party: Arc<dyn Party> = client.clone();
+    let _taken = world.servers.seats().take(call.action_id, Seat::new(party, None, Tie::default()));
+    let reply = provider.call(&call, NOW_MS).await;
+    let asked = client.asked.lock().unwrap().len();
+    (reply, asked)
+}
+
 #[tokio::test]
 async fn who_asks_without_end_leaves_a_doubt_unless_it_only_reads() {
     let world = World::new(&[STATELESS]).await;
     for (more, doubt) in [("", Some(Doubt::NotUnderstood)), ("read_only = true", None)] {
-        let (mut call, provider) = world.bind("enrol", more);
-        call.constraints = json!({ "key": "k", "names": 1000 });
-        let client = Agent::new("ann", false);
-        let party: Arc<dyn Party> = client.clone();
-        let _taken = world.servers.seats().take(call.action_id, Seat::new(party, None, Tie::default()));
-        let reply = provider.call(&call, NOW_MS).await;
+        let (reply, asked) = enrolled(&world, more, 1000).await;
         assert_eq!(reply.doubt(), doubt, "{more}: {reply:?}");
         if doubt.is_none() {
             assert_eq!(refusal(reply).code.as_deref(), Some("asked_too_often"));
         }
-        assert_eq!(client.asked.lock().unwrap().len(), 10, "{more}");
+        assert_eq!(asked, 10, "{more}");
     }
 }
 
@@ -784,17 +791,12 @@ async fn who_asks_and_then_lets_nobody_in_leaves_a_doubt_unless_it_only_reads() 
     const SHUT: &str = "HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Bearer\r\nContent-Length: 0\r\n\r\n";
     let (world, _between) = World::behind(&[STATELESS], Way::SaysInTheEnd(SHUT)).await;
     for (more, doubt) in [("", Some(Doubt::Error)), ("read_only = true", None)] {
-        let (mut call, provider) = world.bind("enrol", more);
-        call.constraints = json!({ "key": "k", "names": 1 });
-        let client = Agent::new("ann", false);
-        let party: Arc<dyn Party> = client.clone();
-        let _taken = world.servers.seats().take(call.action_id, Seat::new(party, None, Tie::default()));
-        let reply = provider.call(&call, NOW_MS).await;
+        let (reply, asked) = enrolled(&world, more, 1).await;
         assert_eq!(reply.doubt(), doubt, "{more}: {reply:?}");
         if doubt.is_none() {
             assert_eq!(refusal(reply).status, Some(401));
         }
-        assert_eq!(client.asked.lock().unwrap().len(), 1, "{more}");
+        assert_eq!(asked, 1, "{more}");
     }
 }
 
