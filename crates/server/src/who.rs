@@ -84,6 +84,14 @@ pub(crate) async fn caller_soon(request: &Request) -> Result<Looked, Error> {
     Ok(async move { site.faces.production.recognise(&bearer, server.as_deref()).await }.boxed())
 }
 
+/// What was read of a request, beside its caller; what is wrong with it is told once it is known that its caller may hear that.
+pub(crate) async fn may_hear<T>(caller: Looked, read: Result<T, Error>) -> Result<(Looked, T), Error> {
+    match read {
+        Ok(read) => Ok((caller, read)),
+        Err(wrong) => Err(caller.await.err().unwrap_or(wrong)),
+    }
+}
+
 /// A key is one row, found by its hash: much longer takes only a store that hardly answers.
 const A_MOMENT: Duration = Duration::from_millis(250);
 

@@ -17,7 +17,7 @@ use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use super::approvals::{Approval, Resolution};
-use super::execution_protocol::{marked, status_of, to_whom_it_may_concern};
+use super::execution_protocol::{marked, status_of};
 use crate::errors;
 use crate::openapi::{self, ExecuteResponse, Schema};
 use crate::reply;
@@ -50,10 +50,8 @@ async fn asked(mut request: Request) -> Result<(Arc<Gateway>, Looked, Ask, Spell
     let came = Instant::now();
     let gateway = request.gateway()?;
     let caller = who::caller_soon(&request).await?;
-    match read(&mut request, came).await {
-        Ok((ask, spelling)) => Ok((gateway, caller, ask, spelling)),
-        Err(error) => Err(to_whom_it_may_concern(caller, error).await),
-    }
+    let (caller, (ask, spelling)) = who::may_hear(caller, read(&mut request, came).await).await?;
+    Ok((gateway, caller, ask, spelling))
 }
 
 async fn read(request: &mut Request, came: Instant) -> Result<(Ask, Spelling), Error> {

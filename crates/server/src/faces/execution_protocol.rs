@@ -48,10 +48,8 @@ pub(crate) async fn asked(mut request: Request) -> Result<(Arc<Gateway>, Looked,
     let came = Instant::now();
     let gateway = request.gateway()?;
     let caller = who::caller_soon(&request).await?;
-    match read(&mut request, came).await {
-        Ok(ask) => Ok((gateway, caller, ask)),
-        Err(error) => Err(to_whom_it_may_concern(caller, error).await),
-    }
+    let (caller, ask) = who::may_hear(caller, read(&mut request, came).await).await?;
+    Ok((gateway, caller, ask))
 }
 
 async fn read(request: &mut Request, came: Instant) -> Result<Ask, Error> {
@@ -62,11 +60,6 @@ async fn read(request: &mut Request, came: Instant) -> Result<Ask, Error> {
     let body = request.take_body().await?;
     let wait = Wait::said(&body, None, came);
     Ok(Ask { idempotency_key, request_id: request.id().to_owned(), dry_run, wait, body })
-}
-
-/// What is wrong with a request, once it is known that its caller may hear that.
-pub(crate) async fn to_whom_it_may_concern(caller: Looked, error: Error) -> Error {
-    caller.await.err().unwrap_or(error)
 }
 
 fn dry_run(request: &Request) -> Result<bool, Error> {

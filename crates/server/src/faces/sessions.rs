@@ -15,7 +15,7 @@ use utoipa::ToSchema;
 
 use super::approvals::Pending;
 use super::audit::{link, named, one_of, plain, span, subject};
-use super::execution_protocol::{marked, status_of, to_whom_it_may_concern};
+use super::execution_protocol::{marked, status_of};
 use super::provenance;
 use crate::openapi::{Answer, Schema};
 use crate::reply;
@@ -73,10 +73,7 @@ pub(crate) async fn cycle(mut request: Request) -> Result<Response, Error> {
     let came = Instant::now();
     let gateway = request.gateway()?;
     let caller = who::caller_soon(&request).await?;
-    let ask = match asked(&mut request, came).await {
-        Ok(ask) => ask,
-        Err(error) => return Err(to_whom_it_may_concern(caller, error).await),
-    };
+    let (caller, ask) = who::may_hear(caller, asked(&mut request, came).await).await?;
     let wait = ask.wait.clone();
     let answer = async { gateway.cycle(&caller.await?, &request.argument, ask).await };
     let (answer, view) = gateway.in_time(wait, answer).await?;
