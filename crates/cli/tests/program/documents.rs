@@ -6,16 +6,20 @@
 //! - a block `text output` or `json output` is what the `sh` block before it prints, `…` standing for what is left out and
 //!   all white space for none; with `output soon` the block before is run until it prints that, so it may only look;
 //! - `countersign serve …` on a line of its own starts the gateway, here on a port of its own choosing; wherever the
-//!   document names the address that it is given, ours is meant.
+//!   document names the address that it is given, ours is meant. `countersign witness …` likewise starts a witness;
+//! - `systemctl stop countersign` ends the gateway, and `systemctl start countersign` starts it as it was, with what stands in the
+//!   file `environment` besides, as the unit in `deploy/` does.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
+use testkit::postgres::{self, Cluster};
 
 use crate::common::countersign;
 use crate::running::Served;
@@ -68,6 +72,27 @@ const OPERATIONS: [Left; 8] = [
     Left { line: "rm -f /var/lib/", why: "the same" },
     Left { line: "tar -xf /backups/", why: "the same" },
 ];
+
+/// Its last page is for who has PostgreSQL.
+#[test]
+fn the_log_can_be_watched_and_its_store_moved() {
+    let Some(mut reader) = Reader::new() else { return };
+    reader.follow("README.md", &README);
+    reader.follow("docs/log.md", &[]);
+    let Some(binaries) = postgres::binaries() else {
+        return testkit::skip("there is no PostgreSQL (Debian package `postgresql`)");
+    };
+    let folder = tempfile::tempdir().unwrap();
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let cluster = Cluster::start(&binaries, &folder.path().join("a"), &[]).unwrap();
+    reader.means("postgres://countersign:…@db.example/countersign", &cluster.url("postgres"));
+    reader.means("/var/lib/countersign", "data");
+    reader.means("/etc/countersign/environment", "environment");
+    reader.follow("docs/moving.md", &[]);
+    let moved = cluster.sql("postgres", "SELECT count(*) > 0 FROM production.action").unwrap();
+    assert_eq!(moved, "t", "what the README did is there");
+    reader.close();
+}
 
 #[test]
 fn the_guarantees_can_be_tried_by_hand() {
@@ -153,7 +178,6 @@ fn the_page_on_taking_over_servers_can_be_followed() {
 
 /// The server of the page, where it would be installed; whether there is one.
 fn install_git_server(directory: &Path) -> bool {
-    use std::os::unix::fs::PermissionsExt;
     let python = std::env::var("COUNTERSIGN_TEST_PYTHON").unwrap_or_else(|_| "python3".to_owned());
     let import = Command::new(&python).args(["-c", "import mcp_server_git"]).output();
     if !import.is_ok_and(|output| output.status.success()) {
@@ -190,6 +214,13 @@ pub(crate) struct Reader {
     asks: ChildStdin,
     hears: BufReader<ChildStdout>,
     gateway: Option<Served>,
+    /// How the gateway was started last.
+    args: Vec<String>,
+    /// Where it answers. Once it has one it keeps it, since receipts name it.
+    address: Option<String>,
+    witness: Option<Witness>,
+    /// What documents name, and what is meant here.
+    meant: Vec<(String, String)>,
     blocks: usize,
 }
 
@@ -231,7 +262,18 @@ impl Reader {
         let mut shell = command.spawn().expect("there is a shell");
         let asks = shell.stdin.take().unwrap();
         let hears = BufReader::new(shell.stdout.take().unwrap());
-        let mut reader = Reader { folder, shell, asks, hears, gateway: None, blocks: 0 };
+        let mut reader = Reader {
+            folder,
+            shell,
+            asks,
+            hears,
+            gateway: None,
+            args: Vec::new(),
+            address: None,
+            witness: None,
+            meant: Vec::new(),
+            blocks: 0,
+        };
         // Whatever fails is a failure, wherever in a block it stands, and so is what nobody has set.
         writeln!(reader.asks, "set -eu").unwrap();
         Some(reader)
@@ -285,13 +327,20 @@ impl Reader {
         let mut printed = String::new();
         let mut lines = Vec::new();
         for line in script.lines() {
-            match line.strip_prefix("countersign serve") {
-                Some(args) => {
-                    printed += &self.source(place, &lines.join("\n"));
-                    lines.clear();
-                    self.serve(args);
+            let Some(elsewhere) = Elsewhere::of(line) else {
+                lines.push(line);
+                continue;
+            };
+            printed += &self.source(place, &lines.join("\n"));
+            lines.clear();
+            match elsewhere {
+                Elsewhere::Serve(args) => self.serve(args),
+                Elsewhere::Witness(args) => printed += &self.watch(place, args),
+                Elsewhere::Stop => self.stop(),
+                Elsewhere::Start => {
+                    let environment = self.environment();
+                    self.start(environment);
                 }
-                None => lines.push(line),
             }
         }
         printed + &self.source(place, &lines.join("\n"))
@@ -311,9 +360,7 @@ impl Reader {
     pub(crate) fn close(mut self) {
         writeln!(self.asks, "exit").unwrap();
         assert!(self.shell.wait().unwrap().success(), "the shell ends in good order");
-        if let Some(gateway) = self.gateway.take() {
-            gateway.stop();
-        }
+        self.stop();
     }
 
     /// Where the gateway answers that the document had started last.
@@ -327,14 +374,14 @@ impl Reader {
         fs::write(path, text).unwrap();
     }
 
-    /// The reader's own words, with our gateway where the document names the one that it has in mind.
+    /// What documents call `theirs` is `ours` here.
+    fn means(&mut self, theirs: &str, ours: &str) {
+        self.meant.push((theirs.to_owned(), ours.to_owned()));
+    }
+
+    /// The reader's own words, with what is meant here in the place of what the document has in mind.
     fn ours(&self, text: &str) -> String {
-        match &self.gateway {
-            Some(gateway) => {
-                THEIRS.iter().fold(text.to_owned(), |text, theirs| text.replace(theirs, gateway.url()))
-            }
-            None => text.to_owned(),
-        }
+        self.meant.iter().fold(text.to_owned(), |text, (theirs, ours)| text.replace(theirs, ours))
     }
 
     /// From a file and not from standard input, which a command in it would read on.
@@ -352,19 +399,98 @@ impl Reader {
         printed
     }
 
-    /// Starts the gateway, in place of one that runs already.
+    /// Starts the gateway with these arguments, in place of one that runs already.
     fn serve(&mut self, args: &str) {
-        if let Some(before) = self.gateway.take() {
-            before.stop();
-        }
         let args = args.split('#').next().unwrap_or_default().split_whitespace().filter(|word| *word != "&");
+        self.args = args.map(str::to_owned).collect();
+        self.start(Vec::new());
+    }
+
+    fn start(&mut self, environment: Vec<(String, String)>) {
+        self.stop();
+        let address = self.address.as_deref().and_then(|url| url.strip_prefix("http://"));
         let mut command = countersign();
-        command.arg("serve").args(args).args(["--listen", "127.0.0.1:0"]).current_dir(self.directory());
-        let gateway = Served::spawn(&mut command);
-        // What commands take for the address if nobody says one.
+        command.arg("serve").args(&self.args).args(["--listen", address.unwrap_or("127.0.0.1:0")]);
+        let gateway = Served::spawn(command.envs(environment).current_dir(self.directory()));
         let url = gateway.url().to_owned();
         self.gateway = Some(gateway);
-        self.source("the address", &format!("export COUNTERSIGN_URL={url}"));
+        if self.address.is_none() {
+            for theirs in THEIRS {
+                self.means(theirs, &url);
+            }
+            // What commands take for the address if nobody says one.
+            self.source("the address", &format!("export COUNTERSIGN_URL={url}"));
+            self.address = Some(url);
+        }
+    }
+
+    fn stop(&mut self) {
+        if let Some(gateway) = self.gateway.take() {
+            gateway.stop();
+        }
+    }
+
+    /// What the service manager gives to the gateway.
+    fn environment(&self) -> Vec<(String, String)> {
+        let text = fs::read_to_string(self.directory().join("environment")).unwrap_or_default();
+        text.lines().filter_map(|line| line.split_once('=')).map(|(a, b)| (a.into(), b.into())).collect()
+    }
+
+    /// Starts a witness, whose arguments the reader's shell reads; what it prints.
+    fn watch(&mut self, place: &str, args: &str) -> String {
+        let args = self.source(place, &format!("printf '%s\\n' {args}"));
+        let mut command = countersign();
+        command.arg("witness").args(args.lines()).args(["--listen", "127.0.0.1:0"]);
+        let witness = Witness::spawn(command.current_dir(self.directory()));
+        let printed = format!("listening on http://{}\n{}\n", witness.address, witness.key);
+        self.means(THEIR_WITNESS, &witness.address);
+        self.means(THEIR_WITNESS_KEY, &witness.key);
+        self.witness = Some(witness);
+        printed
+    }
+}
+
+/// What a line of a script does outside of the reader's shell.
+enum Elsewhere<'a> {
+    Serve(&'a str),
+    Witness(&'a str),
+    Stop,
+    Start,
+}
+
+impl Elsewhere<'_> {
+    fn of(line: &str) -> Option<Elsewhere<'_>> {
+        let begins = |words| line.strip_prefix(words);
+        let serve = begins("countersign serve").map(Elsewhere::Serve);
+        let witness = || begins("countersign witness").map(Elsewhere::Witness);
+        let stop = || begins("systemctl stop countersign").map(|_| Elsewhere::Stop);
+        let start = || begins("systemctl start countersign").map(|_| Elsewhere::Start);
+        serve.or_else(witness).or_else(stop).or_else(start)
+    }
+}
+
+/// A witness at work.
+struct Witness {
+    child: Child,
+    address: String,
+    key: String,
+}
+
+impl Witness {
+    fn spawn(command: &mut Command) -> Witness {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+        let listens = lines.next().expect("a witness says where it listens");
+        let address = listens.strip_prefix("listening on http://").expect(&listens).to_owned();
+        let key = lines.next().expect("a witness says its key");
+        Witness { child, address, key }
+    }
+}
+
+impl Drop for Witness {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
@@ -372,6 +498,9 @@ impl Reader {
 const LONG: Duration = Duration::from_secs(60);
 /// Where documents have their gateway.
 const THEIRS: [&str; 2] = ["http://127.0.0.1:8787", "https://countersign.example"];
+/// Where they have their witness, and its key.
+const THEIR_WITNESS: &str = "127.0.0.1:8788";
+const THEIR_WITNESS_KEY: &str = "witness.example+4b2f…+BA…";
 
 impl Drop for Reader {
     fn drop(&mut self) {
