@@ -96,15 +96,15 @@ impl Narrator {
 
     pub(super) fn close(&self, folder: &Folder, ok: bool) -> Result<()> {
         let program = program();
-        let pin = display(&folder.pin());
+        let trust = format!("--jwks {} --issuer {}", display(&folder.key_set()), display(&folder.pin()));
         self.line("")?;
         self.line(format!(
             "Receipts, key set and issuer pin are in {}",
             self.paint.bold(display(folder.path()))
         ))?;
         self.line("Verify them again, without gateway or bank:")?;
-        self.line(format!("  {program} verify {} --issuer {pin}", display(&folder.receipts())))?;
-        self.line(format!("  {program} verify {} --issuer {pin}", display(&folder.tampered())))?;
+        self.line(format!("  {program} verify {} {trust}", display(&folder.receipts())))?;
+        self.line(format!("  {program} verify {} {trust}", display(&folder.tampered())))?;
         self.line("")?;
         self.line(match ok {
             true => self.paint.good("Everything came out as said."),

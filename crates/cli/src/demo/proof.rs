@@ -48,11 +48,15 @@ impl Folder {
         self.0.join(PIN)
     }
 
+    pub(super) fn key_set(&self) -> PathBuf {
+        self.0.join(KEY_SET)
+    }
+
     /// Fetches what a verifier needs, while there is a gateway to fetch it from.
     pub(super) fn keep(&self, world: &World, receipts: &[Told]) -> Result<()> {
         let key_set = world.document("/.well-known/jwks.json")?;
         let jwks = Jwks::parse(&key_set).while_we(|| "the gateway's key set cannot be read".to_owned())?;
-        self.write("jwks.json", &key_set)?;
+        self.write(KEY_SET, &key_set)?;
         self.write(PIN, Pin::new(&world.gateway_process().url, &jwks).to_text().as_bytes())?;
         for told in receipts {
             let document = world.document(&format!("/v1/receipts/{}", told.receipt_id))?;
@@ -158,6 +162,7 @@ fn receipt_file(told: &Told) -> String {
 }
 
 const PIN: &str = "issuer.pin";
+const KEY_SET: &str = "jwks.json";
 /// Says that a folder is the demo's own, to be cleared by the next one.
 const MARK: &str = ".countersign-demo";
 const AMOUNT: &str = "\"120.00\"";

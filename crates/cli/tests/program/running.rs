@@ -334,13 +334,17 @@ fn the_demo_comes_out_as_said() {
     assert_eq!(steps, expected);
     assert_eq!(told["steps"][0]["transaction_id"], told["steps"][1]["transaction_id"]);
 
-    // What it prints to do again does the same.
-    let pin = dir.join("issuer.pin").display().to_string();
-    let receipts = told["receipts_dir"].as_str().unwrap();
-    let again = run(["verify", receipts, "--issuer", &pin]);
+    // What it prints to do again does the same, and names all that a verifier takes.
+    let printed = run(["demo", "--dir", dir.to_str().unwrap()]).stdout;
+    let mut commands = printed.lines().filter_map(|line| line.split_once(" verify "));
+    let mut next = || {
+        let (_, args) = commands.next().unwrap_or_else(|| panic!("{printed}"));
+        assert!(args.contains(" --jwks ") && args.contains(" --issuer "), "{args}");
+        run(std::iter::once("verify").chain(args.split_whitespace()))
+    };
+    let (again, forged) = (next(), next());
     assert_eq!(again.code, 0, "{}", again.stdout);
     assert!(again.stdout.ends_with("7 receipts: 7 valid\n"), "{}", again.stdout);
-    let forged = run(["verify", dir.join("tampered").to_str().unwrap(), "--issuer", &pin]);
     assert_eq!(forged.code, 1);
     assert!(forged.stdout.contains("invalid: entry "), "{}", forged.stdout);
 
