@@ -10,7 +10,7 @@
 //!   mcp                               put MCP servers under a gateway
 //!   verify                            check receipts, offline
 //!   recover                           let a store be used again that was put back
-//!   store                             move a store from its files into a database
+//!   store                             move a store into a database, and put its old months together
 //!   catalog, policy                   check files before a gateway reads them
 //!   keys, mandate, session, cluster,  change a running gateway, as clients of its API
 //!   actions, approvals, approvers, freeze, thaw, observe,
