@@ -1,9 +1,12 @@
 //! Reaching the database: where it is, by what TLS, and whether it is one that keeps what it says it has kept.
 
+use std::ffi::OsString;
 use std::fs;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::net::IpAddr;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -12,6 +15,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Pool, RecyclingMethod, Runtime};
+use percent_encoding::percent_decode_str;
 use rustls::ClientConfig;
 use rustls::crypto::aws_lc_rs::default_provider;
 use rustls::pki_types::pem::PemObject;
@@ -265,14 +269,17 @@ fn is_here(host: &Host) -> bool {
     }
 }
 
-/// The URL without `sslrootcert`, which the client library does not know, and that file.
-fn without_roots(url: &str) -> (String, Option<String>) {
+/// The URL without `sslrootcert`, which the client library does not know, and that file, written in the URL as any other value is.
+fn without_roots(url: &str) -> (String, Option<PathBuf>) {
     let Some((before, query)) = url.split_once('?') else { return (url.to_owned(), None) };
     let mut roots = None;
     let mut rest = Vec::new();
     for part in query.split('&') {
         match part.split_once('=') {
-            Some(("sslrootcert", file)) => roots = Some(file.to_owned()),
+            Some(("sslrootcert", file)) => {
+                let file = OsString::from_vec(percent_decode_str(file).collect());
+                roots = Some(PathBuf::from(file));
+            }
             // Whoever is asked for by name is asked for its certificate, too.
             Some(("sslmode", "verify-full" | "verify-ca")) => rest.push("sslmode=require"),
             _ => rest.push(part),
@@ -287,7 +294,7 @@ fn without_roots(url: &str) -> (String, Option<String>) {
 struct Tls(Option<Arc<ClientConfig>>);
 
 impl Tls {
-    fn new(roots: Option<&str>) -> Result<Tls, String> {
+    fn new(roots: Option<&Path>) -> Result<Tls, String> {
         let provider = Arc::new(default_provider());
         let unfit = |error: rustls::Error| error.to_string();
         let roots = roots.map(certificates).transpose()?.unwrap_or_default();
@@ -299,8 +306,10 @@ impl Tls {
     }
 }
 
-fn certificates(file: &str) -> Result<Vec<CertificateDer<'static>>, String> {
-    let text = fs::read(file).map_err(|error| format!("`{file}` cannot be read: {error}"))?;
+fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let text = fs::read(file);
+    let file = file.display();
+    let text = text.map_err(|error| format!("`{file}` cannot be read: {error}"))?;
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
     match found {
         Ok(found) if !found.is_empty() => Ok(found),
@@ -425,9 +434,21 @@ mod tests {
     #[test]
     fn a_file_of_certificates_is_taken_out_of_the_url() {
         let (url, file) = without_roots("postgres://u@h/x?sslrootcert=/ca.pem&sslmode=require");
-        assert_eq!((&*url, file.as_deref()), ("postgres://u@h/x?sslmode=require", Some("/ca.pem")));
+        assert_eq!((&*url, file), ("postgres://u@h/x?sslmode=require", Some("/ca.pem".into())));
         let (url, file) = without_roots("postgres://u@h/x?sslrootcert=/ca.pem");
-        assert_eq!((&*url, file.as_deref()), ("postgres://u@h/x", Some("/ca.pem")));
+        assert_eq!((&*url, file), ("postgres://u@h/x", Some("/ca.pem".into())));
         assert!(matches!(Target::read("postgres://u@h/x?sslrootcert=/none"), Err(Error::Open(_))));
+    }
+
+    #[test]
+    fn a_file_of_certificates_is_written_in_the_url_as_any_other_value_is() {
+        let file = |value: &str| without_roots(&format!("postgres://u@h/x?sslrootcert={value}")).1;
+        assert_eq!(file("/my%20certificates%2Fca.pem"), Some("/my certificates/ca.pem".into()));
+        assert_eq!(file("/100%25/ca%26+.pem"), Some("/100%/ca&+.pem".into()));
+        let dir = tempfile::tempdir().unwrap();
+        let issuer = rcgen::generate_simple_self_signed(vec!["db.example".to_owned()]).unwrap();
+        fs::write(dir.path().join("our ca.pem"), issuer.cert.pem()).unwrap();
+        let url = format!("postgres://u@h/x?sslrootcert={}/our%20ca.pem", dir.path().display());
+        assert!(Target::read(&url).is_ok());
     }
 }
