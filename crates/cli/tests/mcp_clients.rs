@@ -3,7 +3,7 @@
 //! person agreed, and a gateway that is killed in the midst of a call has that call done once.
 //!
 //! Where an SDK or a server is missing a test says so and passes; with `COUNTERSIGN_TEST_MUST_RUN` set it fails instead.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 #[path = "mcp/client.rs"]
 mod client;

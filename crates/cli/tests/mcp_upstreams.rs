@@ -2,7 +2,7 @@
 //! server beside it that behaves is not touched by any.
 //!
 //! Where Python's SDK is missing a test says so and passes; with `COUNTERSIGN_TEST_MUST_RUN` set it fails instead.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 #[allow(dead_code, reason = "shared with the tests of clients")]
 #[path = "mcp/client.rs"]

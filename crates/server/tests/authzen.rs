@@ -1,5 +1,5 @@
 //! The decision point in the words of AuthZEN, over real connections: real gateways, policies and mandates behind it.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::io::Write;
 use std::path::Path;
@@ -510,8 +510,7 @@ impl Vectors {
     fn find() -> Option<Vectors> {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/vectors/authzen");
         if !folder.is_dir() {
-            assert!(std::env::var_os("COUNTERSIGN_TEST_MUST_RUN").is_none(), "no vectors of AuthZEN");
-            eprintln!("skipped: no vectors of AuthZEN beside the repository");
+            testkit::skip("no vectors of AuthZEN beside the repository");
             return None;
         }
         let schema = |name: &str| {

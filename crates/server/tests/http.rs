@@ -1,5 +1,5 @@
 //! The server over real connections, with real gateways in a temporary directory behind it.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::path::Path;
 use std::time::Duration;
@@ -574,7 +574,7 @@ async fn no_body_of_the_json_test_suite_is_a_fault_of_ours() {
     let folder =
         Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/vectors/jsontestsuite/test_parsing");
     let Ok(files) = std::fs::read_dir(&folder) else {
-        eprintln!("skipped: no JSON test suite beside the repository");
+        testkit::skip("no JSON test suite beside the repository");
         return;
     };
     let served = Served::start().await;

@@ -1,5 +1,5 @@
 //! The MCP face over real connections: a server that counts behind a gateway, and clients of both revisions before it.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

@@ -28,6 +28,26 @@ pub mod records;
 pub mod schema;
 pub mod tools;
 
+use std::collections::BTreeSet;
+use std::io::Write;
+use std::sync::{Mutex, PoisonError};
+
+/// Says of the test whose thread this is that it leaves something out, because this is not here: once, on stderr. It goes past what keeps
+/// the words of tests that pass from being seen, so that whoever runs all of them can count what was left out.
+///
+/// # Panics
+/// Nothing may be left out: `COUNTERSIGN_TEST_MUST_RUN` is set.
+pub fn skip(lacking: &str) {
+    static SAID: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+    assert!(std::env::var_os("COUNTERSIGN_TEST_MUST_RUN").is_none(), "cannot run: {lacking}");
+    let thread = std::thread::current();
+    let line = format!("skipped: {}: {lacking}\n", thread.name().unwrap_or("a test"));
+    // A property asks in each of its cases.
+    if SAID.lock().unwrap_or_else(PoisonError::into_inner).insert(line.clone()) {
+        let _ = std::io::stderr().write_all(line.as_bytes());
+    }
+}
+
 /// Waits until this holds.
 ///
 /// # Panics
@@ -84,5 +104,31 @@ impl Swap for str {
     fn swapped(&self, one: &str, other: &str) -> String {
         assert!(self.contains(one), "`{one}` is nowhere in\n{self}");
         self.replace(one, other)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::process::Command;
+
+    /// The child of the test below.
+    #[test]
+    fn child() {
+        if std::env::var_os("TESTKIT_CHILD").is_some() {
+            super::skip("no moon");
+            super::skip("no moon");
+        }
+    }
+
+    #[test]
+    fn whoever_leaves_something_out_is_heard_although_they_pass_and_fails_where_nothing_may_be_left_out() {
+        let mut child = Command::new(std::env::current_exe().unwrap());
+        child.args(["--exact", "tests::child", "--test-threads=2"]).env("TESTKIT_CHILD", "1");
+        let passed = child.env_remove("COUNTERSIGN_TEST_MUST_RUN").output().unwrap();
+        assert!(passed.status.success());
+        assert_eq!(String::from_utf8_lossy(&passed.stderr), "skipped: tests::child: no moon\n");
+        let failed = child.env("COUNTERSIGN_TEST_MUST_RUN", "1").output().unwrap();
+        assert!(!failed.status.success());
     }
 }

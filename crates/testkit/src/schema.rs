@@ -167,7 +167,6 @@ fn forms(revision: &str, kind: &str) -> BTreeMap<String, String> {
     names.into_iter().filter_map(|name| Some((method(&name)?, name))).collect()
 }
 
-#[expect(clippy::print_stderr, reason = "whoever runs a test is told what it leaves out")]
 fn schema(revision: &str) -> Option<Arc<Value>> {
     static READ: Mutex<BTreeMap<String, Option<Arc<Value>>>> = Mutex::new(BTreeMap::new());
     let mut read = READ.lock().unwrap_or_else(PoisonError::into_inner);
@@ -176,8 +175,7 @@ fn schema(revision: &str) -> Option<Arc<Value>> {
         let text = std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join(path));
         let schema = text.ok().and_then(|text| serde_json::from_slice(&text).ok());
         if schema.is_none() {
-            assert!(std::env::var_os("COUNTERSIGN_TEST_MUST_RUN").is_none(), "no schemas of MCP");
-            eprintln!("not held against the schema: ../shared/vectors/mcp-schema is not there");
+            crate::skip("no schemas of MCP in ../shared/vectors/mcp-schema");
         }
         schema.map(Arc::new)
     });

@@ -4,6 +4,8 @@ use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::process::Command;
 
+use testkit::skip;
+
 /// A Python of the variable's that can import this.
 pub(crate) fn python(variable: &str, imports: &str) -> Option<OsString> {
     let python = std::env::var_os(variable).unwrap_or_else(|| "python3".into());
@@ -37,10 +39,4 @@ pub(crate) fn modules() -> PathBuf {
 fn major(node: &OsStr) -> Option<u32> {
     let version = String::from_utf8(Command::new(node).arg("--version").output().ok()?.stdout).ok()?;
     version.strip_prefix('v')?.split('.').next()?.parse().ok()
-}
-
-/// Ends a test that cannot run here.
-pub(crate) fn skip(lacking: &str) {
-    assert!(std::env::var_os("COUNTERSIGN_TEST_MUST_RUN").is_none(), "cannot run: {lacking}");
-    eprintln!("skipped: {lacking}");
 }

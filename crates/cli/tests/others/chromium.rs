@@ -12,7 +12,7 @@ use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::skip;
+use testkit::skip;
 
 /// A browser with one open tab.
 pub(crate) struct Chromium {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::gateway::Gateway;
-use crate::skip;
+use testkit::skip;
 
 /// Where Debian has Go's libraries.
 const LIBRARIES: &str = "/usr/share/gocode";

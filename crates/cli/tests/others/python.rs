@@ -10,7 +10,7 @@ use std::process::{Command, Output, Stdio};
 use serde_json::{Value, json};
 
 use crate::gateway::{Demo, Gateway};
-use crate::skip;
+use testkit::skip;
 
 #[test]
 fn the_key_set_loads_in_jwcrypto_and_pyjwt() {

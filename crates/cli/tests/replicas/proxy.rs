@@ -230,8 +230,7 @@ fn free_address() -> SocketAddr {
 fn lacks(program: &str, asked: &str) -> bool {
     let there = Command::new(program).arg(asked).output().is_ok_and(|said| said.status.success());
     if !there {
-        assert!(std::env::var_os("COUNTERSIGN_TEST_MUST_RUN").is_none(), "there is no {program}");
-        eprintln!("there is no {program}: what `deploy/` has for it is not tested");
+        testkit::skip(&format!("no {program}"));
     }
     !there
 }

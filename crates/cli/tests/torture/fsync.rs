@@ -19,8 +19,7 @@ const GOOD_CALLS: std::ops::Range<u32> = 40..48;
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn when_the_disk_fails_nothing_is_acknowledged_and_nothing_is_forgotten() {
     if let Err(why) = strace_works() {
-        assert!(std::env::var_os("COUNTERSIGN_TEST_MUST_RUN").is_none(), "{why}");
-        eprintln!("skipped: {why}");
+        testkit::skip(&why);
         return;
     }
     let mut seen = BTreeSet::new();

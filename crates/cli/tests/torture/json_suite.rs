@@ -8,7 +8,7 @@ use crate::house::{House, Said, Voice};
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_body_however_broken_does_harm() {
     let Some(bodies) = bodies() else {
-        eprintln!("skipped: ../shared/vectors/jsontestsuite is not there");
+        testkit::skip("no ../shared/vectors/jsontestsuite");
         return;
     };
     assert!(bodies.len() > 300, "the whole suite: {}", bodies.len());

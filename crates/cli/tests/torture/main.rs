@@ -1,6 +1,6 @@
 //! The program under torture: the real binary as a process of its own, a real bank behind it, and everything that may
 //! go wrong between the two. One test program for all of it, since linking costs more than running.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod alerts;
 mod approval_page;

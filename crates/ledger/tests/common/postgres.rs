@@ -1,14 +1,12 @@
 //! A PostgreSQL server of our own, and a database for each test. Where there is none whoever asks says so and skips.
-#![allow(clippy::print_stderr)]
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock};
 
 use ledger::{Access, Postgres};
 use tempfile::TempDir;
-pub use testkit::postgres::binaries;
-use testkit::postgres::{Cluster, End};
+use testkit::postgres::{self, Cluster, End};
 use tokio_postgres::NoTls;
 
 use super::NOW;
@@ -21,20 +19,20 @@ pub struct Server {
     next: AtomicU64,
 }
 
-/// The server of this process, or nothing where there is no PostgreSQL; then it is said once.
+/// The server of this process, or nothing where there is no PostgreSQL, which is said then.
 pub fn server() -> Option<&'static Server> {
-    static SERVER: OnceLock<Option<Server>> = OnceLock::new();
-    let started = SERVER.get_or_init(|| match binaries() {
-        Some(binaries) => Some(Server::start(&binaries, &[])),
-        None => {
-            assert!(std::env::var_os("COUNTERSIGN_TEST_MUST_RUN").is_none(), "there is no PostgreSQL");
-            eprintln!(
-                "there is no PostgreSQL (Debian package `postgresql`): what is tested on it is skipped"
-            );
-            None
-        }
-    });
-    started.as_ref()
+    static SERVER: OnceLock<Server> = OnceLock::new();
+    let binaries = binaries()?;
+    Some(SERVER.get_or_init(|| Server::start(&binaries, &[])))
+}
+
+/// Where its programs are, or nothing where there is none, which is said then.
+pub fn binaries() -> Option<PathBuf> {
+    let found = postgres::binaries();
+    if found.is_none() {
+        testkit::skip("no PostgreSQL (Debian package `postgresql`)");
+    }
+    found
 }
 
 impl Server {

@@ -1,5 +1,5 @@
 //! What strangers rely on: receipts verify, and nothing else does.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod approvals;
 mod authenticator;
