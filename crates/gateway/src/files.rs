@@ -93,8 +93,7 @@ mod tests {
             .env("FILES_CHILD", &store)
             .output();
         if !traced.is_ok_and(|it| it.status.success()) {
-            assert!(std::env::var_os("COUNTERSIGN_TEST_MUST_RUN").is_none(), "strace does not work here");
-            return;
+            return testkit::skip("strace does not work here");
         }
         let trace = fs::read_to_string(trace).expect("what was done");
         for synced in ["store", "store/marks", "store/marks/default"] {
