@@ -9,7 +9,6 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::time::Duration;
 
 use common::NOW;
 use common::postgres::{binaries, server};
@@ -146,9 +145,7 @@ impl House {
         let sql = |statement: &str| self.cluster.sql("postgres", statement).unwrap();
         sql(&format!("ALTER SYSTEM SET ssl = {word}"));
         sql("SELECT pg_reload_conf()");
-        while sql("SHOW ssl") != word {
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        testkit::wait_until("the server has heard whether it speaks TLS", || sql("SHOW ssl") == word);
     }
 
     /// Whether its connections from gateways are encrypted, each answer once.
