@@ -59,6 +59,8 @@ pub(crate) struct Client {
     http: Http,
     base: String,
     key: Option<String>,
+    /// So many bytes of an answer are read.
+    longest: usize,
 }
 
 /// What came back.
@@ -84,7 +86,8 @@ impl Client {
             http = http.no_proxy();
         }
         let http = http.build().while_we(|| "cannot start an HTTP client".to_owned())?;
-        Ok(Client { http, base: url.as_str().trim_end_matches('/').to_owned(), key: key.map(str::to_owned) })
+        let base = url.as_str().trim_end_matches('/').to_owned();
+        Ok(Client { http, base, key: key.map(str::to_owned), longest: LONGEST_ANSWER })
     }
 
     pub(crate) fn get(&self, path: &str) -> Result<Value> {
@@ -116,13 +119,13 @@ impl Client {
     pub(crate) fn page(&self, path: &str) -> Result<(String, Option<String>)> {
         let response = self.send(Method::GET, path, None)?;
         if !response.status().is_success() {
-            return answer(response).map(|_| Default::default());
+            return self.answer(response).map(|_| Default::default());
         }
         let link = response.headers().get("link").and_then(|link| link.to_str().ok()).unwrap_or_default();
         let next =
             link.split_once("cursor=").map(|(_, rest)| rest.split(['&', '>']).next().unwrap_or_default());
         let next = next.map(str::to_owned);
-        Ok((text(response)?, next))
+        Ok((self.text(response)?, next))
     }
 
     /// What stands there, as it is, of at most so many bytes; nothing where nothing does. Whoever answers need not be trusted.
@@ -169,7 +172,7 @@ impl Client {
         let response = self.send_with(method, path, headers, body)?;
         let status = response.status().as_u16();
         let replayed = response.headers().get("idempotent-replayed").is_some_and(|value| value == "true");
-        let body = serde_json::from_str(&text(response)?).unwrap_or_default();
+        let body = serde_json::from_str(&self.text(response)?).unwrap_or_default();
         Ok(Exchanged { status, body, replayed })
     }
 
@@ -179,7 +182,17 @@ impl Client {
     }
 
     fn ask(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value> {
-        answer(self.send(method, path, body)?)
+        self.answer(self.send(method, path, body)?)
+    }
+
+    /// The body of a good answer, or what a refusal says.
+    fn answer(&self, response: Response) -> Result<Value> {
+        let status = response.status();
+        said(status, &self.text(response)?)
+    }
+
+    fn text(&self, response: Response) -> Result<String> {
+        whole(response, self.longest).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
     }
 
     fn send(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Response> {
@@ -214,16 +227,6 @@ impl Client {
 fn no_gateway(status: impl std::fmt::Display) -> Error {
     Error::new(format!("the gateway answered {status}, and not as one does"))
         .hint("is it really a Countersign gateway that --url names?")
-}
-
-/// The body of a good answer, or what a refusal says.
-fn answer(response: Response) -> Result<Value> {
-    let status = response.status();
-    said(status, &text(response)?)
-}
-
-fn text(response: Response) -> Result<String> {
-    whole(response, LONGEST_ANSWER).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// What was answered, of at most so many bytes, however well they were packed.
@@ -332,11 +335,14 @@ mod tests {
         static PIECE: [u8; 1 << 16] = [b' '; 1 << 16];
         for head in ["200 OK", "500 No", "200 OK\r\nLink: <?cursor=2>"] {
             let client = answering(head, &PIECE);
+            assert_eq!(client.longest, 64 << 20);
+            // It is read as far as that, whatever it is.
+            let client = Client { longest: 1 << 20, ..client };
             let exchanged = client.exchange(Method::GET, "/x", &[], None).map(drop);
             let list = client.list("/x").map(drop);
             for read in [exchanged, list, client.get("/x").map(drop), client.page("/x").map(drop)] {
                 let why = read.unwrap_err().to_string();
-                assert!(why.ends_with("/x` is longer than 67108864 bytes"), "{why}");
+                assert!(why.ends_with("/x` is longer than 1048576 bytes"), "{why}");
             }
         }
     }
