@@ -8,7 +8,10 @@ use std::path::Path;
 pub(crate) use provider::secrets::read_private;
 
 /// Makes `folder` and what leads to it, for its owner only, durable when this returns.
-pub(crate) fn private_folder(folder: &Path) -> io::Result<()> {
+///
+/// # Errors
+/// It cannot be made, or not be made durable.
+pub fn private_folder(folder: &Path) -> io::Result<()> {
     let missing: Vec<&Path> =
         folder.ancestors().take_while(|it| !it.exists() && *it != Path::new("")).collect();
     fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;

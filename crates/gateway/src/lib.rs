@@ -109,6 +109,7 @@ pub use error::Error;
 pub use evaluate::{About, Evaluation, EvaluationAsk};
 pub use events::EventRefusal;
 pub use execution::{Doubt, SAYS_FAILED};
+pub use files::private_folder;
 pub use gateway::{Gateway, listed};
 pub use grants::{GrantAsk, GrantRefusal, GrantView};
 pub use installation::{Installation, Keyring};

@@ -63,7 +63,8 @@ impl Held {
     pub(super) fn first_free(dir: &Path) -> Result<Held> {
         for number in 1..=MOST {
             let folder = dir.join(number.to_string());
-            private_folder(&folder)?;
+            // With the folder all would be lost that is kept in it, however durable that is by itself.
+            gateway::private_folder(&folder).while_we(|| format!("cannot make `{}`", folder.display()))?;
             match Lock::acquire(&folder) {
                 Ok(lock) => return Ok(Held { folder, _lock: lock }),
                 Err(ledger::Error::Locked) => {}
@@ -139,12 +140,6 @@ impl Held {
     }
 }
 
-fn private_folder(path: &Path) -> Result<()> {
-    use std::os::unix::fs::DirBuilderExt;
-    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
-    made.while_we(|| format!("cannot make `{}`", path.display()))
-}
-
 const FIRST_PORT: u16 = 20_000;
 const PORTS: u16 = 10_000;
 const MOST_TRIED: u64 = 50;
@@ -167,6 +162,34 @@ mod tests {
         drop(one);
         let again = Held::first_free(dir.path()).unwrap();
         assert_eq!(again.addresses().unwrap(), (vec![tried[3]], true));
+    }
+
+    /// The child of the test below.
+    #[test]
+    fn child() {
+        let Some(dir) = std::env::var_os("STATE_CHILD") else { return };
+        Held::first_free(Path::new(&dir)).unwrap();
+    }
+
+    #[test]
+    fn every_folder_on_the_way_to_what_is_kept_is_synced_once_one_was_made_in_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = dir.path().canonicalize().unwrap();
+        let trace = at.join("trace");
+        let traced = std::process::Command::new("strace")
+            .args(["-f", "-qqq", "-y", "-e", "trace=fsync", "-o"])
+            .args([&trace, &std::env::current_exe().unwrap()])
+            .args(["--exact", "mcp::state::tests::child"])
+            .env("STATE_CHILD", at.join("mcp/git"))
+            .output();
+        if !traced.is_ok_and(|it| it.status.success()) {
+            return testkit::skip("strace does not work here");
+        }
+        let trace = std::fs::read_to_string(trace).unwrap();
+        for synced in ["", "/mcp", "/mcp/git"] {
+            let synced = format!("<{}{synced}>", at.display());
+            assert!(trace.contains(&synced), "{synced} was not synced: {trace}");
+        }
     }
 
     #[test]
