@@ -8,7 +8,8 @@
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 
-use action::IdempotencyKey;
+use action::{IdempotencyKey, Tenant};
+use provider::mcp::makes_room;
 
 use crate::act::lock;
 use crate::mcp::Alike;
@@ -16,7 +17,7 @@ use crate::mcp::Alike;
 /// What is alike to each, by its key: those that are made for reads are in the order of time. Several are alike where they were
 /// asked for at once.
 #[derive(Default)]
-pub(crate) struct HeldReads(Mutex<BTreeMap<IdempotencyKey, Alike>>);
+pub(crate) struct HeldReads(Mutex<BTreeMap<IdempotencyKey, (Tenant, Alike)>>);
 
 impl HeldReads {
     pub(crate) fn is_empty(&self) -> bool {
@@ -25,7 +26,7 @@ impl HeldReads {
 
     /// The key of the one that is alike; of several, of the oldest.
     pub(crate) fn key_of(&self, alike: &Alike) -> Option<IdempotencyKey> {
-        lock(&self.0).iter().find(|(_, held)| *held == alike).map(|(key, _)| key.clone())
+        lock(&self.0).iter().find(|(_, (_, held))| held == alike).map(|(key, _)| key.clone())
     }
 
     /// Whether this one is held.
@@ -33,12 +34,14 @@ impl HeldReads {
         lock(&self.0).contains_key(key)
     }
 
-    /// It waits for people. Of very many the oldest is forgotten.
-    pub(crate) fn hold(&self, alike: Alike, key: IdempotencyKey) {
+    /// One of this tenant's waits for people. Of very many one is forgotten: the oldest of the tenant that has most of them.
+    pub(crate) fn hold(&self, tenant: &Tenant, alike: Alike, key: IdempotencyKey) {
         let mut held = lock(&self.0);
-        held.insert(key, alike);
-        if held.len() > MOST {
-            held.pop_first();
+        held.insert(key, (tenant.clone(), alike));
+        if held.len() > MOST
+            && let Some(gone) = makes_room(held.iter().map(|(key, (tenant, _))| (key, tenant))).cloned()
+        {
+            held.remove(&gone);
         }
     }
 
@@ -56,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_very_many_the_oldest_is_forgotten() {
+    fn of_very_many_the_oldest_of_whoever_has_most_is_forgotten() {
         let held = HeldReads::default();
         let alike = |at: usize| {
             let mut alike = [0; 32];
@@ -64,14 +67,16 @@ mod tests {
             alike
         };
         let key = |at: usize| IdempotencyKey::parse(&format!("key-{at:06}")).unwrap();
-        for at in 0..=MOST {
-            held.hold(alike(at), key(at));
+        let [one, other] = ["one", "other"].map(|name| Tenant::parse(name).unwrap());
+        held.hold(&other, alike(0), key(0));
+        for at in 1..=MOST {
+            held.hold(&one, alike(at), key(at));
         }
-        assert_eq!(held.key_of(&alike(0)), None);
-        assert_eq!(held.key_of(&alike(1)), Some(key(1)));
-        assert!(held.has(&key(1)));
-        held.forget(&key(1));
-        assert!(!held.has(&key(1)));
+        assert_eq!(held.key_of(&alike(1)), None);
+        assert_eq!(held.key_of(&alike(2)), Some(key(2)));
+        assert!(held.has(&key(0)), "older than all of them, and of whoever has less");
+        held.forget(&key(2));
+        assert!(!held.has(&key(2)));
     }
 
     #[test]
@@ -80,7 +85,7 @@ mod tests {
         let [first, second] = ["key-1", "key-2"].map(|key| IdempotencyKey::parse(key).unwrap());
         let alike = [0; 32];
         for key in [&first, &second] {
-            held.hold(alike, key.clone());
+            held.hold(&Tenant::default(), alike, key.clone());
         }
         assert_eq!(held.key_of(&alike).as_ref(), Some(&first));
         held.forget(&first);

@@ -211,12 +211,12 @@ impl Gateway {
         {
             let later = seat.for_later();
             self.seat_asks_leave(caller, &later);
-            self.mcp().seats().leave(id, later);
+            self.mcp().seats().leave(&caller.tenant, id, later);
             if !is_joined {
                 let what = (&call.arguments, call.repeat_of.as_deref());
                 let alike = self.alike(caller, &archetype, what)?;
                 let mark = self.read_mark(caller, key.key.as_str())?;
-                self.held_reads.hold(alike, key.key.clone());
+                self.held_reads.hold(&caller.tenant, alike, key.key.clone());
                 let of_read = Delivery { gateway: Arc::clone(self), of: Means::Read(key.key, mark) };
                 delivery = Some(of_read.clone());
                 seat.when_abandoned(move || of_read.done());

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use action::{ActionId, HmacKey};
+use action::{ActionId, HmacKey, Tenant};
 use aws_lc_rs::hkdf::{HKDF_SHA256, Prk, Salt};
 use ledger::{Aside, AsideId, Grip, TakenUp};
 use zeroize::Zeroizing;
@@ -115,6 +115,11 @@ impl Shelf {
     /// The key under which clients are given their way back, the same at all gateways of the store.
     pub fn state_key(&self) -> &[u8; 32] {
         &self.tenant.shelf.state
+    }
+
+    /// Whose requests lie there.
+    pub fn tenant(&self) -> &Tenant {
+        &self.tenant.tenant
     }
 
     /// Whose store it is a part of, by a name that no other has in this process.

@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
-use action::ActionId;
+use action::{ActionId, Tenant};
 use futures_util::future::BoxFuture;
 use rmcp::ErrorData;
 use rmcp::model::{
@@ -17,6 +17,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::link::Use;
 use super::lock;
+use super::room::makes_room;
 
 /// Names a party: a session of a client, or, for clients without one, who asks and what their client can answer.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -280,8 +281,8 @@ impl fmt::Debug for Seat {
 #[derive(Debug, Default)]
 pub struct Seats {
     taken: Mutex<HashMap<ActionId, Arc<Seat>>>,
-    /// In the order of time, as ids are.
-    left: Mutex<BTreeMap<ActionId, Arc<Seat>>>,
+    /// In the order of time, as ids are, and whose each is.
+    left: Mutex<BTreeMap<ActionId, (Tenant, Arc<Seat>)>>,
 }
 
 /// A taken seat; given up when dropped.
@@ -300,15 +301,17 @@ impl Seats {
         Taken { seats: Arc::clone(self), id }
     }
 
-    /// Has an action that waits for people go on later where its client is, as long as that is there: over its connections, and
-    /// with it to be asked. Of very many the oldest goes on without.
-    pub fn leave(&self, id: ActionId, seat: Arc<Seat>) {
+    /// Has an action of this tenant's that waits for people go on later where its client is, as long as that is there: over its
+    /// connections, and with it to be asked. Of very many one goes on without: the oldest of the tenant that has most of them.
+    pub fn leave(&self, tenant: &Tenant, id: ActionId, seat: Arc<Seat>) {
         let _ = seat.action.set(id);
         let mut left = lock(&self.left);
-        left.retain(|_, seat| !seat.party.is_gone());
-        left.insert(id, seat);
-        if left.len() > MOST_LEFT {
-            left.pop_first();
+        left.retain(|_, (_, seat)| !seat.party.is_gone());
+        left.insert(id, (tenant.clone(), seat));
+        if left.len() > MOST_LEFT
+            && let Some(gone) = makes_room(left.iter().map(|(id, (tenant, _))| (*id, tenant)))
+        {
+            left.remove(&gone);
         }
     }
 
@@ -324,7 +327,11 @@ impl Seats {
 
     pub(super) fn of(&self, id: ActionId) -> Option<Arc<Seat>> {
         let taken = lock(&self.taken).get(&id).cloned();
-        taken.or_else(|| lock(&self.left).get(&id).filter(|seat| !seat.party.is_gone()).cloned())
+        taken.or_else(|| {
+            let left = lock(&self.left);
+            let (_, seat) = left.get(&id)?;
+            (!seat.party.is_gone()).then(|| Arc::clone(seat))
+        })
     }
 }
 
@@ -367,3 +374,29 @@ impl Party for Nobody {
 
 /// No client can call itself that: their ids have a colon.
 const NOBODY: &str = "nobody";
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn no_tenant_takes_the_place_of_what_waits_for_people_of_another() {
+        let seats = Seats::default();
+        let [one, other] = ["one", "other"].map(|name| Tenant::parse(name).unwrap());
+        let id = |at: usize| ActionId::new(at as u64, [0; 10]);
+        let leave = |tenant: &Tenant, at: usize| {
+            let seat = Seat::new(Arc::new(Nobody::new()), None, Tie::default());
+            seats.leave(tenant, id(at), seat);
+        };
+        leave(&other, 0);
+        for at in 1..=MOST_LEFT {
+            leave(&one, at);
+        }
+        assert!(seats.keeps(id(0)), "older than all of them");
+        assert!(!seats.keeps(id(1)) && seats.keeps(id(2)), "of its own the oldest made room");
+        // Who has less has the room of whoever has most.
+        leave(&other, MOST_LEFT + 1);
+        assert!(seats.keeps(id(0)) && seats.keeps(id(MOST_LEFT + 1)) && !seats.keeps(id(2)));
+    }
+}

@@ -443,7 +443,7 @@ impl Desk {
     }
 
     /// Room for one more that is put aside, if there is any. Whatever has a question will be: of many at once no more are let
-    /// ask than have room.
+    /// ask than have room. A tenant has half of what others leave, so that there always is some for the next.
     pub(super) fn take_place(&self, work: &Arc<Work>) -> Option<Question> {
         let (works, aside) = (lock(&self.works), lock(&self.aside));
         let takes_place = |other: &&Arc<Work>| {
@@ -452,7 +452,9 @@ impl Desk {
         };
         let all = works.values().filter(takes_place).count();
         let own = works.values().filter(takes_place).filter(|other| other.owner == work.owner).count();
-        if all >= MOST_ASIDE || own >= MOST_ASIDE_EACH {
+        let tenant = work.shelf.tenant();
+        let of_tenant = works.values().filter(takes_place).filter(|other| other.shelf.tenant() == tenant);
+        if all + of_tenant.count() >= MOST_ASIDE || own >= MOST_ASIDE_EACH {
             return None;
         }
         work.questions.fetch_add(1, Ordering::Relaxed);
@@ -831,7 +833,8 @@ pub(super) const BRIEF: Duration = Duration::from_secs(2);
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::panic)]
-    use gateway::Gateway;
+    use action::Tenant;
+    use gateway::{Caller, Gateway};
     use rmcp::model::{
         ElicitRequest, ElicitRequestParams, ElicitationCapability, Implementation, InputRequest,
         RequestMetaObject,
@@ -912,6 +915,34 @@ mod tests {
             ServerResult::InputRequiredResult(asked) => asked.request_state.unwrap(),
             other => panic!("{other:?}"),
         }
+    }
+
+    #[tokio::test]
+    async fn a_tenant_leaves_room_for_the_questions_of_others() {
+        let folder = tempfile::tempdir().unwrap();
+        let (desk, config) =
+            (Arc::<Desk>::default(), Config { data_dir: folder.path().join("data"), ..Config::default() });
+        let config = Config { tenants: ["a", "b", "c"].map(str::to_owned).into(), ..config };
+        let installation = Installation::open(config, crate::render).await.unwrap();
+        let mut number = 0_u128;
+        // As many questions as there is room for, each caller with one.
+        let mut all_of = |tenant: &str| {
+            let caller = Caller { tenant: Tenant::parse(tenant).unwrap(), ..Gateway::anonymous() };
+            let shelf = installation.sandbox.as_ref().unwrap().shelf(&caller).unwrap();
+            std::iter::from_fn(|| {
+                number += 1;
+                let name = AsideName { id: number.to_be_bytes(), bound: [0; 32] };
+                let owner = format!("{number}").into();
+                let work = Arc::new(Work::new(name, shelf.clone(), owner, Duration::from_secs(60)));
+                lock(&desk.works).insert(name.id, Arc::clone(&work));
+                desk.take_place(&work)
+            })
+            .collect::<Vec<Question>>()
+        };
+        let [a, b, c] = ["a", "b", "c"].map(&mut all_of);
+        assert_eq!([a.len(), b.len(), c.len()], [MOST_ASIDE / 2, MOST_ASIDE / 4, MOST_ASIDE / 8]);
+        drop(a);
+        assert!(!all_of("c").is_empty(), "there is room again");
     }
 
     #[tokio::test]
@@ -1096,7 +1127,8 @@ mod tests {
         let client = (Implementation::new("test", "1"), ClientCapabilities::default());
         let party = Arc::new(Stateless::new(&desk, "ann", client, Duration::from_secs(60)));
         let seat = Seat::new(party, None, Tie::default());
-        Arc::<Seats>::default().leave(ActionId::new(1_760_000_000_000, *b"0123456789"), Arc::clone(&seat));
+        let id = ActionId::new(1_760_000_000_000, *b"0123456789");
+        Arc::<Seats>::default().leave(shelf.tenant(), id, Arc::clone(&seat));
         let asks_and_says_so = {
             let desk = Arc::clone(&desk);
             move |tie: Tie| -> BoxFuture<'static, Result<Answered, ErrorData>> {
