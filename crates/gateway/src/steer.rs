@@ -88,14 +88,16 @@ impl Gateway {
         Ok(next)
     }
 
-    /// Keeps (forgotten), unless a person said that it had no effect.
+    /// Keeps (forgotten), unless a person said that it had no effect, and knew of all that is forgotten.
     async fn must_not_be_forgotten(
         &self,
         stored: &Stored,
         pending: &Pending,
         rules: &Rules,
     ) -> Result<(), Error> {
-        if !words(&self.outcomes_of(stored).await?, &pending.row)?.is_empty() {
+        let forgot_by_ms = self.forgot_by_ms(&stored.tenant);
+        let words = words(&self.outcomes_of(stored).await?, &pending.row)?;
+        if words.iter().any(|word| Some(word.at_ms) > forgot_by_ms) {
             return Ok(());
         }
         let Ok(call) = pending.call(self.environment, rules) else { return Ok(()) };

@@ -549,6 +549,28 @@ async fn what_waited_or_failed_is_not_sent_under_another_key_where_nobody_can_be
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_persons_word_from_before_the_lost_stretch_has_nothing_sent_once_more() {
+    let bank = banked::bank("USD").await;
+    // It recognises no repeat, and cannot be asked.
+    let text = retrying(&bank, Promise::Idempotent, ONCE).swapped("guarantee_level = \"atp-2\"\n", "");
+    let house = running(&bank, &text.swapped("idempotent = { retention_seconds = 86400 }\n", "")).await;
+    bank.inject(Injection::payments(Fault::LostBeforeEffect, 1));
+    let said = house.said("acct-1", &house.payment("acct-1", "10.00")).await;
+    let record = resolve(&house, "anna", said.id(), Decision::Failed).await.unwrap();
+    assert_eq!((record.state.as_str(), bank.effects().count), ("FAILED", 0));
+    let backup = back_up(&house);
+    house.gateway().retry(&house.agent, said.id()).await.unwrap();
+    let record = until(&house, said.id(), "COMPLETED").await;
+    logged(&house, &record).await;
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+
+    let house = recovered(put_back(house, &backup).await).await;
+    let refused = house.gateway().retry(&house.agent, said.id()).await.unwrap_err();
+    assert!(refused.to_string().contains("nobody can be asked"), "{refused}");
+    assert_eq!((house.record(said.id()).await.state.as_str(), bank.effects().count), ("FAILED", 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn whoever_takes_it_in_hand_or_ends_it_while_its_provider_is_asked_is_not_overtaken() {
     // As another gateway has it that sends it meanwhile, or that has it called off.
     for meanwhile in ["token = token + 1, state = 2, until = 9000000000000", "state = 5"] {
