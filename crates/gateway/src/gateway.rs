@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 
 use crate::admin::{Hidden, keep_rules};
 use crate::approvals::{Challenges, Questions};
-use crate::audit::authority::{EVENTS, Unproven};
+use crate::audit::authority::{EVENTS, Unproven, lost_freezes};
 use crate::authority::Authority;
 use crate::buckets::{Buckets, Lack};
 use crate::caller::Caller;
@@ -185,8 +185,7 @@ impl Gateway {
         TokenIssuer::must_be_apart(&token_issuers, ledger.as_ref()).await?;
         let authority = Authority::open(keys_folder, rules.iter().map(|(tenant, _)| tenant))?;
         let stored = ledger.authority(EVENTS).await.map_err(|error| error.to_string())?;
-        let mut unproven = Unproven::of(&stored);
-        let lost = unproven.take_lost_freezes();
+        let unproven = Unproven::of(&stored);
         let marks = config.data_dir.join("marks").join(environment.as_str());
         let folders = Folders { keys: keys_folder, marks: &marks };
         let (mut states, mut lent) = (HashMap::new(), Vec::new());
@@ -258,7 +257,7 @@ impl Gateway {
         };
         gateway.look_behind().await.map_err(|error| error.to_string())?;
         if gateway.must_be_whole().is_ok() {
-            gateway.put_back(lost).await.map_err(|error| error.to_string())?;
+            gateway.put_back(lost_freezes(&stored)).await.map_err(|error| error.to_string())?;
         }
         gateway.doubt_keys().await.map_err(|error| error.to_string())?;
         gateway.give_places().await.map_err(|error| error.to_string())?;

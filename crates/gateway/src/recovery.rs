@@ -41,7 +41,9 @@ impl Gateway {
     pub(crate) fn look_after(self: &Arc<Self>) -> JoinHandle<()> {
         let gateway = Arc::clone(self);
         tokio::spawn(async move {
-            let logging = async { tokio::join!(gateway.keep_logging(), gateway.keep_witnessed()) };
+            let logging = async {
+                tokio::join!(gateway.keep_hearing(), gateway.keep_logging(), gateway.keep_witnessed())
+            };
             tokio::join!(gateway.keep_asking(), gateway.keep_clearing(), gateway.keep_telling(), logging);
         })
     }

@@ -77,8 +77,16 @@ pub(crate) struct Unproven {
     /// The tenants for whom a key was ever made.
     keyed: BTreeSet<Box<str>>,
     ended: Mutex<BTreeSet<Box<str>>>,
-    /// Freezes that nobody thawed and that are not stored, each with the entry that told of it last.
-    lost: Vec<(Frozen, i64)>,
+}
+
+/// Freezes that nobody thawed and that are not stored, each with the entry that told of it last.
+pub(crate) fn lost_freezes(all: &Authority) -> Vec<(Frozen, i64)> {
+    let (unlike, _) = unlike(all);
+    let lost = unlike.into_iter().filter_map(|it| match it.row {
+        Row::Lost(frozen) => Some((frozen, it.told.unwrap_or(0))),
+        _ => None,
+    });
+    lost.collect()
 }
 
 impl Unproven {
@@ -109,17 +117,12 @@ impl Unproven {
                     let name = (key.tenant.clone(), key.issuer.clone(), key.kid.clone());
                     unproven.principals.insert(name);
                 }
-                Row::Lost(frozen) => unproven.lost.push((frozen, told.unwrap_or(0))),
-                Row::Passkey(_) | Row::Freeze(_) | Row::Missing(_) | Row::Illegible(_) => {}
+                Row::Passkey(_) | Row::Freeze(_) | Row::Lost(_) | Row::Missing(_) | Row::Illegible(_) => {}
             }
         }
         unproven.keyed = said.keyed;
         unproven.ended = Mutex::new(said.ended_passkeys.into_keys().collect());
         unproven
-    }
-
-    pub(crate) fn take_lost_freezes(&mut self) -> Vec<(Frozen, i64)> {
-        std::mem::take(&mut self.lost)
     }
 
     /// Is the API key with this hash, or of this name, one that does not count?

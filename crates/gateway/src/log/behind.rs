@@ -5,6 +5,7 @@
 //! after, sent, told or logged until somebody has looked at it ([`Gateway::begin_anew`]). What was signed of the old log stays what it
 //! is; the logs begin anew, in another *epoch*, which is part of their names.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -17,7 +18,9 @@ use serde_json::json;
 
 use super::Logs;
 use super::marks::Mark;
+use super::witnesses::AFTER_FAILURE;
 use crate::admin::event;
+use crate::audit::authority::{EVENTS, lost_freezes};
 use crate::forgotten::is_by_id;
 use crate::gateway::Gateway;
 use crate::remember::unavailable;
@@ -192,8 +195,8 @@ impl Gateway {
         }
         if self.is_unheard() && self.gaps().is_empty() && self.lent.is_empty() {
             return Err(Error::new(Code::Unavailable, UNHEARD).hint(
-                "the operator has to start the gateway again once a witness answers, or to put back `marks/`, or to run \
-                 `countersign recover`",
+                "the witnesses are asked again every few seconds; where none will answer the operator has to put back `marks/` and \
+                 start the gateway again, or to run `countersign recover`",
             ));
         }
         let why = "the store lacks what was signed of it; nothing is taken on before it was recovered (`countersign recover`)";
@@ -202,27 +205,75 @@ impl Gateway {
 
     /// Finds out whether the store has all that was signed of it, as far as marks and witnesses know.
     pub(crate) async fn look_behind(&self) -> Result<(), Error> {
-        let gaps = self.logs.gaps(self.log()).await?;
-        gaps.into_iter().for_each(|gap| self.fell_behind(gap));
-        let heard = self.ask_witnesses().await;
+        let unheard = self.unheard_of().await?;
         if !self.gaps().is_empty() {
             return Ok(());
         }
         for of in &self.logs.of {
-            let signed = self.logs.last(&of.tenant)?.checkpoint.size;
-            let size = self.log().log_head(&of.tenant).await.map_err(unavailable)?.size;
-            if signed == 0 && size > 0 && !self.witnesses.is_empty() && !heard.contains(&of.tenant) {
-                tracing::error!(tenant = %of.tenant, size, "{UNHEARD}");
+            let tenant = &of.tenant;
+            if unheard.contains(tenant) {
+                tracing::error!(%tenant, "{UNHEARD}");
                 self.unheard.store(true, Ordering::Relaxed);
-            } else if signed == 0 && size > 0 {
+            } else if self.is_unmarked(tenant).await? {
                 tracing::warn!(
-                    tenant = %of.tenant, size,
+                    %tenant,
                     "nothing here says how much of the log was signed, so it is believed as the store has it: if the store was put \
                      back, put back the newest `marks/` there are of any gateway on it, and start again"
                 );
             }
         }
         self.logs.tidy_up()
+    }
+
+    /// Compares the store with all that was signed of it, as far as marks and witnesses know. Answers with those whose logs have
+    /// leaves of which nothing here says how many were signed, and no witness that is configured to say it.
+    async fn unheard_of(&self) -> Result<HashSet<Tenant>, Error> {
+        let gaps = self.logs.gaps(self.log()).await?;
+        gaps.into_iter().for_each(|gap| self.fell_behind(gap));
+        let heard = self.ask_witnesses().await;
+        let mut unheard = HashSet::new();
+        for of in self.logs.of.iter().filter(|of| !self.witnesses.is_empty() && !heard.contains(&of.tenant)) {
+            if self.is_unmarked(&of.tenant).await? {
+                unheard.insert(of.tenant.clone());
+            }
+        }
+        Ok(unheard)
+    }
+
+    /// Has a log leaves, and nothing here says how many of them were signed?
+    async fn is_unmarked(&self, tenant: &Tenant) -> Result<bool, Error> {
+        let signed = self.logs.last(tenant)?.checkpoint.size;
+        Ok(signed == 0 && self.log().log_head(tenant).await.map_err(unavailable)?.size > 0)
+    }
+
+    /// Asks the witnesses again where none was heard, until one was, or one has shown what the store lacks.
+    pub(crate) async fn keep_hearing(&self) {
+        let mut told = String::new();
+        while self.is_unheard() && self.gaps().is_empty() {
+            tokio::time::sleep(AFTER_FAILURE).await;
+            if let Err(error) = self.hear_again().await {
+                // Every five seconds would be too often for what does not change.
+                let why = error.to_string();
+                if why != told {
+                    tracing::warn!(%error, "the store could not be compared with what was signed of it");
+                }
+                told = why;
+            }
+        }
+    }
+
+    /// One more look, which ends as one at start does: what is whole is taken on with.
+    async fn hear_again(&self) -> Result<(), Error> {
+        let unheard = self.unheard_of().await?;
+        if !unheard.is_empty() || !self.gaps().is_empty() {
+            return Ok(());
+        }
+        self.logs.tidy_up()?;
+        let stored = self.ledger.authority(EVENTS).await.map_err(unavailable)?;
+        self.put_back(lost_freezes(&stored)).await?;
+        self.unheard.store(false, Ordering::Relaxed);
+        tracing::info!(environment = %self.environment, "a witness was heard, and the store has all that it saw: it is used now");
+        Ok(())
     }
 
     /// Compares the store with a checkpoint that was signed.
@@ -253,7 +304,8 @@ impl Gateway {
         }
     }
 
-    /// Waits for as long as the store is behind. A gateway that finds it so is started again after it was recovered.
+    /// Waits for as long as the store is behind. A gateway that finds it so is started again after it was recovered; one that only heard
+    /// nobody may yet ([`Gateway::keep_hearing`]).
     pub(crate) async fn until_whole(&self) {
         while self.is_behind() {
             tokio::time::sleep(self.interval()).await;
@@ -416,7 +468,7 @@ impl Gateway {
 }
 
 const UNHEARD: &str = "nothing here says how much of the log was signed (`marks/` is empty), and no witness can be asked: the store may have \
-     been put back, so nothing is taken on";
+     been put back, so nothing is taken on until one is heard";
 
 /// The event with which the ledger says that the store was recovered.
 const RECOVERED: &str = "store_recovered";

@@ -28,6 +28,8 @@ pub(crate) struct Witness {
     seen_last: Url,
     /// The size of each log that it cosigned last, as far as we know.
     seen: Mutex<HashMap<Tenant, u64>>,
+    /// Why it did not say of a log what it saw, when it was asked last.
+    unsaid: Mutex<HashMap<Tenant, String>>,
 }
 
 impl Witness {
@@ -51,7 +53,7 @@ impl Witness {
             egress.destination(&add, PATIENCE).map_err(|why| {
                 named(&format!("{why}; `allow` and `plain_http` of `[egress]` say what may be reached"))
             })?;
-            all.push(Witness { key, add, seen_last, seen: Mutex::default() });
+            all.push(Witness { key, add, seen_last, seen: Mutex::default(), unsaid: Mutex::default() });
         }
         Ok(all)
     }
@@ -72,6 +74,14 @@ impl Witness {
             }
             // Another kind of witness, or something that stands before it.
             (status, _) => Err(format!("it shows no checkpoint, it answered {status}")),
+        }
+    }
+
+    /// Has it in the log of this process that it does not say what it saw, unless that stands there already.
+    fn did_not_say(&self, tenant: &Tenant, why: String) {
+        let before = lock(&self.unsaid).insert(tenant.clone(), why.clone());
+        if before.is_none_or(|before| before != why) {
+            tracing::warn!(witness = self.key.name(), why, "a witness does not say what it saw");
         }
     }
 
@@ -141,7 +151,7 @@ impl Gateway {
             let mut heard = Vec::new();
             for log in &self.logs.of {
                 if let Err(why) = self.compare_with(witness, &log.tenant).await {
-                    tracing::warn!(witness = witness.key.name(), why, "a witness does not say what it saw");
+                    witness.did_not_say(&log.tenant, why);
                     break;
                 }
                 heard.push(log.tenant.clone());
@@ -251,7 +261,7 @@ impl From<String> for NotCosigned {
 /// How long one exchange takes at most.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Between a failure and the next try of that log.
-const AFTER_FAILURE: Duration = Duration::from_secs(5);
+pub(super) const AFTER_FAILURE: Duration = Duration::from_secs(5);
 /// As many signatures as a note may have, and more than one witness writes.
 const LONGEST_ANSWER: usize = 64 << 10;
 /// Sizes that a witness may tell in a row.

@@ -25,7 +25,7 @@ async fn running() -> House {
     house
 }
 
-async fn paid(house: &House, key: &str) -> String {
+pub(crate) async fn paid(house: &House, key: &str) -> String {
     let said = house.said(key, &house.payment(key, "10.00")).await;
     assert_eq!(said.kind(), "executed", "{}", said.body);
     said.body["receipt"].as_str().unwrap().to_owned()
@@ -48,7 +48,7 @@ fn key(house: &House) -> Verifier {
 }
 
 /// What is signed of the log.
-fn checkpoint(house: &House) -> Checkpoint {
+pub(crate) fn checkpoint(house: &House) -> Checkpoint {
     let note = house.gateway().log_checkpoint(&house.operator).unwrap();
     Checkpoint::of(&Note::parse(&note).unwrap(), &key(house)).unwrap()
 }
@@ -503,7 +503,7 @@ async fn a_store_that_is_behind_is_not_written_to_by_its_start() {
     assert_eq!(freezes, 0);
 }
 
-async fn until(what: impl Fn() -> bool) {
+pub(crate) async fn until(what: impl Fn() -> bool) {
     for _ in 0..2000 {
         if what() {
             return;
@@ -514,13 +514,13 @@ async fn until(what: impl Fn() -> bool) {
 }
 
 /// Somebody who is asked to cosign, and answers as a test has it: to a path and a body with a status and a text.
-struct FakeWitness {
+pub(crate) struct FakeWitness {
     address: String,
     asked: Arc<Mutex<Vec<(String, String)>>>,
 }
 
 impl FakeWitness {
-    fn answering(answer: impl Fn(&str, &str) -> (u16, String) + Send + 'static) -> FakeWitness {
+    pub(crate) fn answering(answer: impl Fn(&str, &str) -> (u16, String) + Send + 'static) -> FakeWitness {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let asked: Arc<Mutex<Vec<(String, String)>>> = Arc::default();
@@ -533,11 +533,16 @@ impl FakeWitness {
         FakeWitness { address, asked }
     }
 
-    fn configured(&self, key: &Verifier, config: &mut countersign_gateway::Config) {
+    pub(crate) fn configured(&self, key: &Verifier, config: &mut countersign_gateway::Config) {
         config.egress.allow.push(self.address.clone());
         config.egress.plain_http.push(self.address.clone());
         let url = format!("http://{}", self.address);
         config.log.witnesses.push(countersign_gateway::config::Witness { url, key: key.to_string() });
+    }
+
+    /// How often it was asked anything.
+    pub(crate) fn asked(&self) -> usize {
+        self.asked.lock().unwrap().len()
     }
 
     fn asked_to_cosign(&self) -> Vec<AddCheckpoint> {

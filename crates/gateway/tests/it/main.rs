@@ -42,6 +42,7 @@ mod steering;
 mod tools;
 mod trail;
 mod unbound;
+mod unheard;
 mod verbatim;
 
 use outcomes::stages;
