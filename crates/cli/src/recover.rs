@@ -83,7 +83,8 @@ async fn recover(config: Config, args: &Args) -> Result<ExitCode> {
 fn tell_gaps(gateway: &Gateway) -> Result<()> {
     if gateway.is_unheard() {
         out::line(format_args!(
-            "{}: nothing here says how much of the log was signed, and no witness answers: what the store has may be old",
+            "{}: nothing here says how much of the log was signed, and no witness has said that it saw no more of it \
+             than the store has: what the store has may be old",
             gateway.environment()
         ))?;
     }

@@ -241,7 +241,7 @@ impl Gateway {
     }
 
     /// Has a log leaves, and nothing here says how many of them were signed?
-    async fn is_unmarked(&self, tenant: &Tenant) -> Result<bool, Error> {
+    pub(super) async fn is_unmarked(&self, tenant: &Tenant) -> Result<bool, Error> {
         let signed = self.logs.last(tenant)?.checkpoint.size;
         Ok(signed == 0 && self.log().log_head(tenant).await.map_err(unavailable)?.size > 0)
     }
@@ -467,8 +467,8 @@ impl Gateway {
     }
 }
 
-const UNHEARD: &str = "nothing here says how much of the log was signed (`marks/` is empty), and no witness can be asked: the store may have \
-     been put back, so nothing is taken on until one is heard";
+const UNHEARD: &str = "nothing here says how much of the log was signed (`marks/` is empty), and no witness has said that it saw no more of \
+     it than the store has: that may have been put back, so nothing is taken on";
 
 /// The event with which the ledger says that the store was recovered.
 const RECOVERED: &str = "store_recovered";

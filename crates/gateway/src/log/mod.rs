@@ -203,8 +203,7 @@ impl Logs {
 
     /// Signs a head that follows what was signed last, here and by others, which the caller has checked.
     fn sign(&self, tenant: &Tenant, checkpoint: Checkpoint, others: Vec<Mark>) -> Result<(), Error> {
-        let note = self.signer.sign(&checkpoint).map_err(|_| internal("a checkpoint could not be signed"))?;
-        let (marks, mark) = (self.marks(tenant)?, Mark { checkpoint, note });
+        let (marks, mark) = (self.marks(tenant)?, self.mark_of(checkpoint)?);
         // Keeps (one root): what is not on disk was not said to anybody.
         marks.write(&mark).map_err(|error| {
             tracing::error!(%error, %tenant, "a checkpoint could not be written");
@@ -219,6 +218,12 @@ impl Logs {
         };
         before.iter().chain(&others).for_each(|before| marks.surpassed(before, &mark));
         Ok(())
+    }
+
+    /// A checkpoint, signed, and kept nowhere yet.
+    fn mark_of(&self, checkpoint: Checkpoint) -> Result<Mark, Error> {
+        let note = self.signer.sign(&checkpoint).map_err(|_| internal("a checkpoint could not be signed"))?;
+        Ok(Mark { checkpoint, note })
     }
 }
 

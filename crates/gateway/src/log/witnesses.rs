@@ -3,22 +3,27 @@
 //! They are also the one mark of how far a log was signed that nobody here can put back. What one *says* that it saw stops nothing, or
 //! whoever is asked could stop us (but for a gateway that has lost its marks); but one that shows a checkpoint which we signed and the store does not have proves that the store
 //! was put back or altered.
+//!
+//! Ours show it (`seen-checkpoint`). Others speak `add-checkpoint` alone, and cosign nothing that is smaller than what they cosigned
+//! last, or does not begin with it: one that cosigns, now, all that the store has says by it that the store is not behind what it saw.
 
 use std::collections::{HashMap, HashSet};
+use std::fmt;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use action::Tenant;
 use futures_util::future::join_all;
+use ledger::Head;
 use provider::Egress;
-use receipt::log::{AddCheckpoint, Checkpoint, NOTHING_SHOWN, Note, Plan, Verifier};
+use receipt::log::{AddCheckpoint, Checkpoint, NOTHING_SHOWN, Note, Plan, Verifier, empty_root};
 use url::Url;
 
 use super::BETWEEN_ROUNDS;
 use super::marks::{Mark, signed_by};
 use crate::act::lock;
-use crate::config;
 use crate::gateway::Gateway;
+use crate::{Error, clock, config};
 
 /// One that is asked.
 pub(crate) struct Witness {
@@ -37,7 +42,7 @@ impl Witness {
     pub(crate) fn all(config: &config::Log, egress: &Egress) -> Result<Vec<Witness>, String> {
         let mut all: Vec<Witness> = Vec::new();
         for one in &config.witnesses {
-            let named = |why: &dyn std::fmt::Display| format!("`log.witnesses`: `{}`: {why}", one.url);
+            let named = |why: &dyn fmt::Display| format!("`log.witnesses`: `{}`: {why}", one.url);
             let key: Verifier = one.key.parse().map_err(|error| named(&error))?;
             if !key.is_witness() {
                 return Err(named(&"the key is a log's, not a witness's"));
@@ -64,16 +69,16 @@ impl Witness {
 
     /// The checkpoint of the log that the witness saw last, if it shows that: `countersign witness` does, others need not. It is shown
     /// to whoever has a note that the log signed.
-    async fn saw_last(&self, egress: &Egress, note: &Note) -> Result<Option<Note>, String> {
+    async fn saw_last(&self, egress: &Egress, note: &Note) -> Result<Option<Note>, Unseen> {
         let answer = egress.post_text(&self.seen_last, note.to_string(), PATIENCE, LONGEST_ANSWER).await;
-        match answer.map_err(|why| why.to_string())? {
+        match answer.map_err(|why| Unseen::Silent(why.to_string()))? {
             (404, body) if body.trim_ascii_end() == NOTHING_SHOWN.as_bytes() => Ok(None),
             (200, body) => {
                 let note = String::from_utf8(body).ok().and_then(|text| Note::parse(&text).ok());
-                note.map(Some).ok_or_else(|| "what it shows is no checkpoint".to_owned())
+                note.map(Some).ok_or_else(|| Unseen::Untold("what it shows is no checkpoint".to_owned()))
             }
             // Another kind of witness, or something that stands before it.
-            (status, _) => Err(format!("it shows no checkpoint, it answered {status}")),
+            (status, _) => Err(Unseen::Untold(format!("it shows no checkpoint, it answered {status}"))),
         }
     }
 
@@ -101,6 +106,32 @@ impl Witness {
             422 => Ok(Offered::Inconsistent),
             other => Err(format!("it answered {other}")),
         }
+    }
+}
+
+/// Why nobody knows what a witness saw.
+enum Unseen {
+    /// It does not answer.
+    Silent(String),
+    /// It answers, and tells nothing.
+    Untold(String),
+    /// It says that it saw something else than the store has, and does not show it.
+    Another(String),
+}
+
+impl From<NotCosigned> for Unseen {
+    fn from(why: NotCosigned) -> Unseen {
+        match why {
+            NotCosigned::Failed(why) => Unseen::Untold(why),
+            NotCosigned::Another(why) => Unseen::Another(why),
+        }
+    }
+}
+
+impl fmt::Display for Unseen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Unseen::Silent(why) | Unseen::Untold(why) | Unseen::Another(why)) = self;
+        f.write_str(why)
     }
 }
 
@@ -145,36 +176,106 @@ impl Gateway {
     }
 
     /// Before anything is taken on: has the store all that witnesses show of it? One that does not answer is asked no more. Answers
-    /// with those whose logs at least one was heard of.
+    /// with those whose logs at least one was heard of, and none says that it saw something else of them.
     pub(super) async fn ask_witnesses(&self) -> HashSet<Tenant> {
         let asked = self.witnesses.iter().map(|witness| async move {
-            let mut heard = Vec::new();
+            let (mut heard, mut denied) = (Vec::new(), Vec::new());
             for log in &self.logs.of {
-                if let Err(why) = self.compare_with(witness, &log.tenant).await {
-                    witness.did_not_say(&log.tenant, why);
-                    break;
+                let tenant = &log.tenant;
+                let unseen = match self.hear_of(witness, tenant).await {
+                    Ok(()) => {
+                        heard.push(tenant.clone());
+                        continue;
+                    }
+                    Err(unseen) => unseen,
+                };
+                witness.did_not_say(tenant, unseen.to_string());
+                match unseen {
+                    Unseen::Silent(_) => break,
+                    Unseen::Untold(_) => {}
+                    Unseen::Another(_) => denied.push(tenant.clone()),
                 }
-                heard.push(log.tenant.clone());
             }
-            heard
+            (heard, denied)
         });
-        join_all(asked).await.into_iter().flatten().collect()
+        let (heard, denied): (Vec<_>, Vec<_>) = join_all(asked).await.into_iter().unzip();
+        let denied = denied.concat();
+        heard.into_iter().flatten().filter(|tenant| !denied.contains(tenant)).collect()
     }
 
-    /// Compares the store with what a witness saw last.
-    async fn compare_with(&self, witness: &Witness, tenant: &Tenant) -> Result<(), String> {
-        let failed = |error: &dyn std::fmt::Display| error.to_string();
-        let last = self.logs.last(tenant).map_err(|error| failed(&error))?.checkpoint;
-        // Signed only to be asked with: nobody is shown it as what the log is.
-        let asked = Checkpoint { size: 0, root: receipt::log::empty_root(), ..last.clone() };
-        let asked = self.logs.signer.sign(&asked).map_err(|error| failed(&error))?;
+    /// Compares the store with what a witness shows, or has it cosigned by one that shows nothing where nothing else says how much was
+    /// signed.
+    async fn hear_of(&self, witness: &Witness, tenant: &Tenant) -> Result<(), Unseen> {
+        let untold = match self.compare_with(witness, tenant).await {
+            Err(Unseen::Untold(why)) => why,
+            compared => return compared,
+        };
+        match self.is_unmarked(tenant).await {
+            Ok(true) => Ok(self.have_vouched(witness, tenant).await?),
+            Ok(false) => Err(Unseen::Untold(untold)),
+            Err(error) => Err(Unseen::Untold(error.to_string())),
+        }
+    }
+
+    /// Compares the store with what a witness saw last, if it shows that.
+    async fn compare_with(&self, witness: &Witness, tenant: &Tenant) -> Result<(), Unseen> {
+        let failed = |error: &dyn fmt::Display| Unseen::Silent(error.to_string());
+        let asked = self.empty_log(tenant).map_err(|error| failed(&error))?;
         let Some(note) = witness.saw_last(&self.outside.egress, &asked).await? else { return Ok(()) };
         // What we did not sign, or as another log, proves nothing.
+        let origin = self.logs.last(tenant).map_err(|error| failed(&error))?.checkpoint.origin;
         match signed_by(&self.logs.signer, &note) {
-            Ok(seen) if seen.origin == last.origin => {
+            Ok(seen) if seen.origin == origin => {
                 self.must_have(tenant, &seen).await.map_err(|error| failed(&error))
             }
-            _ => Err("what it shows was not signed as this log".to_owned()),
+            _ => Err(Unseen::Untold("what it shows was not signed as this log".to_owned())),
+        }
+    }
+
+    /// The log without leaves, signed only to ask with: nobody is shown it as what the log is.
+    fn empty_log(&self, tenant: &Tenant) -> Result<Note, Error> {
+        let origin = self.logs.last(tenant)?.checkpoint.origin;
+        self.logs.mark_of(Checkpoint { origin, size: 0, root: empty_root() }).map(|mark| mark.note)
+    }
+
+    /// Has all that the store has cosigned by a witness that shows nothing. What it says that it saw proves nothing, and only keeps
+    /// us from signing for it what it has seen more than. A cosignature of now does: what is smaller than what it cosigned last, or does
+    /// not begin with that, gets none.
+    ///
+    /// What is signed here is in no mark yet. The witness has it, and is asked again by whoever starts without one.
+    async fn have_vouched(&self, witness: &Witness, tenant: &Tenant) -> Result<(), NotCosigned> {
+        let saw = self.size_seen(witness, tenant).await?;
+        // Read behind what it saw: other gateways may have logged more meanwhile.
+        let head = self.log().log_head(tenant).await;
+        let Head { size, root } = head.map_err(|error| error.to_string())?;
+        if saw > size {
+            return Err(NotCosigned::Another(format!(
+                "it saw {saw} leaves of this log, and the store has {size}: if so, the store was put back (`countersign recover`)"
+            )));
+        }
+        lock(&witness.seen).insert(tenant.clone(), saw);
+        let origin = self.logs.last(tenant).map_err(|error| error.to_string())?.checkpoint.origin;
+        let offered = self.logs.mark_of(Checkpoint { origin, size, root });
+        let offered = offered.map_err(|error| error.to_string())?;
+        let now = now_seconds();
+        let lines = self.cosigned_by(witness, tenant, &offered).await?;
+        let at = cosigned_at(offered.note, &witness.key, &lines).map_err(|error| error.to_string())?;
+        if at.is_none_or(|at| at.saturating_add(CLOCKS_APART) < now) {
+            // Whoever stands between may have kept one of the same leaves.
+            return Err("its cosignature is not of now, or its clock or ours is wrong".to_owned().into());
+        }
+        lock(&witness.seen).insert(tenant.clone(), size);
+        Ok(())
+    }
+
+    /// The size of the log that a witness says it saw last.
+    async fn size_seen(&self, witness: &Witness, tenant: &Tenant) -> Result<u64, NotCosigned> {
+        let note = self.empty_log(tenant).map_err(|error| error.to_string())?;
+        let offer = AddCheckpoint { old: 0, proof: Vec::new(), note };
+        match witness.offer(&self.outside.egress, &offer).await? {
+            Offered::Saw(size) => Ok(size),
+            Offered::Cosigned(_) => Ok(0),
+            Offered::Inconsistent => Err("it saw a log that does not begin with nothing".to_owned().into()),
         }
     }
 
@@ -245,6 +346,15 @@ impl Gateway {
     }
 }
 
+/// When a witness cosigned a note, seconds since 1970, by the lines that it answered with.
+fn cosigned_at(note: Note, witness: &Verifier, lines: &str) -> Result<Option<u64>, receipt::log::Error> {
+    note.cosigned(witness, lines)?.signed_by(witness)
+}
+
+fn now_seconds() -> u64 {
+    u64::try_from(clock::now_ms() / 1000).unwrap_or(0)
+}
+
 /// Why a checkpoint was not cosigned.
 enum NotCosigned {
     Failed(String),
@@ -262,6 +372,8 @@ impl From<String> for NotCosigned {
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Between a failure and the next try of that log.
 pub(super) const AFTER_FAILURE: Duration = Duration::from_secs(5);
+/// So far a witness's clock may be behind ours, seconds, that its cosignature is believed to be of now.
+const CLOCKS_APART: u64 = 60;
 /// As many signatures as a note may have, and more than one witness writes.
 const LONGEST_ANSWER: usize = 64 << 10;
 /// Sizes that a witness may tell in a row.

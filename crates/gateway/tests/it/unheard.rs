@@ -1,16 +1,20 @@
 //! A gateway that has lost what says how much of its log was signed hears of it from witnesses, and takes nothing on before.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use countersign_gateway::FreezeScope;
-use receipt::log::{NOTHING_SHOWN, Signer};
+use receipt::log::{AddCheckpoint, Checkpoint, NOTHING_SHOWN, Signer, Unwitnessed, Verifier};
 
 use crate::house::House;
-use crate::log::{FakeWitness, bundle, checkpoint, paid, put_back, until};
+use crate::log::{
+    FakeWitness, bundle, bundle_cosigned_by, checkpoint, cosigned, key, now_seconds, paid, put_back, until,
+};
 
 /// A status and a text.
 type Answer = Arc<Mutex<(u16, String)>>;
+/// The same, by what is asked.
+type Says = Box<dyn Fn(&str) -> (u16, String) + Send>;
 
 /// A witness that shows what it saw, which is that, and cosigns nothing.
 fn showing(what: &Answer) -> FakeWitness {
@@ -103,4 +107,165 @@ async fn once_a_witness_is_back_and_shows_more_than_the_store_has_that_has_to_be
     assert_eq!(house.gateway().gaps()[0].signed, signed.size);
     assert!(refusal(&house).contains("`countersign recover`"), "{}", refusal(&house));
     assert!(!refusal(&house).contains("asked again"), "{}", refusal(&house));
+}
+
+/// Somebody else's witness: it speaks `add-checkpoint` of C2SP `tlog-witness`, and nothing that shows what it saw.
+struct Standard {
+    fake: FakeWitness,
+    key: Verifier,
+    /// The log that it was told of.
+    log: Arc<OnceLock<Verifier>>,
+    latest: Arc<Mutex<Option<Checkpoint>>>,
+}
+
+impl Standard {
+    fn new() -> Standard {
+        let signer = Signer::generate().unwrap();
+        let key = signer.witness("w.example").unwrap();
+        let (log, latest): (Arc<OnceLock<Verifier>>, Arc<Mutex<Option<Checkpoint>>>) = Default::default();
+        let (known, seen) = (Arc::clone(&log), Arc::clone(&latest));
+        let fake = FakeWitness::answering(move |path, body| {
+            if path != "/add-checkpoint" {
+                return (404, "no such page\n".to_owned());
+            }
+            let mut seen = seen.lock().unwrap();
+            match AddCheckpoint::parse(body).unwrap().judge(known.get(), |_| seen.clone()) {
+                Ok(checkpoint) => {
+                    *seen = Some(checkpoint);
+                    cosigned(&signer, "w.example", body)
+                }
+                Err(Unwitnessed::Conflict(size)) => (409, format!("{size}\n")),
+                Err(Unwitnessed::Inconsistent) => (422, String::new()),
+                Err(Unwitnessed::UnknownLog) => (404, String::new()),
+                Err(Unwitnessed::Unsigned) => (403, String::new()),
+                Err(Unwitnessed::Malformed(why)) => (400, why),
+            }
+        });
+        Standard { fake, key, log, latest }
+    }
+
+    /// A house that it cosigns the log of.
+    async fn house(&self) -> House {
+        let mut house = House::with(|config| self.fake.configured(&self.key, config)).await;
+        self.log.set(key(&house)).unwrap();
+        house.installation.start();
+        bundle_cosigned_by(&house, &paid(&house, "a").await, &self.key).await;
+        house
+    }
+
+    fn saw(&self) -> u64 {
+        self.latest.lock().unwrap().as_ref().map_or(0, |latest| latest.size)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn somebody_elses_witness_is_heard_when_it_cosigns_all_that_the_store_has() {
+    let witness = Standard::new();
+    let house = witness.house().await;
+    let saw = witness.saw();
+    // Of what was logged behind it, it knows nothing.
+    let mut house = without_marks(house).await;
+    house.gateway().must_be_whole().unwrap();
+    assert!(witness.saw() >= saw);
+    house.installation.start();
+    bundle_cosigned_by(&house, &paid(&house, "b").await, &witness.key).await;
+    // One that has never seen the log, as where it was just configured.
+    *witness.latest.lock().unwrap() = None;
+    let house = without_marks(house).await;
+    house.gateway().must_be_whole().unwrap();
+    // One that was not told of it says nothing of it.
+    let other = Standard::new();
+    let mut house = house;
+    house.config.log.witnesses.clear();
+    other.fake.configured(&other.key, &mut house.config);
+    let house = without_marks(house).await;
+    assert!(house.gateway().is_unheard());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_somebody_elses_witness_saw_more_nothing_is_taken_on_and_nothing_else_signed() {
+    let witness = Standard::new();
+    let house = witness.house().await;
+    let backup = backup_of(&house);
+    let stored = checkpoint(&house);
+    bundle(&house, &paid(&house, "lost").await).await;
+    until(|| witness.saw() > stored.size && witness.saw() == checkpoint(&house).size).await;
+    let house = put_back(house, &backup).await;
+    let before = witness.fake.asked_to_cosign().len();
+    let mut house = without_marks(house).await;
+    house.installation.start();
+    assert!(house.gateway().is_unheard());
+    asked_again(&witness.fake).await;
+    assert!(house.gateway().is_unheard() && house.gateway().gaps().is_empty(), "what it says it cannot show");
+    assert!(refusal(&house).contains("`countersign recover`"), "{}", refusal(&house));
+    let sizes = |offers: &[AddCheckpoint]| -> Vec<String> {
+        offers.iter().map(|offer| offer.note.text().lines().nth(1).unwrap().to_owned()).collect()
+    };
+    let shown = sizes(&witness.fake.asked_to_cosign()[before..]);
+    assert!(!shown.is_empty() && shown.iter().all(|size| size == "0"), "{shown:?}");
+    // It was mistaken, say, and has been put right.
+    *witness.latest.lock().unwrap() = Some(stored);
+    until(|| house.gateway().ready().is_ok()).await;
+    bundle_cosigned_by(&house, &paid(&house, "b").await, &witness.key).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_somebody_elses_witness_only_its_own_cosignature_of_now_counts() {
+    let signer = Arc::new(Signer::generate().unwrap());
+    let witness = signer.witness("w.example").unwrap();
+    let answer: Arc<Mutex<Says>> = Arc::new(Mutex::new(Box::new(|_| (503, String::new()))));
+    let answers = Arc::clone(&answer);
+    let fake = FakeWitness::answering(move |path, body| match path {
+        "/add-checkpoint" => answers.lock().unwrap()(body),
+        _ => (404, String::new()),
+    });
+    let mut house = House::with(|config| fake.configured(&witness, config)).await;
+    house.installation.start();
+    bundle(&house, &paid(&house, "a").await).await;
+    let is_probe = |body: &str| AddCheckpoint::parse(body).unwrap().note.text().lines().nth(1) == Some("0");
+    let at = |signer: &Arc<Signer>, ago: u64| {
+        let signer = Arc::clone(signer);
+        move |body: &str| {
+            let note = AddCheckpoint::parse(body).unwrap().note;
+            (200, format!("{}\n", signer.cosign("w.example", &note, now_seconds() - ago).unwrap()))
+        }
+    };
+    let never: Vec<Says> = vec![
+        Box::new(|_| (503, String::new())),
+        Box::new(|_| (409, "1000000\n".to_owned())),
+        Box::new(|_| (409, "0\n".to_owned())),
+        Box::new(|_| (409, "1\n".to_owned())),
+        Box::new(|_| (409, "<html>\n".to_owned())),
+        Box::new(|_| (200, String::new())),
+        Box::new(at(&Arc::new(Signer::generate().unwrap()), 0)),
+        // As somebody may have kept it who stands between.
+        Box::new(at(&signer, 3600)),
+        Box::new(move |body| if is_probe(body) { (409, "0\n".to_owned()) } else { (422, String::new()) }),
+    ];
+    let mut house = without_marks(house).await;
+    for (number, says) in never.into_iter().enumerate() {
+        *answer.lock().unwrap() = says;
+        house = house.restart().await;
+        assert!(house.gateway().is_unheard() && house.gateway().ready().is_err(), "{number}");
+    }
+    *answer.lock().unwrap() = Box::new(at(&signer, 0));
+    let house = house.restart().await;
+    house.gateway().must_be_whole().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_witness_that_says_that_it_saw_more_is_not_outvoted_where_the_marks_are_lost() {
+    let witness = Standard::new();
+    let house = witness.house().await;
+    let other = Signer::generate().unwrap().witness("more.example").unwrap();
+    let more = FakeWitness::answering(|path, _| match path {
+        "/add-checkpoint" => (409, "1000000\n".to_owned()),
+        _ => (404, String::new()),
+    });
+    let mut house = house;
+    more.configured(&other, &mut house.config);
+    let house = house.restart().await;
+    house.gateway().must_be_whole().unwrap();
+    let house = without_marks(house).await;
+    assert!(house.gateway().is_unheard());
 }
