@@ -44,6 +44,9 @@ pub(crate) struct Args {
     /// Of actions of this archetype
     #[arg(long, value_name = "NAME")]
     archetype: Option<String>,
+    /// The provider whose statement it is, by its name in receipts; what others carried out is left out
+    #[arg(long, value_name = "NAME")]
+    provider: Option<String>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -62,29 +65,68 @@ pub(crate) fn run(args: &Args, client: &Client) -> Result<ExitCode> {
     // Of most it is known by now what became of them.
     let sent: BTreeSet<String> = args.entered(EXECUTING, client)?.into_iter().collect();
     let sent: Vec<&String> = sent.difference(&actions).collect();
-    let mut findings = Vec::new();
+    let mut found = Found::default();
+    let provider = args.provider.as_deref();
     let bar = ProgressBar::new((actions.len() + sent.len()) as u64).with_message("actions");
     for id in &actions {
-        findings.extend(compared(id, stated.get(id), period, &pin, client)?);
+        found.add(compared(id, stated.get(id), provider, period, &pin, client)?);
         bar.inc(1);
     }
     for id in sent {
-        findings.extend(is_in_doubt(id, client)?.then(|| format!("action {id}: {IN_DOUBT}")));
+        found.add(in_doubt(id, provider, client)?);
         bar.inc(1);
     }
     bar.finish_and_clear();
-    tell(args, &stated, &findings)
+    found.tell(args, &stated)
 }
 
-fn tell(args: &Args, stated: &BTreeMap<String, Lines>, findings: &[String]) -> Result<ExitCode> {
-    let lines: usize = stated.values().map(|lines| lines.numbers.len()).sum();
-    if args.json {
-        out::json(&json!({ "ok": findings.is_empty(), "lines": lines, "findings": findings }))?;
-    } else {
-        findings.iter().try_for_each(|finding| out::line(out::shown(finding)))?;
-        out::line(format_args!("{lines} lines, {} that nothing explains", findings.len()))?;
+/// What comes of looking at an action.
+#[derive(Debug, PartialEq)]
+enum Compared {
+    Explained,
+    /// What one side has and the other does not.
+    Finding(String),
+    /// It is in no line, and only these other providers were asked to carry it out.
+    Elsewhere(BTreeSet<String>),
+}
+
+/// What was found in all.
+#[derive(Default)]
+struct Found {
+    findings: Vec<String>,
+    /// How many actions were left out, by the provider whose they are.
+    left_out: BTreeMap<String, usize>,
+}
+
+impl Found {
+    fn add(&mut self, compared: Compared) {
+        match compared {
+            Compared::Explained => {}
+            Compared::Finding(finding) => self.findings.push(finding),
+            Compared::Elsewhere(providers) => {
+                providers.into_iter().for_each(|name| *self.left_out.entry(name).or_default() += 1);
+            }
+        }
     }
-    Ok(if findings.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+
+    fn tell(&self, args: &Args, stated: &BTreeMap<String, Lines>) -> Result<ExitCode> {
+        let lines: usize = stated.values().map(|lines| lines.numbers.len()).sum();
+        let Found { findings, left_out } = self;
+        if args.json {
+            let told = json!({ "ok": findings.is_empty(), "lines": lines, "findings": findings, "left_out": left_out });
+            out::json(&told)?;
+        } else {
+            findings.iter().try_for_each(|finding| out::line(out::shown(finding)))?;
+            for (provider, count) in left_out {
+                out::line(format_args!(
+                    "{count} left out: they are of the provider `{}`",
+                    out::shown(provider)
+                ))?;
+            }
+            out::line(format_args!("{lines} lines, {} that nothing explains", findings.len()))?;
+        }
+        Ok(if findings.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
 }
 
 /// What a statement says of one reference, or of all that are of one action.
@@ -165,8 +207,8 @@ fn id_of(reference: &str, client: &Client) -> Result<Option<String>> {
     }
 }
 
-/// Is it not known to this moment whether the action had its effect?
-fn is_in_doubt(id: &str, client: &Client) -> Result<bool> {
+/// A finding if it is not known to this moment whether the action had its effect.
+fn in_doubt(id: &str, provider: Option<&str>, client: &Client) -> Result<Compared> {
     let action = client.exchange(reqwest::Method::GET, &format!("/v1/actions/{}", encoded(id)), &[], None)?;
     let state = action.body["result"]["state"].as_str().filter(|_| action.status == 200);
     let state = state.ok_or_else(|| {
@@ -176,17 +218,37 @@ fn is_in_doubt(id: &str, client: &Client) -> Result<bool> {
         ))
     })?;
     let phase = action.body["phase"].as_str();
-    Ok(state == EXECUTING && !matches!(phase, Some("waiting" | "reserved" | "release_failed")))
+    if state != EXECUTING || matches!(phase, Some("waiting" | "reserved" | "release_failed")) {
+        return Ok(Compared::Explained);
+    }
+    // There need not be a receipt yet that says to whom it was sent.
+    let attempts = action.body["attempts"].as_array().into_iter().flatten();
+    let sent_to: Vec<Option<&str>> = attempts.map(|attempt| attempt["provider"].as_str()).collect();
+    Ok(match only_others(sent_to, provider) {
+        Some(others) => Compared::Elsewhere(others),
+        None => Compared::Finding(format!("action {id}: {IN_DOUBT}")),
+    })
+}
+
+/// To whom something was sent, if that is said and the provider is not among them.
+fn only_others<'a>(
+    sent_to: impl IntoIterator<Item = Option<&'a str>>,
+    provider: Option<&str>,
+) -> Option<BTreeSet<String>> {
+    let sent_to: BTreeSet<&str> = sent_to.into_iter().flatten().collect();
+    let is_other = !sent_to.is_empty() && !sent_to.contains(provider?);
+    is_other.then(|| sent_to.into_iter().map(str::to_owned).collect())
 }
 
 /// What is wrong between what the provider lists of an action and what its receipts say.
 fn compared(
     id: &str,
     lines: Option<&Lines>,
+    provider: Option<&str>,
     period: Period,
     pin: &Pin,
     client: &Client,
-) -> Result<Option<String>> {
+) -> Result<Compared> {
     let nothing = Lines::default();
     let said = lines.unwrap_or(&nothing);
     let place = match said.numbers.as_slice() {
@@ -195,13 +257,25 @@ fn compared(
         numbers => format!("lines {numbers:?}, action {id}"),
     };
     let receipts = receipts(id, pin, client)?;
-    let charged = receipts.and_then(|receipts| {
+    let sent_to = receipts.iter().flatten().map(|it| it.provider.as_deref());
+    match only_others(sent_to, provider) {
+        Some(others) if said.numbers.is_empty() => return Ok(Compared::Elsewhere(others)),
+        Some(others) => {
+            let others = others.into_iter().collect::<Vec<_>>().join("`, `");
+            return Ok(Compared::Finding(format!(
+                "{place}: its receipts say that it was sent to `{others}`"
+            )));
+        }
+        None => {}
+    }
+    let charged = receipts.and_then(|mut receipts| {
+        receipts.retain(|it| it.is_of(provider));
         must_name(id, &receipts, said)?;
         period.charged(&receipts).ok_or_else(|| IN_DOUBT.to_owned())
     });
     let charged = match charged {
         Ok(charged) => charged,
-        Err(why) => return Ok(Some(format!("{place}: {why}"))),
+        Err(why) => return Ok(Compared::Finding(format!("{place}: {why}"))),
     };
     let found: BTreeMap<String, i128> = said
         .sums
@@ -209,10 +283,12 @@ fn compared(
         .filter(|(_, sum)| **sum != 0)
         .map(|(currency, sum)| (currency.clone(), *sum))
         .collect();
-    Ok((!charged.contains(&found)).then(|| {
-        let expected: Vec<String> = charged.iter().map(sums).collect();
-        format!("{place}: the statement has {}, the log {}", sums(&found), expected.join(", or "))
-    }))
+    if charged.contains(&found) {
+        return Ok(Compared::Explained);
+    }
+    let expected: Vec<String> = charged.iter().map(sums).collect();
+    let (found, expected) = (sums(&found), expected.join(", or "));
+    Ok(Compared::Finding(format!("{place}: the statement has {found}, the log {expected}")))
 }
 
 /// Whose reference a line has is the gateway's word until a receipt of that action says so, which names what was sent; every attempt,
@@ -241,8 +317,17 @@ fn sums(sums: &BTreeMap<String, i128>) -> String {
 struct Said {
     created_ms: u64,
     charge: Charge,
-    /// The name in the reference that what it tells of was sent under, where it was sent.
+    /// The name in the reference that what it tells of was sent under, and to whom, where it was sent.
     name: Option<String>,
+    provider: Option<String>,
+}
+
+impl Said {
+    /// Has this provider to do with it? All of them may, where it does not name one.
+    fn is_of(&self, provider: Option<&str>) -> bool {
+        let both = self.provider.as_deref().zip(provider);
+        both.is_none_or(|(named, provider)| named == provider)
+    }
 }
 
 /// What was charged by then.
@@ -357,15 +442,16 @@ fn said_by(receipt: &str, id: &str, pin: &Pin, client: &Client) -> Result<std::r
     let unsaid = || {
         format!("its receipt {receipt} says that it was charged, and not what, or to more than six places")
     };
-    let (created_ms, name) = (document.created.unix_millis(), sent_as(&document));
-    Ok(charge.map(|charge| Said { created_ms, charge, name }).ok_or_else(unsaid))
+    let sent = sent(&document);
+    let (created_ms, name) = (document.created.unix_millis(), sent["reference"].as_str().map(action_of));
+    let provider = sent["provider"].as_str().map(str::to_owned);
+    Ok(charge.map(|charge| Said { created_ms, charge, name, provider }).ok_or_else(unsaid))
 }
 
-/// The name in the reference that a receipt says it was sent under.
-fn sent_as(document: &Document<'_>) -> Option<String> {
-    let execute = document.entries.iter().find(|entry| entry.stage == Stage::Execute)?;
-    let sent: Value = serde_json::from_str(execute.input).ok()?;
-    sent["reference"].as_str().map(action_of)
+/// What a receipt says was sent; null where it says nothing of it.
+fn sent(document: &Document<'_>) -> Value {
+    let execute = document.entries.iter().find(|entry| entry.stage == Stage::Execute);
+    execute.and_then(|entry| serde_json::from_str(entry.input).ok()).unwrap_or_default()
 }
 
 /// The lines of a statement by reference.
@@ -540,9 +626,10 @@ mod tests {
     #[test]
     fn only_what_the_gateway_says_is_not_there_is_a_finding_and_no_outage() {
         let pin = Pin::parse(&format!("sha256:{}", "0".repeat(64))).unwrap();
-        let found = |answer| compared("a", None, Period::default(), &pin, &gateway(answer));
+        let found = |answer| compared("a", None, None, Period::default(), &pin, &gateway(answer));
         let none = r#"404 {"code":"EP_NOT_FOUND","message":"there is no such receipt"}"#;
-        assert_eq!(found(none).unwrap().unwrap(), "action a: its receipt r is not in the log");
+        let missing = "action a: its receipt r is not in the log".to_owned();
+        assert_eq!(found(none).unwrap(), Compared::Finding(missing));
         for outage in [
             r#"503 {"code":"EP_UNAVAILABLE","message":"wait"}"#,
             r#"401 {"code":"EP_UNAUTHENTICATED","message":"no"}"#,
@@ -578,6 +665,7 @@ mod tests {
             created_ms: 5,
             charge: Charge::Nothing,
             name: name.map(str::to_owned),
+            provider: None,
         };
         let receipts = [said(None), said(Some(x))];
         let named = |names: &[&str]| {
@@ -593,12 +681,34 @@ mod tests {
     }
 
     #[test]
+    fn what_names_no_provider_is_of_each_and_what_only_others_did_of_none() {
+        let said = |provider: Option<&str>| Said {
+            created_ms: 5,
+            charge: Charge::Nothing,
+            name: None,
+            provider: provider.map(str::to_owned),
+        };
+        for (named, of_bank) in [(None, true), (Some("bank"), true), (Some("other"), false)] {
+            assert_eq!(said(named).is_of(Some("bank")), of_bank, "{named:?}");
+            assert!(said(named).is_of(None));
+        }
+        let others = |sent_to: &[Option<&str>], provider| only_others(sent_to.iter().copied(), provider);
+        let other = || Some(BTreeSet::from(["other".to_owned()]));
+        assert_eq!(others(&[Some("other"), None], Some("bank")), other());
+        for sent_to in [&[][..], &[None], &[Some("other"), Some("bank")]] {
+            assert_eq!(others(sent_to, Some("bank")), None, "{sent_to:?}");
+        }
+        assert_eq!(others(&[Some("other")], None), None);
+    }
+
+    #[test]
     fn what_was_given_back_in_another_month_is_what_was_charged_in_each() {
         let said = |receipts: &[(u64, Charge)]| {
             let said = |(created_ms, charge): &(u64, Charge)| Said {
                 created_ms: *created_ms,
                 charge: charge.clone(),
                 name: None,
+                provider: None,
             };
             // In whichever order the gateway lists them.
             receipts.iter().rev().map(said).collect::<Vec<_>>()

@@ -665,26 +665,9 @@ async fn a_providers_statement_is_matched_both_ways() {
         receipt = paid(&house, &format!("k-{number}")).await;
     }
     bundle(&house, &receipt, |_| true).await;
-    let pin = house.path().join("pin.json");
-    fs::write(&pin, Pin::new(ISSUER, &house.jwks().await).and_log(log_key(&house).await).to_text()).unwrap();
+    keep_pin(&house).await;
     let paid: Vec<String> = house.bank.effects().by_reference.into_keys().collect();
-    let asked = |url: &str, lines: &[(&str, &str, &str)]| {
-        let file = house.path().join("statement.csv");
-        let rows = lines
-            .iter()
-            .map(|(reference, amount, currency)| format!("x,{reference},\"{amount}\",{currency}\n"));
-        fs::write(&file, format!("date,reference,amount,currency\n{}", rows.collect::<String>())).unwrap();
-        let auditor = house.voice("default", "auditor");
-        let mut command = countersign();
-        command.env("COUNTERSIGN_API_KEY", auditor.key.unwrap()).args([
-            "audit",
-            "reconcile",
-            "--json",
-            "--url",
-            url,
-        ]);
-        found(&command.arg("--issuer").arg(&pin).arg("--statement").arg(file).output().unwrap())
-    };
+    let asked = |url: &str, lines: &[(&str, &str, &str)]| found(&reconcile(&house, url, lines, &[]));
     let url = house.voice("default", "auditor").url;
     let reconciled = |lines: &[(&str, &str, &str)]| asked(&url, lines);
     let all: Vec<_> = paid.iter().map(|id| (id.as_str(), "10.00", "USD")).collect();
@@ -728,6 +711,66 @@ async fn a_providers_statement_is_matched_both_ways() {
     let said = house.agent().execute("doubt", &house.payment("acct-doubt", "10.00")).await;
     assert_eq!(said.kind(), "pending_settlement", "{}", said.text());
     one(&all, &format!("action {}: it is not known what became of it", said.id()));
+}
+
+/// Puts the pin of a house where `reconcile` finds it.
+async fn keep_pin(house: &House) {
+    let pin = Pin::new(ISSUER, &house.jwks().await).and_log(log_key(house).await);
+    fs::write(house.path().join("pin.json"), pin.to_text()).unwrap();
+}
+
+/// What `countersign audit reconcile` says of a statement with these lines.
+fn reconcile(house: &House, url: &str, lines: &[(&str, &str, &str)], more: &[&str]) -> Output {
+    let file = house.path().join("statement.csv");
+    let rows =
+        lines.iter().map(|(reference, amount, currency)| format!("x,{reference},\"{amount}\",{currency}\n"));
+    fs::write(&file, format!("date,reference,amount,currency\n{}", rows.collect::<String>())).unwrap();
+    let mut command = countersign();
+    command.env("COUNTERSIGN_API_KEY", house.voice("default", "auditor").key.unwrap());
+    command
+        .args(["audit", "reconcile", "--json", "--url", url, "--issuer"])
+        .arg(house.path().join("pin.json"));
+    command.arg("--statement").arg(file).args(more).output().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_statement_of_one_provider_is_held_against_what_that_one_did() {
+    let catalogue = vec![("odd.toml", include_str!("odd_payment.toml").to_owned())];
+    let house = House::with(Plan { catalogue, ..Plan::default() }).await;
+    let mut odd = house.payment("acct-odd", "5.00");
+    odd["archetype"] = json!("ODD_PAYMENT");
+    let said = house.agent().execute("odd", &odd).await;
+    assert_eq!(said.kind(), "executed", "{}", said.text());
+    let record = house.agent().get(&format!("/v1/actions/{}", said.id())).await.body;
+    let odd = record["attempts"][0]["reference"].as_str().unwrap();
+    let receipt = paid(&house, "k").await;
+    bundle(&house, &receipt, |_| true).await;
+    keep_pin(&house).await;
+    let paid: Vec<String> = house.bank.effects().by_reference.into_keys().collect();
+    let (of_bank, of_other) = ((&*paid[0], "10.00", "USD"), (odd, "5.00", "USD"));
+    let url = house.voice("default", "auditor").url;
+    let asked = |lines: &[(&str, &str, &str)], more: &[&str]| {
+        let output = reconcile(&house, &url, lines, more);
+        let said: Value = serde_json::from_slice(&output.stdout).unwrap();
+        (found(&output), said["left_out"].clone())
+    };
+    // Where nobody says whose statement it is, it has to have all.
+    let (findings, left_out) = asked(&[of_bank], &[]);
+    assert!(findings.len() == 1 && findings[0].contains(said.id()), "{findings:?}");
+    assert_eq!((left_out, asked(&[of_bank, of_other], &[]).0), (json!({}), vec![]));
+    assert_eq!(asked(&[of_bank], &["--provider", "bank"]), (vec![], json!({"sandbox": 1})));
+    assert_eq!(asked(&[of_other], &["--provider", "sandbox"]), (vec![], json!({"bank": 1})));
+    // What another one did explains no line of its statement.
+    let (findings, _) = asked(&[of_bank, of_other], &["--provider", "bank"]);
+    assert!(findings.len() == 1 && findings[0].contains("it was sent to `sandbox`"), "{findings:?}");
+    // What is in doubt is so of whom it was sent to.
+    house.bank.inject(Injection::payments(Fault::LostAfterEffect, 1000));
+    house.bank.inject(Injection::queries(Fault::LostBeforeEffect, 1000));
+    let doubt = house.agent().execute("doubt", &house.payment("acct-doubt", "10.00")).await;
+    assert_eq!(doubt.kind(), "pending_settlement", "{}", doubt.text());
+    assert_eq!(asked(&[of_other], &["--provider", "sandbox"]), (vec![], json!({"bank": 2})));
+    let (findings, _) = asked(&[of_bank], &["--provider", "bank"]);
+    assert!(findings.len() == 1 && findings[0].contains(doubt.id()), "{findings:?}");
 }
 
 /// A gateway that says of one name what it has to say of another one; where it answers.
