@@ -30,8 +30,10 @@ pub(crate) struct Request {
     /// `X-Request-Id`, the caller's or ours.
     pub id: HeaderValue,
     pub body: Body,
-    /// Whether its caller was known by what it brought.
+    /// Whether its caller was known by what it brought, and nobody looks again whether that holds once the body is there.
     pub known: AtomicBool,
+    /// Whether its body did not come with its head.
+    pub took_long: bool,
 }
 
 /// A body, from the network or from memory.
@@ -108,7 +110,8 @@ impl Request {
         let read = tokio::time::timeout(limits.body_timeout, read).await;
         let read =
             read.unwrap_or_else(|_| Err(Error::new(Code::MalformedBody, "the body did not arrive in time")))?;
-        if began.elapsed() > AT_ONCE {
+        self.took_long = began.elapsed() > AT_ONCE;
+        if self.took_long {
             who::is_still_known(self).await?;
         }
         Ok(read)

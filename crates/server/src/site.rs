@@ -71,7 +71,8 @@ impl Site {
         let face = found.map(|(route, argument)| {
             let site = Arc::clone(&self);
             let known = AtomicBool::default();
-            (route.handler)(Request { site, environment, head, argument, id: id.clone(), body, known })
+            let id = id.clone();
+            (route.handler)(Request { site, environment, head, argument, id, body, known, took_long: false })
         });
         async move {
             let _busy = busy;

@@ -38,12 +38,15 @@ fn bearer(request: &Request) -> Result<&str, Error> {
         .ok_or_else(|| missing("the header Authorization is not Bearer and a key or token"))
 }
 
-/// Whether whoever was known by a credential is known by it still.
+/// Whether whoever was known by a credential is known by it still. A store that does not say so soon keeps nobody waiting: then
+/// nothing is done for them.
 pub(crate) async fn is_still_known(request: &Request) -> Result<(), Error> {
-    match request.known.load(Ordering::Relaxed) {
-        true => caller(request).await.map(drop),
-        false => Ok(()),
+    if !request.known.load(Ordering::Relaxed) {
+        return Ok(());
     }
+    let known = tokio::time::timeout(SOON, caller(request)).await;
+    let silent = |_| Error::new(Code::Unavailable, "whose key this is could not be looked at").retry_after(5);
+    known.map_err(silent)?.map(drop)
 }
 
 /// Ends once whoever brought this credential is not known by it any more: the key is revoked, the token's time is over. For
@@ -77,15 +80,28 @@ pub(crate) type Looked = BoxFuture<'static, Result<Caller, Error>>;
 /// the body is read first, and it is asked anew then; until then who has no valid key has none read.
 pub(crate) async fn caller_soon(request: &Request) -> Result<Looked, Error> {
     if let Ok(caller) = tokio::time::timeout(A_MOMENT, caller_or_anonymous(request)).await {
+        // Whether they still are when the body is there is looked at in their time: see `may_hear`.
+        request.known.store(false, Ordering::Relaxed);
         return Ok(ready(Ok(caller?)).boxed());
     }
+    looked_anew(request)
+}
+
+fn looked_anew(request: &Request) -> Result<Looked, Error> {
     let (site, bearer) = (Arc::clone(&request.site), bearer(request)?.to_owned());
     let server = server_of(request.head.uri.path()).map(str::to_owned);
     Ok(async move { site.faces.production.recognise(&bearer, server.as_deref()).await }.boxed())
 }
 
-/// What was read of a request, beside its caller; what is wrong with it is told once it is known that its caller may hear that.
-pub(crate) async fn may_hear<T>(caller: Looked, read: Result<T, Error>) -> Result<(Looked, T), Error> {
+/// What was read of a request, beside its caller, who is looked for anew if that took long; what is wrong with it is told once it
+/// is known that its caller may hear that.
+pub(crate) async fn may_hear<T>(
+    request: &Request,
+    caller: Looked,
+    read: Result<T, Error>,
+) -> Result<(Looked, T), Error> {
+    let is_anonymous = !request.head.headers.contains_key(AUTHORIZATION);
+    let caller = if request.took_long && !is_anonymous { looked_anew(request)? } else { caller };
     match read {
         Ok(read) => Ok((caller, read)),
         Err(wrong) => Err(caller.await.err().unwrap_or(wrong)),
@@ -94,6 +110,8 @@ pub(crate) async fn may_hear<T>(caller: Looked, read: Result<T, Error>) -> Resul
 
 /// A key is one row, found by its hash: much longer takes only a store that hardly answers.
 const A_MOMENT: Duration = Duration::from_millis(250);
+/// And so long it is waited for where nobody has said how long they wait.
+const SOON: Duration = Duration::from_secs(1);
 
 /// What somebody without a key hears where one is needed.
 fn keyless(environment: Environment) -> &'static str {

@@ -333,26 +333,31 @@ async fn what_is_under_way_when_the_server_stops_is_answered_and_is_the_last() {
 async fn whoever_takes_their_time_with_a_body_has_to_be_known_still_when_it_is_there() {
     let served = Served::start().await;
     let ask = |subject: &str| json!({"subject": subject, "role": "admin"});
-    let made = served.as_admin(served.post("/v1/keys", &ask("first"))).send().await.unwrap();
-    let made = support::body_of(made).await;
-    let (secret, id) = (made["secret"].as_str().unwrap(), made["key"]["id"].as_str().unwrap());
-    let body = ask("another").to_string();
-    let (half, rest) = body.split_at(10);
-    let head = format!(
-        "POST /v1/keys HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {secret}\r\nContent-Type: application/json\r\n\
-         Content-Length: {}\r\n\r\n",
-        served.running.address(),
-        body.len()
-    );
-    let mut wire = Wire::to(&served).await;
-    wire.say(&format!("{head}{half}")).await;
-    // Its head is read, and whose it is known.
-    tokio::time::sleep(Duration::from_millis(300)).await;
-    let revoked = served.as_admin(served.post(&format!("/v1/keys/{id}/revoke"), &json!({})));
-    assert!(revoked.send().await.unwrap().status().is_success());
-    wire.say(rest).await;
-    let heard = wire.hear().await;
-    assert_eq!(heard.status, "http/1.1 401 unauthorized", "{}", heard.body);
+    let action = "EP-Version: 2026-04-27\r\nIdempotency-Key: k\r\n";
+    for (path, more) in
+        [("/v1/keys", ""), ("/api/execute", action), ("/v1/actions", ""), ("/v1/runs", action)]
+    {
+        let made = served.as_admin(served.post("/v1/keys", &ask("first"))).send().await.unwrap();
+        let made = support::body_of(made).await;
+        let (secret, id) = (made["secret"].as_str().unwrap(), made["key"]["id"].as_str().unwrap());
+        let body = ask("another").to_string();
+        let (half, rest) = body.split_at(10);
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {secret}\r\nContent-Type: application/json\r\n\
+             {more}Content-Length: {}\r\n\r\n",
+            served.running.address(),
+            body.len()
+        );
+        let mut wire = Wire::to(&served).await;
+        wire.say(&format!("{head}{half}")).await;
+        // Its head is read, and whose it is known.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let revoked = served.as_admin(served.post(&format!("/v1/keys/{id}/revoke"), &json!({})));
+        assert!(revoked.send().await.unwrap().status().is_success());
+        wire.say(rest).await;
+        let heard = wire.hear().await;
+        assert_eq!(heard.status, "http/1.1 401 unauthorized", "{path}: {}", heard.body);
+    }
     let keys = support::body_of(served.as_admin(served.get("/v1/keys")).send().await.unwrap()).await;
     assert!(!keys.to_string().contains("another"), "{keys}");
 }

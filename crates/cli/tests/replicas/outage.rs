@@ -6,6 +6,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use testkit::bank::{Fault, Injection};
 use testkit::postgres::End;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 use crate::house::{Said, VERSION, Voice, payment};
@@ -139,8 +141,66 @@ async fn what_was_sent_before_the_database_said_nothing_is_told_under_its_key() 
     assert_eq!(bank.effects().count, 1);
 }
 
+/// The same where the body takes its time, so that it has to be looked at once more whose request that is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whose_body_takes_its_time_is_looked_at_again_within_the_deadline() {
+    let Some(street) = Street::new().await else { return };
+    let agent = street.house.agent();
+    let token = street.house.token("default").to_owned();
+    let body = |ms: u64| json_with(payment("k", "1.50", &token), "deadline_ms", ms.into());
+    let said = agent.execute("before", &payment("before", "1.50", &token)).await;
+    assert_eq!(said.kind(), "executed", "{}", said.text());
+    let before = street.house.bank.effects().count;
+
+    let slow = Slow::begin(&agent, "k", body(1_500).to_string()).await;
+    let silent = Silent::from_now_on(&street);
+    let said = tokio::time::timeout(SILENT, slow.end()).await.expect("it waits beyond its deadline");
+    assert!(said.starts_with("HTTP/1.1 503 "), "{said}");
+    assert!(said.contains("EP_UNAVAILABLE"), "{said}");
+    drop(silent);
+
+    // Nor is it done later; and who is known still is heard however long their body takes.
+    let said = until_told(&agent, "k", &body(60_000)).await;
+    assert_eq!(said.kind(), "executed", "{}", said.text());
+    let slow = Slow::begin(&agent, "slow", payment("slow", "1.50", &token).to_string()).await;
+    let said = slow.end().await;
+    assert!(said.contains("\"executed\""), "{said}");
+    assert_eq!(street.house.bank.effects().count, before + 2);
+}
+
+/// An action whose body comes in two parts, so that its caller is looked for again.
+struct Slow {
+    stream: TcpStream,
+    rest: String,
+}
+
+impl Slow {
+    async fn begin(agent: &Voice, key: &str, body: String) -> Slow {
+        let at = agent.url.strip_prefix("http://").unwrap();
+        let mut stream = TcpStream::connect(at).await.unwrap();
+        let (length, bearer) = (body.len(), agent.key.as_deref().unwrap());
+        let (first, rest) = body.split_at(length / 2);
+        let head = format!(
+            "POST /api/execute HTTP/1.1\r\nhost: {at}\r\nconnection: close\r\nauthorization: Bearer {bearer}\r\n\
+             ep-version: {VERSION}\r\nidempotency-key: {key}\r\ncontent-type: application/json\r\n\
+             content-length: {length}\r\n\r\n{first}"
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        Slow { stream, rest: rest.to_owned() }
+    }
+
+    /// Sends the rest, and has the answer.
+    async fn end(mut self) -> String {
+        self.stream.write_all(self.rest.as_bytes()).await.unwrap();
+        let mut said = String::new();
+        self.stream.read_to_string(&mut said).await.unwrap();
+        said
+    }
+}
+
 /// So long the database says nothing, if anybody waits for it so long. Without a bound of its own a request waits for more than this.
-const SILENT: Duration = Duration::from_secs(8);
+pub(crate) const SILENT: Duration = Duration::from_secs(8);
 
 async fn until_told(agent: &Voice, key: &str, body: &Value) -> Said {
     for _ in 0..300 {
@@ -179,10 +239,10 @@ async fn not_ready(gateway: &Voice) {
 }
 
 /// A server that says nothing until this is dropped, with everybody who works for it.
-struct Silent(Vec<String>);
+pub(crate) struct Silent(Vec<String>);
 
 impl Silent {
-    fn from_now_on(street: &Street) -> Silent {
+    pub(crate) fn from_now_on(street: &Street) -> Silent {
         let parent = std::fs::read_to_string(street.cluster.socket().join("data/postmaster.pid")).unwrap();
         let parent = parent.lines().next().unwrap();
         let mut ids = vec![parent.to_owned()];

@@ -50,7 +50,8 @@ async fn asked(mut request: Request) -> Result<(Arc<Gateway>, Looked, Ask, Spell
     let came = Instant::now();
     let gateway = request.gateway()?;
     let caller = who::caller_soon(&request).await?;
-    let (caller, (ask, spelling)) = who::may_hear(caller, read(&mut request, came).await).await?;
+    let read = read(&mut request, came).await;
+    let (caller, (ask, spelling)) = who::may_hear(&request, caller, read).await?;
     Ok((gateway, caller, ask, spelling))
 }
 

@@ -73,7 +73,8 @@ pub(crate) async fn cycle(mut request: Request) -> Result<Response, Error> {
     let came = Instant::now();
     let gateway = request.gateway()?;
     let caller = who::caller_soon(&request).await?;
-    let (caller, ask) = who::may_hear(caller, asked(&mut request, came).await).await?;
+    let asked = asked(&mut request, came).await;
+    let (caller, ask) = who::may_hear(&request, caller, asked).await?;
     let wait = ask.wait.clone();
     let answer = async { gateway.cycle(&caller.await?, &request.argument, ask).await };
     let (answer, view) = gateway.in_time(wait, answer).await?;
