@@ -29,7 +29,7 @@ use crate::row::{IntentRow, internal};
 use crate::sessions::CycleSaid;
 use crate::steer::busy;
 use crate::tenants::TenantState;
-use crate::{Answer, Code, Error, clock};
+use crate::{Answer, Code, Error, Wait, clock};
 
 /// A permitted action and all that is needed to carry it out.
 pub(crate) struct Errand {
@@ -62,6 +62,8 @@ pub(crate) struct Said {
     to: Option<oneshot::Sender<Result<Answer, Error>>>,
     /// Why the last reply did not tell what became of the call, if so.
     doubt: Option<Doubt>,
+    /// How long they wait.
+    wait: Wait,
 }
 
 /// Admission is the check of a send that starts within this time; later ones are not made.
@@ -146,6 +148,7 @@ impl Gateway {
         let by = pending.by;
         let mut kept = Some(pending);
         let first = {
+            let _acts = said.wait.acts();
             let mut first = pin!(first(&mut reply, patience.deadline));
             match tokio::time::timeout(A_MOMENT, &mut first).await {
                 Ok(first) => first,
@@ -244,6 +247,7 @@ impl Gateway {
         said: &mut Said,
     ) -> Option<Box<Errand>> {
         let until = patience.deadline.unwrap_or(patience.until);
+        let acts = said.wait.acts();
         loop {
             let wake = instant_of(until_ms);
             if !said.is_awaited() || wake > until {
@@ -264,6 +268,7 @@ impl Gateway {
                 }
             }
         }
+        drop(acts);
         match Box::pin(self.leave(tenant, (id, by), said.is_awaited(), said.doubt)).await {
             Ok(Some(answer)) => said.say(Ok(answer)),
             Ok(None) => {}
@@ -534,12 +539,17 @@ impl Gateway {
 
 impl Said {
     pub(crate) fn to(sender: oneshot::Sender<Result<Answer, Error>>) -> Said {
-        Said { to: Some(sender), doubt: None }
+        Said::to_waiting(sender, Wait::default())
+    }
+
+    /// The same to somebody who waits only so long.
+    pub(crate) fn to_waiting(sender: oneshot::Sender<Result<Answer, Error>>, wait: Wait) -> Said {
+        Said { to: Some(sender), doubt: None, wait }
     }
 
     /// Nobody waits: what there is to say is stored, and found under the action's key.
     pub(crate) fn nobody() -> Said {
-        Said { to: None, doubt: None }
+        Said { to: None, doubt: None, wait: Wait::default() }
     }
 
     /// Only the first thing is said.

@@ -622,6 +622,7 @@ mod tests {
     fn a_setting_of_mcp_out_of_its_bounds_is_refused_and_named() {
         for (text, said) in [
             ("wait_seconds = 900", "`mcp.wait_seconds`: at most 600"),
+            ("store_seconds = 0", "`mcp.store_seconds`: between 1 and 60"),
             ("input_seconds = 3601", "`mcp.input_seconds`: at most 3600"),
             ("list_seconds = 0", "`mcp.list_seconds`: between 1 and 20"),
             ("alone_seconds = 61", "`mcp.alone_seconds`: between 1 and 60"),

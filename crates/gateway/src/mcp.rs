@@ -35,7 +35,7 @@ use crate::remember::unavailable;
 use crate::row::{IntentRow, OutcomeRow, internal};
 use crate::tenants::Rules;
 use crate::views::{ActionView, ReceiptView};
-use crate::{Answer, Ask, Code, Error, clock};
+use crate::{Answer, Ask, Code, Error, Wait, clock};
 
 /// One `tools/call`.
 #[derive(Clone, Debug)]
@@ -154,12 +154,28 @@ impl Gateway {
     ///
     /// # Errors
     /// Those of [`Gateway::execute`], but for what has become of the same call: that is said as far as it is known.
+    /// `EP_UNAVAILABLE` also where the store says nothing for `mcp.store_seconds`: what was handed to it by then goes on, and the
+    /// same call again is told what became of it.
     pub async fn call_tool(
         self: &Arc<Self>,
         caller: &Caller,
         call: ToolCall,
         seat: Arc<Seat>,
         wait: Duration,
+        progress: &(dyn Fn(&'static str) + Send + Sync),
+    ) -> Result<Called, Error> {
+        let store = self.wait_for_store();
+        // Boxed, so that there is room for it once.
+        let called = Box::pin(self.have_called(caller, call, seat, (wait, &store), progress));
+        self.in_time(store.clone(), called).await
+    }
+
+    async fn have_called(
+        self: &Arc<Self>,
+        caller: &Caller,
+        call: ToolCall,
+        seat: Arc<Seat>,
+        (wait, store): (Duration, &Wait),
         progress: &(dyn Fn(&'static str) + Send + Sync),
     ) -> Result<Called, Error> {
         let until = Instant::now() + wait;
@@ -176,6 +192,7 @@ impl Gateway {
             && self.may_look_at(caller, &archetype, tool).await
         {
             // Before it takes anybody's room: a server may be slow to say what it has.
+            let _asks = store.asks();
             let mut preparing = std::pin::pin!(tool.prepare(&seat));
             while tokio::time::timeout(BETWEEN_WORDS, &mut preparing).await.is_err() {
                 progress("its server has not started yet");
@@ -193,7 +210,7 @@ impl Gateway {
             idempotency_key: Some(key.key.clone()),
             request_id: call.request_id.clone(),
             dry_run: false,
-            wait: crate::Wait::default(),
+            wait: store.clone(),
             body,
         };
         let taken = self.take_for(caller, ask, Words::Execution, Some(Arc::clone(&seat))).await;
@@ -234,7 +251,9 @@ impl Gateway {
                 break;
             }
             progress(why);
+            let asks = store.asks();
             pause.rest().await;
+            drop(asks);
             called = Called { replayed: called.replayed, ..self.called(caller, &id.to_string()).await? };
         }
         if called.is_quarantined()
@@ -291,14 +310,18 @@ impl Gateway {
         id: &str,
         wait: Duration,
     ) -> Result<Called, Error> {
-        let mut pause = Pause::new(Instant::now() + wait);
-        loop {
-            let called = self.called(caller, id).await?;
-            if !called.is_under_way || !pause.is_left() {
-                return Ok(called);
+        let (mut pause, store) = (Pause::new(Instant::now() + wait), self.wait_for_store());
+        let called = async {
+            loop {
+                let called = self.called(caller, id).await?;
+                if !called.is_under_way || !pause.is_left() {
+                    return Ok(called);
+                }
+                let _asks = store.asks();
+                pause.rest().await;
             }
-            pause.rest().await;
-        }
+        };
+        self.in_time(store.clone(), called).await
     }
 
     /// Says where to go on reading: where people decide, which opens to none but them, and what came of the earlier action that
@@ -401,7 +424,8 @@ impl Gateway {
     /// # Errors
     /// `EP_FROZEN`, or the store's.
     pub async fn may_speak_with(&self, caller: &Caller, server: &str) -> Result<(), Error> {
-        let freezes = self.ledger.freezes().await.map_err(unavailable)?;
+        let freezes = async { self.ledger.freezes().await.map_err(unavailable) };
+        let freezes = self.in_time(self.wait_for_store(), freezes).await?;
         let provider = provider_of(server);
         let covers =
             |scope: &ledger::Scope| scope.covers(&caller.tenant, &caller.subject, "", Some(&provider));

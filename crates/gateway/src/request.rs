@@ -123,6 +123,7 @@ impl Gateway {
         let place = self.place()?;
         let (said, hears) = oneshot::channel();
         let (gateway, caller, came) = (Arc::clone(self), caller.clone(), Instant::now());
+        let wait = ask.wait.clone();
         tokio::spawn(async move {
             let _place = place;
             // A request is small, judging it is not: who finds no room waits with the request alone.
@@ -133,7 +134,7 @@ impl Gateway {
                 Ok(Next::Admitted(errand)) => {
                     let _taken =
                         seat.map(|seat| gateway.outside.servers.seats().take(errand.pending.id, seat));
-                    gateway.carry_out(errand, Said::to(said)).await;
+                    gateway.carry_out(errand, Said::to_waiting(said, wait)).await;
                 }
                 Ok(Next::Said(answer)) => drop(said.send(Ok(answer))),
                 Ok(Next::NotNow(_)) => drop(said.send(Err(internal("a request was taken for a repetition")))),

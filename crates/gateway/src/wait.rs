@@ -1,15 +1,16 @@
 //! Until when a caller waits, and what it hears where a store that says nothing would have it wait for longer.
 
 use std::future::Future;
-use std::pin::pin;
-use std::sync::Arc;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use action::yaml;
 use serde::Deserialize;
 use tokio::time::{timeout, timeout_at};
 
+use crate::act::lock;
 use crate::atp::Spelling;
 use crate::gateway::Gateway;
 use crate::{Code, Error, clock};
@@ -26,6 +27,8 @@ struct Stage {
     at: AtomicU8,
     /// How many providers are asked something just now.
     asking: AtomicU32,
+    /// When the last of them was done.
+    asked: Mutex<Option<Instant>>,
 }
 
 /// A provider is asked something, until this is dropped.
@@ -33,15 +36,22 @@ pub(crate) struct Asking(Arc<Stage>);
 
 impl Drop for Asking {
     fn drop(&mut self) {
+        // Before it is not counted any more, so that the store's time begins now for whoever looks then.
+        *lock(&self.0.asked) = Some(Instant::now());
         self.0.asking.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Until {
-    deadline: Instant,
-    /// Not before this is anybody told that the store said nothing.
-    earliest: Instant,
+enum Until {
+    /// As the caller says.
+    Deadline {
+        deadline: Instant,
+        /// Not before this is anybody told that the store said nothing.
+        earliest: Instant,
+    },
+    /// Until the store has kept it waiting for so long at a stretch. The time of others does not count.
+    Silence(Duration),
 }
 
 /// What becomes of a request is still open.
@@ -68,13 +78,21 @@ impl Wait {
                 yaml::parse(body).ok().and_then(|body| moment(body.get("deadline")?.as_str()?))
             }
         };
-        let until = deadline.map(|deadline| Until { deadline, earliest: came + SHORTEST });
+        let until = deadline.map(|deadline| Until::Deadline { deadline, earliest: came + SHORTEST });
         Wait { until, ..Wait::default() }
+    }
+
+    /// Of a caller who names no deadline: until the store has said nothing for so long.
+    pub(crate) fn for_store(silence: Duration) -> Wait {
+        Wait { until: Some(Until::Silence(silence)), ..Wait::default() }
     }
 
     /// When nothing is sent any more.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.until.map(|until| until.deadline)
+        match self.until? {
+            Until::Deadline { deadline, .. } => Some(deadline),
+            Until::Silence(_) => None,
+        }
     }
 
     /// Before what was decided is handed to the writer. From then on nobody is told that nothing was done.
@@ -89,6 +107,11 @@ impl Wait {
     pub(crate) fn asks(&self) -> Asking {
         self.stage.asking.fetch_add(1, Ordering::SeqCst);
         Asking(Arc::clone(&self.stage))
+    }
+
+    /// The same while a provider carries it out, or an attempt rests. Who named a deadline waits until then all the same.
+    pub(crate) fn acts(&self) -> Option<Asking> {
+        matches!(self.until, Some(Until::Silence(_))).then(|| self.asks())
     }
 
     /// Whether there is any use in going on.
@@ -108,9 +131,21 @@ impl Wait {
 
     /// What the work comes to while its caller waits; an error once it does no longer.
     async fn bounds<T>(&self, work: impl Future<Output = T>) -> Result<T, Error> {
-        let Some(until) = self.until else { return Ok(work.await) };
-        let mut work = pin!(work);
-        let mut next = until.deadline.max(until.earliest);
+        let work = pin!(work);
+        match self.until {
+            None => Ok(work.await),
+            Some(Until::Deadline { deadline, earliest }) => {
+                self.until_late(deadline.max(earliest), work).await
+            }
+            Some(Until::Silence(most)) => self.until_silent(most, work).await,
+        }
+    }
+
+    async fn until_late<T>(
+        &self,
+        mut next: Instant,
+        mut work: Pin<&mut impl Future<Output = T>>,
+    ) -> Result<T, Error> {
         loop {
             if let Ok(done) = timeout_at(next.into(), &mut work).await {
                 return Ok(done);
@@ -126,9 +161,45 @@ impl Wait {
         let told = timeout(LAST_WORD, work).await;
         told.map_err(|_| late("what became of it could not be recorded before its deadline"))
     }
+
+    /// What was handed over may be on its way to a provider at any moment, who is not cut short: there is no last word here.
+    async fn until_silent<T>(
+        &self,
+        most: Duration,
+        mut work: Pin<&mut impl Future<Output = T>>,
+    ) -> Result<T, Error> {
+        let began = Instant::now();
+        loop {
+            let over = self.stage.store_since(began).map(|since| since + most);
+            if over.is_some_and(|over| over <= Instant::now()) {
+                break;
+            }
+            let next = over.unwrap_or_else(|| Instant::now() + most);
+            if let Ok(done) = timeout_at(next.into(), &mut work).await {
+                return Ok(done);
+            }
+        }
+        Err(match self.moved(GIVEN_UP) {
+            true => late("the store says nothing: it could not be looked at, and does nothing"),
+            false => late("the store says nothing: the same once more tells what became of it"),
+        })
+    }
+}
+
+impl Stage {
+    /// Since when it is only the store that is waited for; nothing while a provider is.
+    fn store_since(&self, began: Instant) -> Option<Instant> {
+        let is_asking = self.asking.load(Ordering::SeqCst) > 0;
+        (!is_asking).then(|| lock(&self.asked).unwrap_or(began))
+    }
 }
 
 impl Gateway {
+    /// How long a client of the Model Context Protocol waits for the store.
+    pub fn wait_for_store(&self) -> Wait {
+        Wait::for_store(self.config.mcp.store())
+    }
+
     /// What the work for a request comes to, or `EP_UNAVAILABLE` once its caller waits no longer. What was not handed to the
     /// writer by then never is; what was goes on as if the caller had hung up, and its key tells what became of it.
     ///
@@ -218,6 +289,34 @@ mod tests {
         asked.unwrap();
         assert_eq!(silent.unwrap_err().code, Code::Unavailable);
         assert!(store.must_go_on().is_err() && provider.must_go_on().is_ok());
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_no_store_that_says_nothing_waits_for_whoever_acts() {
+        let store = || Wait::for_store(Duration::from_millis(200));
+        let (provider, before, after) = (store(), store(), store());
+        let acts = async {
+            let _acts = provider.acts();
+            tokio::time::sleep(SHORTEST).await;
+        };
+        let handed_over = async {
+            after.hand_over().unwrap();
+            drop(after.acts());
+            std::future::pending::<()>().await;
+        };
+        let (acted, unheard, handed_over) = tokio::join!(
+            provider.bounds(acts),
+            before.bounds(std::future::pending::<()>()),
+            after.bounds(handed_over)
+        );
+        acted.unwrap();
+        let [unheard, handed_over] = [unheard, handed_over].map(Result::unwrap_err);
+        assert_eq!((unheard.code, handed_over.code), (Code::Unavailable, Code::Unavailable));
+        assert!(unheard.message.contains("does nothing"), "{unheard}");
+        assert!(handed_over.message.contains("what became of it"), "{handed_over}");
+        assert!(before.must_go_on().is_err() && after.must_go_on().is_ok());
+        assert!(provider.deadline().is_none(), "nothing is sent any later or earlier by that");
+        assert!(Wait::said(br#"{"deadline_ms": 0}"#, None, Instant::now()).acts().is_none());
     }
 
     #[test]

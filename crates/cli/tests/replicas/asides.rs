@@ -135,7 +135,7 @@ impl Market {
     }
 }
 
-async fn until(what: &str, is_so: impl AsyncFn() -> bool) {
+pub(crate) async fn until(what: &str, is_so: impl AsyncFn() -> bool) {
     for _ in 0..600 {
         if is_so().await {
             return;
@@ -171,7 +171,7 @@ pinned = "{pinned}"
 }
 
 /// A tool of the shop's that only reads. A person has to agree to it.
-fn reading(pinned: &str) -> String {
+pub(crate) fn reading(pinned: &str) -> String {
     format!(
         r#"name = "mcp/shop/echo"
 description = "A tool"
@@ -191,14 +191,14 @@ pinned = "{pinned}"
     )
 }
 
-const ASK_FOR_READS: &str = r#"permit (principal, action == Action::"mcp/shop/echo", resource);
+pub(crate) const ASK_FOR_READS: &str = r#"permit (principal, action == Action::"mcp/shop/echo", resource);
 @id("ask") @escalate
 forbid (principal, action == Action::"mcp/shop/echo", resource);
 "#;
 
 /// A client of 2026-07-28 that can be asked.
 #[derive(Clone)]
-struct Client {
+pub(crate) struct Client {
     voice: Voice,
     path: &'static str,
     capabilities: Value,
@@ -206,7 +206,7 @@ struct Client {
 }
 
 impl Client {
-    fn new(voice: Voice) -> Client {
+    pub(crate) fn new(voice: Voice) -> Client {
         Client { voice, path: "/mcp/shop", capabilities: json!({"elicitation": {}}), meta: json!({}) }
     }
 
@@ -229,7 +229,7 @@ impl Client {
         lines.filter(|line| line.starts_with('{')).map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
-    async fn call(&self, params: &Value) -> Value {
+    pub(crate) async fn call(&self, params: &Value) -> Value {
         self.ask("tools/call", params.clone()).await.pop().unwrap()
     }
 

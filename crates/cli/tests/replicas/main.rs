@@ -7,6 +7,7 @@
 mod house;
 
 mod asides;
+mod calls;
 mod drills;
 mod load;
 mod moving;

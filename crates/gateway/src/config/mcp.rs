@@ -16,6 +16,9 @@ use serde::{Deserialize, Serialize};
 pub struct Mcp {
     /// So long a call waits for a person, or for its fate, before its client is told that it waits. At most 10 minutes.
     pub wait_seconds: u64,
+    /// So long a call waits for the store at a stretch, before its client is told to make it again. However long people, or the
+    /// tool's server, take is no part of that. 1 to 60.
+    pub store_seconds: u64,
     /// So long a client may take to answer what a server asks in the midst of a call. At most an hour.
     pub input_seconds: u64,
     /// So long a greeting or a list at `/mcp`, where all servers are, waits for one of them: who is not there by then is left out,
@@ -41,6 +44,7 @@ impl Default for Mcp {
     fn default() -> Mcp {
         Mcp {
             wait_seconds: 20,
+            store_seconds: 3,
             input_seconds: 600,
             list_seconds: 5,
             alone_seconds: 20,
@@ -129,6 +133,11 @@ impl Mcp {
         Duration::from_secs(self.wait_seconds)
     }
 
+    /// See `store_seconds`.
+    pub fn store(&self) -> Duration {
+        Duration::from_secs(self.store_seconds)
+    }
+
     /// See `input_seconds`.
     pub fn input(&self) -> Duration {
         Duration::from_secs(self.input_seconds)
@@ -150,6 +159,7 @@ impl Mcp {
     /// The first that is.
     pub(super) fn must_be_within_bounds(&self) -> Result<(), String> {
         within("mcp.wait_seconds", self.wait_seconds, 0..=600)?;
+        within("mcp.store_seconds", self.store_seconds, 1..=60)?;
         within("mcp.input_seconds", self.input_seconds, 0..=3600)?;
         within("mcp.list_seconds", self.list_seconds, 1..=20)?;
         within("mcp.alone_seconds", self.alone_seconds, 1..=60)?;

@@ -97,7 +97,10 @@ impl Face {
                 }
                 let delivery = match delivers && called.is_over() {
                     // What cannot be looked for now is delivered the next time.
-                    true => gateway.delivery(&caller, &id).await.ok().flatten(),
+                    true => {
+                        let delivery = gateway.delivery(&caller, &id);
+                        gateway.in_time(gateway.wait_for_store(), delivery).await.ok().flatten()
+                    }
                     false => None,
                 };
                 Ok(answered(Called { replayed: true, delivery, ..called }, output.as_deref(), has_session))

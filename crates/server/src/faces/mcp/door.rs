@@ -112,7 +112,8 @@ impl Visitor {
     /// They may not act, there is no such server, or no such session of theirs.
     async fn of(request: &Request, only: Option<&str>) -> Result<Visitor, Error> {
         let gateway = request.gateway()?;
-        let caller = who::caller_or_anonymous(request).await?;
+        let caller = who::caller_or_anonymous(request);
+        let caller = gateway.in_time(gateway.wait_for_store(), caller).await?;
         caller.must(Deed::Execute)?;
         let scope = Scope::new(gateway, &caller, only)?;
         let who = owner(request.environment, &caller).into();

@@ -56,11 +56,15 @@ pub(super) async fn call(
     let arguments = asked.arguments.as_ref();
     let id = arguments.and_then(|arguments| arguments.get("transaction_id")?.as_str());
     let id = id.ok_or_else(|| ErrorData::invalid_params("transaction_id has to be a text", None))?;
-    let looked = match scope.must_have(caller, id).await {
-        Err(error) => Err(error),
-        Ok(()) if asked.name == STATUS => status(&scope.gateway, caller, id).await,
-        Ok(()) => receipt(&scope.gateway, caller, id).await,
+    let gateway = &scope.gateway;
+    let look = async {
+        scope.must_have(caller, id).await?;
+        match asked.name == STATUS {
+            true => status(gateway, caller, id).await,
+            false => receipt(gateway, caller, id).await,
+        }
     };
+    let looked = gateway.in_time(gateway.wait_for_store(), look).await;
     Ok(looked.unwrap_or_else(|error| told::refusal(&error, false)))
 }
 
