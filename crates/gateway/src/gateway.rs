@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Instant;
 
@@ -51,8 +51,8 @@ pub struct Gateway {
     pub(crate) logs: Logs,
     /// What the store lacks of what was signed of it.
     pub(crate) behind: RwLock<Vec<Gap>>,
-    /// Whether nothing says how much of a log was signed, and no witness was heard that might.
-    pub(crate) unheard: AtomicBool,
+    /// Whose logs have leaves of which nothing says how many were signed, and no witness was heard that might.
+    pub(crate) unheard: RwLock<HashSet<Tenant>>,
     /// Keys of tenants whose own are lost, wrapped: lent until the store is recovered, and in no store before.
     pub(crate) lent: Vec<(Tenant, Vec<u8>)>,
     pub(crate) authority: Authority,
@@ -229,7 +229,7 @@ impl Gateway {
             keys,
             logs,
             behind: RwLock::default(),
-            unheard: AtomicBool::default(),
+            unheard: RwLock::default(),
             lent,
             authority,
             unproven,

@@ -6,12 +6,11 @@
 //! is; the logs begin anew, in another *epoch*, which is part of their names.
 
 use std::collections::HashSet;
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use action::{Environment, Tenant};
-use ledger::{Log, hashes};
+use ledger::{Log, LogOf, hashes};
 use provider::Provider;
 use receipt::log::{Checkpoint, Plan, epoch_of};
 use serde_json::json;
@@ -171,18 +170,18 @@ impl Gateway {
     /// What the store lacks of what was signed of it; nothing if it is whole.
     #[must_use]
     pub fn gaps(&self) -> Vec<Gap> {
-        self.behind.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+        self.behind.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Does it lack any of that?
     pub(crate) fn is_behind(&self) -> bool {
-        self.unheard.load(Ordering::Relaxed) || !self.gaps().is_empty()
+        self.is_unheard() || !self.gaps().is_empty()
     }
 
     /// Whether nothing here says how much of a log was signed, and none of the witnesses did that are configured to say it.
     #[must_use]
     pub fn is_unheard(&self) -> bool {
-        self.unheard.load(Ordering::Relaxed)
+        !self.unheard.read().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 
     /// Refuses what changes anything while the store is behind.
@@ -205,16 +204,18 @@ impl Gateway {
 
     /// Finds out whether the store has all that was signed of it, as far as marks and witnesses know.
     pub(crate) async fn look_behind(&self) -> Result<(), Error> {
-        let unheard = self.unheard_of().await?;
+        let heard = self.compare().await?;
         if !self.gaps().is_empty() {
             return Ok(());
         }
-        for of in &self.logs.of {
-            let tenant = &of.tenant;
-            if unheard.contains(tenant) {
+        for LogOf { tenant, .. } in &self.logs.of {
+            if !self.is_unmarked(tenant).await? {
+                continue;
+            }
+            if !self.witnesses.is_empty() && !heard.contains(tenant) {
                 tracing::error!(%tenant, "{UNHEARD}");
-                self.unheard.store(true, Ordering::Relaxed);
-            } else if self.is_unmarked(tenant).await? {
+                self.unheard.write().unwrap_or_else(PoisonError::into_inner).insert(tenant.clone());
+            } else {
                 tracing::warn!(
                     %tenant,
                     "nothing here says how much of the log was signed, so it is believed as the store has it: if the store was put \
@@ -225,19 +226,12 @@ impl Gateway {
         self.logs.tidy_up()
     }
 
-    /// Compares the store with all that was signed of it, as far as marks and witnesses know. Answers with those whose logs have
-    /// leaves of which nothing here says how many were signed, and no witness that is configured to say it.
-    async fn unheard_of(&self) -> Result<HashSet<Tenant>, Error> {
+    /// Compares the store with all that was signed of it, as far as marks and witnesses know. Answers with those whose logs a witness
+    /// was heard of.
+    async fn compare(&self) -> Result<HashSet<Tenant>, Error> {
         let gaps = self.logs.gaps(self.log()).await?;
         gaps.into_iter().for_each(|gap| self.fell_behind(gap));
-        let heard = self.ask_witnesses().await;
-        let mut unheard = HashSet::new();
-        for of in self.logs.of.iter().filter(|of| !self.witnesses.is_empty() && !heard.contains(&of.tenant)) {
-            if self.is_unmarked(&of.tenant).await? {
-                unheard.insert(of.tenant.clone());
-            }
-        }
-        Ok(unheard)
+        Ok(self.ask_witnesses().await)
     }
 
     /// Has a log leaves, and nothing here says how many of them were signed?
@@ -264,16 +258,32 @@ impl Gateway {
 
     /// One more look, which ends as one at start does: what is whole is taken on with.
     async fn hear_again(&self) -> Result<(), Error> {
-        let unheard = self.unheard_of().await?;
-        if !unheard.is_empty() || !self.gaps().is_empty() {
+        let heard = self.compare().await?;
+        let is_heard = self.unheard.read().unwrap_or_else(PoisonError::into_inner).is_subset(&heard);
+        if !is_heard || !self.gaps().is_empty() {
             return Ok(());
+        }
+        for LogOf { tenant, .. } in &self.logs.of {
+            self.must_be_called_so(tenant).await?;
         }
         self.logs.tidy_up()?;
         let stored = self.ledger.authority(EVENTS).await.map_err(unavailable)?;
         self.put_back(lost_freezes(&stored)).await?;
-        self.unheard.store(false, Ordering::Relaxed);
+        self.unheard.write().unwrap_or_else(PoisonError::into_inner).clear();
         tracing::info!(environment = %self.environment, "a witness was heard, and the store has all that it saw: it is used now");
         Ok(())
+    }
+
+    /// Is a tenant's log called as it was when this gateway began? Another one may have recovered the store since, and whoever began
+    /// before knows nothing of that where nothing here says how much was signed.
+    pub(super) async fn must_be_called_so(&self, tenant: &Tenant) -> Result<(), Error> {
+        let here = self.logs.key(tenant).ok_or_else(|| internal("a tenant has no log"))?;
+        let stored = self.log().log_name(tenant, &here).await.map_err(unavailable)?;
+        if *stored == *here {
+            return Ok(());
+        }
+        let why = "the store was recovered since this gateway began: nothing more is signed or taken on before it is started again";
+        Err(Error::new(Code::Unavailable, why).hint("the operator has to start this gateway again"))
     }
 
     /// Compares the store with a checkpoint that was signed.
@@ -294,7 +304,7 @@ impl Gateway {
     }
 
     pub(super) fn fell_behind(&self, gap: Gap) {
-        let mut behind = self.behind.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut behind = self.behind.write().unwrap_or_else(PoisonError::into_inner);
         if !behind.contains(&gap) {
             tracing::error!(
                 tenant = %gap.tenant, log = gap.origin, signed = gap.signed, stored = gap.stored,

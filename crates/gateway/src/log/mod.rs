@@ -352,6 +352,9 @@ impl Gateway {
         if (head.size, head.root) == (last.size, last.root) {
             return Ok(());
         }
+        if last.size == 0 {
+            self.must_be_called_so(tenant).await?;
+        }
         // Read before the head: what others signed is in the store by then.
         let others = self.logs.marks(tenant)?.others(signed.mark().as_ref(), &self.logs.signer);
         let others = others.map_err(|why| Error::new(Code::Unavailable, why))?;

@@ -1,11 +1,12 @@
 //! Witnesses: others who see every checkpoint and sign that it extends what they saw before. They see nothing else of a log.
 //!
 //! They are also the one mark of how far a log was signed that nobody here can put back. What one *says* that it saw stops nothing, or
-//! whoever is asked could stop us (but for a gateway that has lost its marks); but one that shows a checkpoint which we signed and the store does not have proves that the store
-//! was put back or altered.
+//! whoever is asked could stop us (but for a gateway that has lost its marks); but one that shows a checkpoint which we signed and the
+//! store does not have proves that the store was put back or altered. Ours show it (`seen-checkpoint`); others speak `add-checkpoint`
+//! alone.
 //!
-//! Ours show it (`seen-checkpoint`). Others speak `add-checkpoint` alone, and cosign nothing that is smaller than what they cosigned
-//! last, or does not begin with it: one that cosigns, now, all that the store has says by it that the store is not behind what it saw.
+//! None cosigns what is smaller than what it cosigned last, or does not begin with it: one that cosigns, now, all that the store has
+//! says by it that the store is not behind what it saw. By nothing else is one heard where the marks are lost.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -14,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use action::Tenant;
 use futures_util::future::join_all;
-use ledger::Head;
+use ledger::{Head, LogOf};
 use provider::Egress;
 use receipt::log::{AddCheckpoint, Checkpoint, NOTHING_SHOWN, Note, Plan, Verifier, empty_root};
 use url::Url;
@@ -69,16 +70,16 @@ impl Witness {
 
     /// The checkpoint of the log that the witness saw last, if it shows that: `countersign witness` does, others need not. It is shown
     /// to whoever has a note that the log signed.
-    async fn saw_last(&self, egress: &Egress, note: &Note) -> Result<Option<Note>, Unseen> {
+    async fn saw_last(&self, egress: &Egress, note: &Note) -> Result<Option<Note>, Unheard> {
         let answer = egress.post_text(&self.seen_last, note.to_string(), PATIENCE, LONGEST_ANSWER).await;
-        match answer.map_err(|why| Unseen::Silent(why.to_string()))? {
+        match answer.map_err(|why| Unheard::Silent(why.to_string()))? {
             (404, body) if body.trim_ascii_end() == NOTHING_SHOWN.as_bytes() => Ok(None),
             (200, body) => {
                 let note = String::from_utf8(body).ok().and_then(|text| Note::parse(&text).ok());
-                note.map(Some).ok_or_else(|| Unseen::Untold("what it shows is no checkpoint".to_owned()))
+                note.map(Some).ok_or_else(|| Unheard::Failed("what it shows is no checkpoint".to_owned()))
             }
             // Another kind of witness, or something that stands before it.
-            (status, _) => Err(Unseen::Untold(format!("it shows no checkpoint, it answered {status}"))),
+            (status, _) => Err(Unheard::Failed(format!("it shows no checkpoint, it answered {status}"))),
         }
     }
 
@@ -91,46 +92,81 @@ impl Witness {
     }
 
     /// Offers a checkpoint and answers with the lines by which the witness cosigned it.
-    async fn offer(&self, egress: &Egress, offer: &AddCheckpoint) -> Result<Offered, String> {
+    async fn offer(&self, egress: &Egress, offer: &AddCheckpoint) -> Result<Offered, Unheard> {
         let answer = egress.post_text(&self.add, offer.to_string(), PATIENCE, LONGEST_ANSWER).await;
-        let (status, body) = answer.map_err(|why| why.to_string())?;
+        let (status, body) = answer.map_err(|why| Unheard::Silent(why.to_string()))?;
         let text = String::from_utf8(body).map_err(|_| "its answer is no text".to_owned())?;
-        match status {
-            200 => Ok(Offered::Cosigned(text)),
+        let why = match status {
+            200 => return Ok(Offered::Cosigned(text)),
             409 => {
                 let size = text.trim_end().parse().map_err(|_| "its answer is no size".to_owned())?;
-                Ok(Offered::Saw(size))
+                return Ok(Offered::Saw(size));
             }
-            403 => Err("it does not know the key that the log is signed by".to_owned()),
-            404 => Err("it was not told of this log".to_owned()),
-            422 => Ok(Offered::Inconsistent),
-            other => Err(format!("it answered {other}")),
-        }
+            422 => return Ok(Offered::Inconsistent),
+            403 => "it does not know the key that the log is signed by".to_owned(),
+            404 => "it was not told of this log".to_owned(),
+            other => format!("it answered {other}"),
+        };
+        Err(why.into())
     }
 }
 
-/// Why nobody knows what a witness saw.
-enum Unseen {
+/// What a witness told of a log.
+enum Told {
+    /// What it saw, and the store has that.
+    All,
+    /// That it saw so many leaves, which proves nothing before it cosigns what the store has.
+    Size(u64),
+}
+
+/// What came of asking a witness of one log after another.
+struct Asked<T> {
+    told: Vec<(Tenant, T)>,
+    /// Whose it says that it saw otherwise.
+    denied: Vec<Tenant>,
+}
+
+impl<T> Asked<T> {
+    fn nothing_yet() -> Asked<T> {
+        Asked { told: Vec::new(), denied: Vec::new() }
+    }
+
+    /// False if it does not answer, and is asked no more.
+    fn take(&mut self, witness: &Witness, tenant: &Tenant, told: Result<T, Unheard>) -> bool {
+        let unheard = match told {
+            Ok(told) => {
+                self.told.push((tenant.clone(), told));
+                return true;
+            }
+            Err(unheard) => unheard,
+        };
+        witness.did_not_say(tenant, unheard.to_string());
+        if matches!(unheard, Unheard::Another(_)) {
+            self.denied.push(tenant.clone());
+        }
+        !matches!(unheard, Unheard::Silent(_))
+    }
+}
+
+/// Why a witness says nothing that counts: shows no checkpoint, or cosigns none.
+enum Unheard {
     /// It does not answer.
     Silent(String),
-    /// It answers, and tells nothing.
-    Untold(String),
-    /// It says that it saw something else than the store has, and does not show it.
+    /// It answers something else.
+    Failed(String),
+    /// It says that it saw something else than the store has.
     Another(String),
 }
 
-impl From<NotCosigned> for Unseen {
-    fn from(why: NotCosigned) -> Unseen {
-        match why {
-            NotCosigned::Failed(why) => Unseen::Untold(why),
-            NotCosigned::Another(why) => Unseen::Another(why),
-        }
+impl From<String> for Unheard {
+    fn from(why: String) -> Unheard {
+        Unheard::Failed(why)
     }
 }
 
-impl fmt::Display for Unseen {
+impl fmt::Display for Unheard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (Unseen::Silent(why) | Unseen::Untold(why) | Unseen::Another(why)) = self;
+        let (Unheard::Silent(why) | Unheard::Failed(why) | Unheard::Another(why)) = self;
         f.write_str(why)
     }
 }
@@ -175,51 +211,70 @@ impl Gateway {
         }
     }
 
-    /// Before anything is taken on: has the store all that witnesses show of it? One that does not answer is asked no more. Answers
-    /// with those whose logs at least one was heard of, and none says that it saw something else of them.
+    /// Before anything is taken on: has the store all that witnesses show of it? Answers with those whose logs at least one was heard
+    /// of, and none says that it saw something else of them.
+    ///
+    /// Where nothing here says how much was signed, a witness is heard by what it cosigns now, and nothing is signed for that before
+    /// all have said what they saw.
     pub(super) async fn ask_witnesses(&self) -> HashSet<Tenant> {
-        let asked = self.witnesses.iter().map(|witness| async move {
-            let (mut heard, mut denied) = (Vec::new(), Vec::new());
-            for log in &self.logs.of {
-                let tenant = &log.tenant;
-                let unseen = match self.hear_of(witness, tenant).await {
-                    Ok(()) => {
-                        heard.push(tenant.clone());
-                        continue;
-                    }
-                    Err(unseen) => unseen,
-                };
-                witness.did_not_say(tenant, unseen.to_string());
-                match unseen {
-                    Unseen::Silent(_) => break,
-                    Unseen::Untold(_) => {}
-                    Unseen::Another(_) => denied.push(tenant.clone()),
-                }
-            }
-            (heard, denied)
+        let asked = join_all(self.witnesses.iter().map(|witness| self.hear_all_of(witness))).await;
+        let (told, denied): (Vec<_>, Vec<_>) = asked.into_iter().map(|it| (it.told, it.denied)).unzip();
+        let mut denied: HashSet<Tenant> = denied.into_iter().flatten().collect();
+        denied.extend(self.gaps().into_iter().map(|gap| gap.tenant));
+        let vouched = self.witnesses.iter().zip(told).map(|(witness, told)| {
+            let told = told.into_iter().filter(|(tenant, _)| !denied.contains(tenant)).collect();
+            self.be_vouched_for(witness, told)
         });
-        let (heard, denied): (Vec<_>, Vec<_>) = join_all(asked).await.into_iter().unzip();
-        let denied = denied.concat();
-        heard.into_iter().flatten().filter(|tenant| !denied.contains(tenant)).collect()
+        let (heard, late): (Vec<_>, Vec<_>) =
+            join_all(vouched).await.into_iter().map(|it| (it.told, it.denied)).unzip();
+        denied.extend(late.into_iter().flatten());
+        let heard = heard.into_iter().flatten().map(|(tenant, ())| tenant);
+        heard.filter(|tenant| !denied.contains(tenant)).collect()
     }
 
-    /// Compares the store with what a witness shows, or has it cosigned by one that shows nothing where nothing else says how much was
-    /// signed.
-    async fn hear_of(&self, witness: &Witness, tenant: &Tenant) -> Result<(), Unseen> {
-        let untold = match self.compare_with(witness, tenant).await {
-            Err(Unseen::Untold(why)) => why,
-            compared => return compared,
-        };
+    /// Asks a witness what it saw of each log.
+    async fn hear_all_of(&self, witness: &Witness) -> Asked<Told> {
+        let mut asked = Asked::nothing_yet();
+        for LogOf { tenant, .. } in &self.logs.of {
+            if !asked.take(witness, tenant, self.hear_of(witness, tenant).await) {
+                break;
+            }
+        }
+        asked
+    }
+
+    /// Has a witness cosign, of each log that it told of, what nothing but that says of it.
+    async fn be_vouched_for(&self, witness: &Witness, told: Vec<(Tenant, Told)>) -> Asked<()> {
+        let mut asked = Asked::nothing_yet();
+        for (tenant, told) in told {
+            let vouched = match told {
+                Told::All => Ok(()),
+                Told::Size(saw) => self.have_vouched(witness, &tenant, saw).await,
+            };
+            if !asked.take(witness, &tenant, vouched) {
+                break;
+            }
+        }
+        asked
+    }
+
+    /// Compares the store with what a witness shows. Where nothing else says how much was signed that is not enough: whoever stands
+    /// between may have kept an answer.
+    async fn hear_of(&self, witness: &Witness, tenant: &Tenant) -> Result<Told, Unheard> {
+        let compared = self.compare_with(witness, tenant).await;
+        if let Err(unheard @ (Unheard::Silent(_) | Unheard::Another(_))) = compared {
+            return Err(unheard);
+        }
         match self.is_unmarked(tenant).await {
-            Ok(true) => Ok(self.have_vouched(witness, tenant).await?),
-            Ok(false) => Err(Unseen::Untold(untold)),
-            Err(error) => Err(Unseen::Untold(error.to_string())),
+            Ok(true) => self.size_seen(witness, tenant).await.map(Told::Size),
+            Ok(false) => compared.map(|()| Told::All),
+            Err(error) => Err(Unheard::Failed(error.to_string())),
         }
     }
 
     /// Compares the store with what a witness saw last, if it shows that.
-    async fn compare_with(&self, witness: &Witness, tenant: &Tenant) -> Result<(), Unseen> {
-        let failed = |error: &dyn fmt::Display| Unseen::Silent(error.to_string());
+    async fn compare_with(&self, witness: &Witness, tenant: &Tenant) -> Result<(), Unheard> {
+        let failed = |error: &dyn fmt::Display| Unheard::Silent(error.to_string());
         let asked = self.empty_log(tenant).map_err(|error| failed(&error))?;
         let Some(note) = witness.saw_last(&self.outside.egress, &asked).await? else { return Ok(()) };
         // What we did not sign, or as another log, proves nothing.
@@ -228,7 +283,7 @@ impl Gateway {
             Ok(seen) if seen.origin == origin => {
                 self.must_have(tenant, &seen).await.map_err(|error| failed(&error))
             }
-            _ => Err(Unseen::Untold("what it shows was not signed as this log".to_owned())),
+            _ => Err(Unheard::Failed("what it shows was not signed as this log".to_owned())),
         }
     }
 
@@ -238,21 +293,13 @@ impl Gateway {
         self.logs.mark_of(Checkpoint { origin, size: 0, root: empty_root() }).map(|mark| mark.note)
     }
 
-    /// Has all that the store has cosigned by a witness that shows nothing. What it says that it saw proves nothing, and only keeps
-    /// us from signing for it what it has seen more than. A cosignature of now does: what is smaller than what it cosigned last, or does
-    /// not begin with that, gets none.
+    /// Has all that the store has cosigned by a witness. What it says that it saw proves nothing, and only keeps us from signing for it
+    /// what it has seen more than. A cosignature of now does: what is smaller than what it cosigned last, or does not begin with that,
+    /// gets none.
     ///
     /// What is signed here is in no mark yet. The witness has it, and is asked again by whoever starts without one.
-    async fn have_vouched(&self, witness: &Witness, tenant: &Tenant) -> Result<(), NotCosigned> {
-        let saw = self.size_seen(witness, tenant).await?;
-        // Read behind what it saw: other gateways may have logged more meanwhile.
-        let head = self.log().log_head(tenant).await;
-        let Head { size, root } = head.map_err(|error| error.to_string())?;
-        if saw > size {
-            return Err(NotCosigned::Another(format!(
-                "it saw {saw} leaves of this log, and the store has {size}: if so, the store was put back (`countersign recover`)"
-            )));
-        }
+    async fn have_vouched(&self, witness: &Witness, tenant: &Tenant, saw: u64) -> Result<(), Unheard> {
+        let Head { size, root } = self.head_with(tenant, saw).await?;
         lock(&witness.seen).insert(tenant.clone(), saw);
         let origin = self.logs.last(tenant).map_err(|error| error.to_string())?.checkpoint.origin;
         let offered = self.logs.mark_of(Checkpoint { origin, size, root });
@@ -268,15 +315,31 @@ impl Gateway {
         Ok(())
     }
 
-    /// The size of the log that a witness says it saw last.
-    async fn size_seen(&self, witness: &Witness, tenant: &Tenant) -> Result<u64, NotCosigned> {
+    /// The size of the log that a witness says it saw last, which the store has.
+    async fn size_seen(&self, witness: &Witness, tenant: &Tenant) -> Result<u64, Unheard> {
         let note = self.empty_log(tenant).map_err(|error| error.to_string())?;
         let offer = AddCheckpoint { old: 0, proof: Vec::new(), note };
-        match witness.offer(&self.outside.egress, &offer).await? {
-            Offered::Saw(size) => Ok(size),
-            Offered::Cosigned(_) => Ok(0),
-            Offered::Inconsistent => Err("it saw a log that does not begin with nothing".to_owned().into()),
+        let saw = match witness.offer(&self.outside.egress, &offer).await? {
+            Offered::Saw(size) => size,
+            Offered::Cosigned(_) => 0,
+            Offered::Inconsistent => {
+                return Err("it saw a log that does not begin with nothing".to_owned().into());
+            }
+        };
+        self.head_with(tenant, saw).await.map(|_| saw)
+    }
+
+    /// The head of a log that has as many leaves as a witness says it saw. Read behind that: other gateways may have logged more
+    /// meanwhile.
+    async fn head_with(&self, tenant: &Tenant, saw: u64) -> Result<Head, Unheard> {
+        let head = self.log().log_head(tenant).await.map_err(|error| error.to_string())?;
+        if saw <= head.size {
+            return Ok(head);
         }
+        let size = head.size;
+        Err(Unheard::Another(format!(
+            "it saw {saw} leaves of this log, and the store has {size}: if so, the store was put back (`countersign recover`)"
+        )))
     }
 
     /// Has the newest checkpoint cosigned by a witness, unless it is.
@@ -288,13 +351,13 @@ impl Gateway {
         let offered = Mark { checkpoint, note };
         let lines = match self.cosigned_by(witness, tenant, &offered).await {
             Ok(lines) => lines,
-            Err(NotCosigned::Failed(why)) => return Err(why),
+            Err(Unheard::Silent(why) | Unheard::Failed(why)) => return Err(why),
             // Then it is worth knowing what.
-            Err(NotCosigned::Another(why)) => {
+            Err(Unheard::Another(why)) => {
                 let compared = self.compare_with(witness, tenant).await;
                 return Err(match compared {
                     Ok(()) => why,
-                    Err(unseen) => format!("{why}; {unseen}"),
+                    Err(unheard) => format!("{why}; {unheard}"),
                 });
             }
         };
@@ -310,7 +373,7 @@ impl Gateway {
         witness: &Witness,
         tenant: &Tenant,
         Mark { checkpoint, note }: &Mark,
-    ) -> Result<String, NotCosigned> {
+    ) -> Result<String, Unheard> {
         let mut old = lock(&witness.seen).get(tenant).copied().unwrap_or(0);
         // What it saw last it tells once, and then it may have been somebody else who showed it more.
         for _ in 0..TRIES {
@@ -321,16 +384,16 @@ impl Gateway {
                 Offered::Saw(size) => size,
                 Offered::Inconsistent => {
                     let why = "it saw another log of this name, which this one does not begin with";
-                    return Err(NotCosigned::Another(why.to_owned()));
+                    return Err(Unheard::Another(why.to_owned()));
                 }
             };
             if size > checkpoint.size {
                 let why = format!("it saw {size} leaves of this log, which has {}", checkpoint.size);
-                return Err(NotCosigned::Another(why));
+                return Err(Unheard::Another(why));
             }
             if size == old {
                 let why = format!("it saw another root of this log's {size} leaves");
-                return Err(NotCosigned::Another(why));
+                return Err(Unheard::Another(why));
             }
             old = size;
         }
@@ -353,19 +416,6 @@ fn cosigned_at(note: Note, witness: &Verifier, lines: &str) -> Result<Option<u64
 
 fn now_seconds() -> u64 {
     u64::try_from(clock::now_ms() / 1000).unwrap_or(0)
-}
-
-/// Why a checkpoint was not cosigned.
-enum NotCosigned {
-    Failed(String),
-    /// The witness says that it saw something else.
-    Another(String),
-}
-
-impl From<String> for NotCosigned {
-    fn from(why: String) -> NotCosigned {
-        NotCosigned::Failed(why)
-    }
 }
 
 /// How long one exchange takes at most.

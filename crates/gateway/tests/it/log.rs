@@ -540,9 +540,9 @@ impl FakeWitness {
         config.log.witnesses.push(countersign_gateway::config::Witness { url, key: key.to_string() });
     }
 
-    /// How often it was asked anything.
-    pub(crate) fn asked(&self) -> usize {
-        self.asked.lock().unwrap().len()
+    /// How often it was asked what it saw.
+    pub(crate) fn asked_to_show(&self) -> usize {
+        self.asked.lock().unwrap().iter().filter(|(path, _)| path == "/seen-checkpoint").count()
     }
 
     pub(crate) fn asked_to_cosign(&self) -> Vec<AddCheckpoint> {
@@ -703,13 +703,15 @@ async fn a_witness_that_shows_what_we_signed_stops_a_store_without_it_and_one_th
 
 #[tokio::test(flavor = "multi_thread")]
 async fn where_nothing_says_how_much_was_signed_and_no_witness_is_heard_nothing_is_taken_on() {
-    let witness = Signer::generate().unwrap().witness("w.example").unwrap();
+    let signer = Signer::generate().unwrap();
+    let witness = signer.witness("w.example").unwrap();
     let nothing = (404, format!("{NOTHING_SHOWN}\n"));
     let says = Arc::new(Mutex::new(nothing.clone()));
-    let said = Arc::clone(&says);
-    let fake = FakeWitness::answering(move |path, _| match path {
-        "/add-checkpoint" => (409, "1000000\n".to_owned()),
-        _ => said.lock().unwrap().clone(),
+    let (said, seen) = (Arc::clone(&says), nothing.clone());
+    let fake = FakeWitness::answering(move |path, body| match (path, said.lock().unwrap().clone()) {
+        ("/add-checkpoint", says) if says == seen => cosigned(&signer, "w.example", body),
+        ("/add-checkpoint", _) => (409, "1000000\n".to_owned()),
+        (_, says) => says,
     });
     let mut house = House::with(|config| fake.configured(&witness, config)).await;
     house.installation.start();
@@ -728,7 +730,7 @@ async fn where_nothing_says_how_much_was_signed_and_no_witness_is_heard_nothing_
         assert!(refused.message.contains("no witness has said"), "{away:?}: {refused}");
         assert!(house.gateway().is_unheard() && house.gateway().ready().is_err());
     }
-    // One that has seen nothing of it says so.
+    // One that has seen nothing of it says so, and cosigns it.
     *says.lock().unwrap() = nothing;
     let house = house.restart().await;
     house.gateway().must_be_whole().unwrap();

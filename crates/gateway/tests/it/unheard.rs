@@ -16,12 +16,12 @@ type Answer = Arc<Mutex<(u16, String)>>;
 /// The same, by what is asked.
 type Says = Box<dyn Fn(&str) -> (u16, String) + Send>;
 
-/// A witness that shows what it saw, which is that, and cosigns nothing.
-fn showing(what: &Answer) -> FakeWitness {
+/// A witness that shows what it saw, which is that, and cosigns whatever it is asked to while it is there.
+fn showing(signer: Signer, what: &Answer) -> FakeWitness {
     let what = Arc::clone(what);
-    FakeWitness::answering(move |path, _| match path {
-        "/add-checkpoint" => (409, "1000000\n".to_owned()),
-        _ => what.lock().unwrap().clone(),
+    FakeWitness::answering(move |path, body| match (path, what.lock().unwrap().clone()) {
+        ("/add-checkpoint", (..500, _)) => cosigned(&signer, "w.example", body),
+        (_, what) => what,
     })
 }
 
@@ -42,6 +42,11 @@ fn freezes(house: &House) -> u32 {
     house.store().query_row("SELECT count(*) FROM freeze", [], |row| row.get(0)).unwrap()
 }
 
+/// How many leaves what is offered to a witness has.
+fn size(offer: &AddCheckpoint) -> u64 {
+    offer.note.text().lines().nth(1).unwrap().parse().unwrap()
+}
+
 fn backup_of(house: &House) -> PathBuf {
     let backup = house.path("backup.db");
     house.store().execute("VACUUM INTO ?", [backup.to_str().unwrap()]).unwrap();
@@ -54,17 +59,20 @@ fn refusal(house: &House) -> String {
     format!("{refused}; {}", refused.hint.as_deref().unwrap_or_default())
 }
 
-/// It has asked once more, and got the same.
+/// It has asked once more, and judged what it got: it asks anew, or this was its last time.
 async fn asked_again(fake: &FakeWitness) {
-    let before = fake.asked();
-    until(|| fake.asked() > before).await;
+    for _ in 0..2 {
+        let before = fake.asked_to_show();
+        until(|| fake.asked_to_show() > before).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn once_a_witness_is_back_its_store_is_used_without_a_restart() {
-    let witness = Signer::generate().unwrap().witness("w.example").unwrap();
+    let signer = Signer::generate().unwrap();
+    let witness = signer.witness("w.example").unwrap();
     let shown: Answer = Arc::new(Mutex::new((404, format!("{NOTHING_SHOWN}\n"))));
-    let fake = showing(&shown);
+    let fake = showing(signer, &shown);
     let mut house = House::with(|config| fake.configured(&witness, config)).await;
     house.installation.start();
     bundle(&house, &paid(&house, "a").await).await;
@@ -90,9 +98,10 @@ async fn once_a_witness_is_back_its_store_is_used_without_a_restart() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn once_a_witness_is_back_and_shows_more_than_the_store_has_that_has_to_be_recovered() {
-    let witness = Signer::generate().unwrap().witness("w.example").unwrap();
+    let signer = Signer::generate().unwrap();
+    let witness = signer.witness("w.example").unwrap();
     let shown: Answer = Arc::new(Mutex::new((502, String::new())));
-    let fake = showing(&shown);
+    let fake = showing(signer, &shown);
     let mut house = House::with(|config| fake.configured(&witness, config)).await;
     house.installation.start();
     bundle(&house, &paid(&house, "a").await).await;
@@ -164,9 +173,11 @@ async fn somebody_elses_witness_is_heard_when_it_cosigns_all_that_the_store_has(
     let house = witness.house().await;
     let saw = witness.saw();
     // Of what was logged behind it, it knows nothing.
+    let before = witness.fake.asked_to_cosign().len();
     let mut house = without_marks(house).await;
     house.gateway().must_be_whole().unwrap();
-    assert!(witness.saw() >= saw);
+    let offered = witness.fake.asked_to_cosign()[before..].iter().map(size).collect::<Vec<_>>();
+    assert!(offered.iter().any(|size| *size >= saw), "{saw}: {offered:?}");
     house.installation.start();
     bundle_cosigned_by(&house, &paid(&house, "b").await, &witness.key).await;
     // One that has never seen the log, as where it was just configured.
@@ -198,11 +209,8 @@ async fn where_somebody_elses_witness_saw_more_nothing_is_taken_on_and_nothing_e
     asked_again(&witness.fake).await;
     assert!(house.gateway().is_unheard() && house.gateway().gaps().is_empty(), "what it says it cannot show");
     assert!(refusal(&house).contains("`countersign recover`"), "{}", refusal(&house));
-    let sizes = |offers: &[AddCheckpoint]| -> Vec<String> {
-        offers.iter().map(|offer| offer.note.text().lines().nth(1).unwrap().to_owned()).collect()
-    };
-    let shown = sizes(&witness.fake.asked_to_cosign()[before..]);
-    assert!(!shown.is_empty() && shown.iter().all(|size| size == "0"), "{shown:?}");
+    let offered = witness.fake.asked_to_cosign()[before..].iter().map(size).collect::<Vec<_>>();
+    assert!(!offered.is_empty() && offered.iter().all(|size| *size == 0), "{offered:?}");
     // It was mistaken, say, and has been put right.
     *witness.latest.lock().unwrap() = Some(stored);
     until(|| house.gateway().ready().is_ok()).await;
@@ -222,7 +230,7 @@ async fn of_somebody_elses_witness_only_its_own_cosignature_of_now_counts() {
     let mut house = House::with(|config| fake.configured(&witness, config)).await;
     house.installation.start();
     bundle(&house, &paid(&house, "a").await).await;
-    let is_probe = |body: &str| AddCheckpoint::parse(body).unwrap().note.text().lines().nth(1) == Some("0");
+    let is_probe = |body: &str| size(&AddCheckpoint::parse(body).unwrap()) == 0;
     let at = |signer: &Arc<Signer>, ago: u64| {
         let signer = Arc::clone(signer);
         move |body: &str| {
@@ -268,4 +276,91 @@ async fn a_witness_that_says_that_it_saw_more_is_not_outvoted_where_the_marks_ar
     house.gateway().must_be_whole().unwrap();
     let house = without_marks(house).await;
     assert!(house.gateway().is_unheard());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_witness_shows_does_not_count_without_its_cosignature_where_the_marks_are_lost() {
+    let witness = Signer::generate().unwrap().witness("w.example").unwrap();
+    let shown: Answer = Arc::new(Mutex::new((404, format!("{NOTHING_SHOWN}\n"))));
+    // Somebody who stands between, and has kept what it said once.
+    let kept = Arc::clone(&shown);
+    let fake = FakeWitness::answering(move |path, _| match path {
+        "/add-checkpoint" => (503, String::new()),
+        _ => kept.lock().unwrap().clone(),
+    });
+    let mut house = House::with(|config| fake.configured(&witness, config)).await;
+    house.installation.start();
+    bundle(&house, &paid(&house, "a").await).await;
+    let note = house.gateway().log_checkpoint(&house.operator).unwrap();
+    let house = without_marks(house).await;
+    assert!(house.gateway().is_unheard());
+    *shown.lock().unwrap() = (200, note);
+    let house = house.restart().await;
+    assert!(house.gateway().is_unheard() && house.gateway().ready().is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_witness_is_asked_to_cosign_a_store_that_another_one_saw_more_of() {
+    let [lags, knows] = [(); 2].map(|()| Signer::generate().unwrap());
+    let [lagging, knowing] =
+        [(&lags, "w.example"), (&knows, "more.example")].map(|(it, name)| it.witness(name).unwrap());
+    let shown: Answer = Arc::new(Mutex::new((404, String::new())));
+    let kept = Arc::clone(&shown);
+    let behind = FakeWitness::answering(move |path, body| match path {
+        "/add-checkpoint" => cosigned(&lags, "w.example", body),
+        _ => (404, String::new()),
+    });
+    let ahead = FakeWitness::answering(move |path, body| match path {
+        "/add-checkpoint" => cosigned(&knows, "more.example", body),
+        _ => {
+            // It takes its time.
+            std::thread::sleep(std::time::Duration::from_millis(300));
+            kept.lock().unwrap().clone()
+        }
+    });
+    let mut house = House::with(|config| {
+        behind.configured(&lagging, config);
+        ahead.configured(&knowing, config);
+    })
+    .await;
+    house.installation.start();
+    bundle(&house, &paid(&house, "a").await).await;
+    let backup = backup_of(&house);
+    bundle(&house, &paid(&house, "lost").await).await;
+    let note = house.gateway().log_checkpoint(&house.operator).unwrap();
+    *shown.lock().unwrap() = (200, note);
+    let house = put_back(house, &backup).await;
+    let before = behind.asked_to_cosign().len();
+    let house = without_marks(house).await;
+    assert_eq!(house.gateway().gaps().len(), 1);
+    let offered = behind.asked_to_cosign()[before..].iter().map(size).collect::<Vec<_>>();
+    assert!(!offered.is_empty() && offered.iter().all(|size| *size == 0), "{offered:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_heard_nobody_does_not_go_on_with_a_log_that_begins_anew() {
+    let signer = Signer::generate().unwrap();
+    let witness = signer.witness("w.example").unwrap();
+    let shown: Answer = Arc::new(Mutex::new((502, String::new())));
+    let fake = showing(signer, &shown);
+    let mut house = House::with(|config| fake.configured(&witness, config)).await;
+    house.installation.start();
+    bundle(&house, &paid(&house, "a").await).await;
+    let mut house = without_marks(house).await;
+    house.installation.start();
+    assert!(house.gateway().is_unheard());
+    // Somebody else recovers the store meanwhile.
+    for sql in [
+        "DELETE FROM log",
+        "DELETE FROM log_tile",
+        "DELETE FROM log_leaf",
+        "UPDATE log_name SET name = name || '-anew'",
+    ] {
+        house.store().execute(sql, []).unwrap();
+    }
+    for says in [(502, String::new()), (404, format!("{NOTHING_SHOWN}\n"))] {
+        *shown.lock().unwrap() = says;
+        asked_again(&fake).await;
+        assert!(house.gateway().is_unheard() && house.gateway().must_be_whole().is_err());
+    }
 }
