@@ -247,13 +247,15 @@ impl Gateway {
         said: &mut Said,
     ) -> Option<Box<Errand>> {
         let until = patience.deadline.unwrap_or(patience.until);
-        let acts = said.wait.acts();
         loop {
             let wake = instant_of(until_ms);
             if !said.is_awaited() || wake > until {
                 break;
             }
+            let acts = said.wait.acts();
             tokio::time::sleep_until(wake.into()).await;
+            // To go on with it is the store's time again: no tool can be asked what became of a call.
+            drop(acts);
             match Box::pin(self.pursue(tenant, id, under_way.clone(), Some(by))).await {
                 Ok(Pursued::Go(errand)) => return Some(Box::new(Errand { patience, ..*errand })),
                 Ok(Pursued::Over(answer)) => {
@@ -268,7 +270,6 @@ impl Gateway {
                 }
             }
         }
-        drop(acts);
         match Box::pin(self.leave(tenant, (id, by), said.is_awaited(), said.doubt)).await {
             Ok(Some(answer)) => said.say(Ok(answer)),
             Ok(None) => {}
