@@ -35,6 +35,7 @@ use crate::remember::unavailable;
 use crate::row::{IntentRow, OutcomeRow, internal};
 use crate::tenants::Rules;
 use crate::views::{ActionView, ReceiptView};
+use crate::wait::CALL_UNHEARD;
 use crate::{Answer, Ask, Code, Error, Wait, clock};
 
 /// One `tools/call`.
@@ -155,7 +156,7 @@ impl Gateway {
     /// # Errors
     /// Those of [`Gateway::execute`], but for what has become of the same call: that is said as far as it is known.
     /// `EP_UNAVAILABLE` also where the store says nothing for `mcp.store_seconds`: what was handed to it by then goes on, and the
-    /// same call again is told what became of it.
+    /// same call again is told what became of it, or is another one where it is a read without a key of its own.
     pub async fn call_tool(
         self: &Arc<Self>,
         caller: &Caller,
@@ -164,7 +165,7 @@ impl Gateway {
         wait: Duration,
         progress: &(dyn Fn(&'static str) + Send + Sync),
     ) -> Result<Called, Error> {
-        let store = self.wait_for_store();
+        let store = self.wait_for_store().or_else_told(CALL_UNHEARD);
         // Boxed, so that there is room for it once.
         let called = Box::pin(self.have_called(caller, call, seat, (wait, &store), progress));
         self.in_time(store.clone(), called).await

@@ -51,7 +51,11 @@ enum Until {
         earliest: Instant,
     },
     /// Until the store has kept it waiting for so long at a stretch. The time of others does not count.
-    Silence(Duration),
+    Silence {
+        most: Duration,
+        /// What is told where nothing was handed over by then.
+        unheard: &'static str,
+    },
 }
 
 /// What becomes of a request is still open.
@@ -82,16 +86,27 @@ impl Wait {
         Wait { until, ..Wait::default() }
     }
 
-    /// Of a caller who names no deadline: until the store has said nothing for so long.
-    pub(crate) fn for_store(silence: Duration) -> Wait {
-        Wait { until: Some(Until::Silence(silence)), ..Wait::default() }
+    /// Of a caller who names no deadline and looks at something, until the store has said nothing for so long. What is looked at may
+    /// be acting all the while: of that nothing is said.
+    pub(crate) fn for_store(most: Duration) -> Wait {
+        let unheard = "the store says nothing: it could not be looked at; the same once more tells";
+        Wait { until: Some(Until::Silence { most, unheard }), ..Wait::default() }
+    }
+
+    /// The same with other words for where nothing was handed over.
+    #[must_use]
+    pub fn or_else_told(mut self, why: &'static str) -> Wait {
+        if let Some(Until::Silence { unheard, .. }) = &mut self.until {
+            *unheard = why;
+        }
+        self
     }
 
     /// When nothing is sent any more.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         match self.until? {
             Until::Deadline { deadline, .. } => Some(deadline),
-            Until::Silence(_) => None,
+            Until::Silence { .. } => None,
         }
     }
 
@@ -111,7 +126,7 @@ impl Wait {
 
     /// The same while a provider carries it out, or an attempt rests. Who named a deadline waits until then all the same.
     pub(crate) fn acts(&self) -> Option<Asking> {
-        matches!(self.until, Some(Until::Silence(_))).then(|| self.asks())
+        matches!(self.until, Some(Until::Silence { .. })).then(|| self.asks())
     }
 
     /// Whether there is any use in going on.
@@ -137,7 +152,7 @@ impl Wait {
             Some(Until::Deadline { deadline, earliest }) => {
                 self.until_late(deadline.max(earliest), work).await
             }
-            Some(Until::Silence(most)) => self.until_silent(most, work).await,
+            Some(Until::Silence { most, unheard }) => self.until_silent(most, unheard, work).await,
         }
     }
 
@@ -166,6 +181,7 @@ impl Wait {
     async fn until_silent<T>(
         &self,
         most: Duration,
+        unheard: &'static str,
         mut work: Pin<&mut impl Future<Output = T>>,
     ) -> Result<T, Error> {
         let began = Instant::now();
@@ -180,8 +196,9 @@ impl Wait {
             }
         }
         Err(match self.moved(GIVEN_UP) {
-            true => late("the store says nothing: it could not be looked at, and does nothing"),
-            false => late("the store says nothing: the same once more tells what became of it"),
+            true => late(unheard),
+            // The same call of what only reads may be another one.
+            false => late("what became of it is not known yet; the same once more tells, or reads anew"),
         })
     }
 }
@@ -217,6 +234,10 @@ impl Gateway {
         })
     }
 }
+
+/// What whoever calls a tool is told where nothing was handed over. The same call before may have been.
+pub(crate) const CALL_UNHEARD: &str =
+    "this request does nothing; the same once more does it, or tells of one before";
 
 /// Of what an earlier request under the same key did nothing is known here.
 fn given_up() -> Error {
@@ -312,7 +333,7 @@ mod tests {
         acted.unwrap();
         let [unheard, handed_over] = [unheard, handed_over].map(Result::unwrap_err);
         assert_eq!((unheard.code, handed_over.code), (Code::Unavailable, Code::Unavailable));
-        assert!(unheard.message.contains("does nothing"), "{unheard}");
+        assert!(unheard.message.ends_with("the same once more tells"), "{unheard}");
         assert!(handed_over.message.contains("what became of it"), "{handed_over}");
         assert!(before.must_go_on().is_err() && after.must_go_on().is_ok());
         assert!(provider.deadline().is_none(), "nothing is sent any later or earlier by that");
