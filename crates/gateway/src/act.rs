@@ -126,7 +126,7 @@ impl Gateway {
         let late = too_late(&execution, admitted, patience.deadline, leave_by_ms);
         // What is confirmed already needs no time to leave.
         if let Some(why) = late.filter(|_| known.is_none()) {
-            let _place = self.concluding.acquire().await;
+            let _place = said.wait.turn(&self.concluding).await;
             let (execution, effects) = self.step(execution, Event::Withheld(why))?;
             return Box::pin(self.follow(&tenant, &pending, &execution, &effects)).await;
         }
@@ -172,7 +172,7 @@ impl Gateway {
             self.at(Point::CaptureAnswerAfter)?;
         }
         // As with judging: what is proven and not yet written is large.
-        let mut place = self.concluding.acquire().await;
+        let mut place = said.wait.turn(&self.concluding).await;
         let mut pending = match kept {
             Some(pending) => Some(pending),
             None => self.recall(&tenant, (id, by), &call).await?,
@@ -195,7 +195,7 @@ impl Gateway {
                 });
                 drop(place);
                 let reply = reply.await;
-                place = self.concluding.acquire().await;
+                place = said.wait.turn(&self.concluding).await;
                 reply
             }
         };

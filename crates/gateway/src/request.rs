@@ -127,7 +127,7 @@ impl Gateway {
         tokio::spawn(async move {
             let _place = place;
             // A request is small, judging it is not: who finds no room waits with the request alone.
-            let room = gateway.judging.acquire().await.ok();
+            let room = wait.turn(&gateway.judging).await;
             // Boxed, so that what judging needs is gone while the provider takes its time.
             let next = Box::pin(gateway.decide_on(caller, (ask, words), came, room)).await;
             match next {
@@ -193,7 +193,7 @@ impl Gateway {
             let asks = ask.wait.asks();
             tool.look().await;
             drop(asks);
-            room = if had_room { self.judging.acquire().await.ok() } else { None };
+            room = if had_room { ask.wait.turn(&self.judging).await } else { None };
         }
         self.metrics.step(Step::Request, started.elapsed());
         let next = self.judge(&asked, action, provider).await;

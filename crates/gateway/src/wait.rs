@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use action::yaml;
 use serde::Deserialize;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{timeout, timeout_at};
 
 use crate::act::lock;
@@ -127,6 +128,19 @@ impl Wait {
     /// The same while a provider carries it out, or an attempt rests. Who named a deadline waits until then all the same.
     pub(crate) fn acts(&self) -> Option<Asking> {
         matches!(self.until, Some(Until::Silence { .. })).then(|| self.asks())
+    }
+
+    /// A place among those who do what only so many do at once. That others are many is not the store's silence; but who has a
+    /// place waits for the store, too, so that no turn for as long as that may be silent counts as its silence from then on.
+    pub(crate) async fn turn<'a>(&self, places: &'a Semaphore) -> Option<SemaphorePermit<'a>> {
+        let mut turn = pin!(places.acquire());
+        if let Some(Until::Silence { most, .. }) = self.until {
+            let _others = self.acts();
+            if let Ok(place) = timeout(most, &mut turn).await {
+                return place.ok();
+            }
+        }
+        turn.await.ok()
     }
 
     /// Whether there is any use in going on.
@@ -338,6 +352,28 @@ mod tests {
         assert!(before.must_go_on().is_err() && after.must_go_on().is_ok());
         assert!(provider.deadline().is_none(), "nothing is sent any later or earlier by that");
         assert!(Wait::said(br#"{"deadline_ms": 0}"#, None, Instant::now()).acts().is_none());
+    }
+
+    #[tokio::test]
+    async fn a_turn_is_not_the_store_s_until_nobody_has_had_one_for_as_long_as_that_may_be_silent() {
+        let most = Duration::from_millis(400);
+        let (soon, never) = (Wait::for_store(most), Wait::for_store(most));
+        let (places, none) = (Semaphore::new(1), Semaphore::new(0));
+        let taken = places.try_acquire().unwrap();
+        let in_turn = async {
+            tokio::time::sleep(most / 2).await;
+            let place = soon.turn(&places).await;
+            // All that the store may take after that.
+            tokio::time::sleep(most / 2).await;
+            place.is_some()
+        };
+        let others = async {
+            tokio::time::sleep(most * 5 / 4).await;
+            drop(taken);
+        };
+        let (had, (), silent) = tokio::join!(soon.bounds(in_turn), others, never.bounds(never.turn(&none)));
+        assert!(had.unwrap());
+        assert_eq!(silent.unwrap_err().code, Code::Unavailable);
     }
 
     #[test]
