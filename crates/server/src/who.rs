@@ -44,9 +44,13 @@ pub(crate) async fn is_still_known(request: &Request) -> Result<(), Error> {
     if !request.known.load(Ordering::Relaxed) {
         return Ok(());
     }
-    let known = tokio::time::timeout(SOON, caller(request)).await;
-    let silent = |_| Error::new(Code::Unavailable, "whose key this is could not be looked at").retry_after(5);
-    known.map_err(silent)?.map(drop)
+    soon(caller(request)).await.map(drop)
+}
+
+/// Who it is, unless that takes long: the store may be silent, or an issuer of tokens that is asked for its keys.
+async fn soon(looked: impl Future<Output = Result<Caller, Error>>) -> Result<Caller, Error> {
+    let unseen = |_| Err(Error::new(Code::Unavailable, UNSEEN).retry_after(5));
+    tokio::time::timeout(SOON, looked).await.unwrap_or_else(unseen)
 }
 
 /// Ends once whoever brought this credential is not known by it any more: the key is revoked, the token's time is over. For
@@ -104,7 +108,8 @@ pub(crate) async fn may_hear<T>(
     let caller = if request.took_long && !is_anonymous { looked_anew(request)? } else { caller };
     match read {
         Ok(read) => Ok((caller, read)),
-        Err(wrong) => Err(caller.await.err().unwrap_or(wrong)),
+        // How long its caller waits nobody has read.
+        Err(wrong) => Err(soon(caller).await.err().unwrap_or(wrong)),
     }
 }
 
@@ -112,6 +117,9 @@ pub(crate) async fn may_hear<T>(
 const A_MOMENT: Duration = Duration::from_millis(250);
 /// And so long it is waited for where nobody has said how long they wait.
 const SOON: Duration = Duration::from_secs(1);
+
+/// What whoever asks hears where it could not be found out who that is.
+pub(crate) const UNSEEN: &str = "who asks could not be looked at in time; ask again";
 
 /// What somebody without a key hears where one is needed.
 fn keyless(environment: Environment) -> &'static str {

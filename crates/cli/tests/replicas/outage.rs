@@ -157,6 +157,11 @@ async fn whose_body_takes_its_time_is_looked_at_again_within_the_deadline() {
     let said = tokio::time::timeout(SILENT, slow.end()).await.expect("it waits beyond its deadline");
     assert!(said.starts_with("HTTP/1.1 503 "), "{said}");
     assert!(said.contains("EP_UNAVAILABLE"), "{said}");
+    // What is wrong with a request is for nobody who may not be known; and where its body is not read it names no deadline.
+    let wrong = Slow::begin(&agent, &"k".repeat(1_000), body(1_500).to_string()).await;
+    let said = tokio::time::timeout(SILENT, wrong.end()).await.expect("it waits for longer than a second");
+    assert!(said.starts_with("HTTP/1.1 503 "), "{said}");
+    assert!(said.contains("EP_UNAVAILABLE"), "{said}");
     drop(silent);
 
     // Nor is it done later; and who is known still is heard however long their body takes.

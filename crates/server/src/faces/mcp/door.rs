@@ -113,7 +113,9 @@ impl Visitor {
     async fn of(request: &Request, only: Option<&str>) -> Result<Visitor, Error> {
         let gateway = request.gateway()?;
         let caller = who::caller_or_anonymous(request);
-        let caller = gateway.in_time(gateway.wait_for_store(), caller).await?;
+        // An issuer of tokens may be asked for its keys here, so that it need not be the store that is late.
+        let wait = gateway.wait_for_store().or_else_told(who::UNSEEN);
+        let caller = gateway.in_time(wait, caller).await?;
         caller.must(Deed::Execute)?;
         let scope = Scope::new(gateway, &caller, only)?;
         let who = owner(request.environment, &caller).into();
