@@ -15,9 +15,9 @@ use provider::Provider;
 use receipt::log::{Checkpoint, Plan, epoch_of};
 use serde_json::json;
 
-use super::Logs;
 use super::marks::Mark;
 use super::witnesses::AFTER_FAILURE;
+use super::{BETWEEN_ROUNDS, Logs};
 use crate::admin::event;
 use crate::audit::authority::{EVENTS, lost_freezes};
 use crate::forgotten::is_by_id;
@@ -242,9 +242,10 @@ impl Gateway {
 
     /// Asks the witnesses again where none was heard, until one was, or one has shown what the store lacks.
     pub(crate) async fn keep_hearing(&self) {
-        let mut told = String::new();
+        let (mut told, mut pause) = (String::new(), BETWEEN_ROUNDS);
         while self.is_unheard() && self.gaps().is_empty() {
-            tokio::time::sleep(AFTER_FAILURE).await;
+            tokio::time::sleep(pause).await;
+            pause = (2 * pause).min(AFTER_FAILURE);
             if let Err(error) = self.hear_again().await {
                 // Every five seconds would be too often for what does not change.
                 let why = error.to_string();
