@@ -77,6 +77,11 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// from the ledger is little beside the wait.
 const A_MOMENT: Duration = Duration::from_millis(100);
 
+/// How long an answer is kept that the store says nothing to, and how long it rests between two looks. After that recovery finds its
+/// action as sent.
+const KEPT: Duration = Duration::from_secs(60);
+const BETWEEN_RECALLS: Duration = Duration::from_secs(1);
+
 /// What a step came to, once it is written down.
 pub(crate) enum Followed {
     /// The last word.
@@ -160,7 +165,7 @@ impl Gateway {
             }
         };
         // What no runner has taken when the caller gives up is not handed out any more.
-        let first = match first {
+        let mut first = match first {
             None if provider.runner().is_some_and(|runner| runner.withdraw(&call)) => {
                 Some((&mut reply).await)
             }
@@ -175,7 +180,20 @@ impl Gateway {
         let mut place = said.wait.turn(&self.concluding).await;
         let mut pending = match kept {
             Some(pending) => Some(pending),
-            None => self.recall(&tenant, (id, by), &call).await?,
+            None => match self.recall(&tenant, (id, by), &call).await {
+                // Nobody else has the answer, or will: it is kept until the store says something.
+                Err(error) if error.code == Code::Unavailable => {
+                    said.say(Err(error));
+                    drop(place);
+                    if first.is_none() {
+                        first = Some((&mut reply).await);
+                    }
+                    let recalled = self.recall_again(&tenant, (id, by), &call).await?;
+                    place = said.wait.turn(&self.concluding).await;
+                    recalled
+                }
+                recalled => recalled?,
+            },
         };
         let reply = match first {
             Some(reply) => reply,
@@ -315,6 +333,23 @@ impl Gateway {
         let pending = Pending::restore(&stored, told).map(Box::new)?;
         let is_same = pending.row.call.as_ref().is_some_and(|it| it.reference == call.reference);
         Ok(is_same.then_some(pending))
+    }
+
+    /// The same while the store says nothing, for as long as that is worth waiting for.
+    async fn recall_again(
+        &self,
+        tenant: &TenantState,
+        of: (ActionId, By),
+        call: &Call,
+    ) -> Result<Option<Box<Pending>>, Error> {
+        let began = Instant::now();
+        loop {
+            tokio::time::sleep(BETWEEN_RECALLS).await;
+            match self.recall(tenant, of, call).await {
+                Err(error) if error.code == Code::Unavailable && began.elapsed() < KEPT => {}
+                recalled => return recalled,
+            }
+        }
     }
 
     /// What there is to say of an action that is in other hands by now.
