@@ -84,6 +84,10 @@ mod tests {
     /// A file whose folder is gone after a power cut was not kept.
     #[test]
     fn every_folder_on_the_way_to_a_file_is_synced_once_something_was_made_in_it() {
+        let tried = Command::new("strace").args(["-qqq", "-o", "/dev/null", "true"]).output();
+        if !tried.is_ok_and(|it| it.status.success()) {
+            return testkit::skip("strace does not work here");
+        }
         let folder = tempfile::tempdir().expect("a temporary folder");
         let at = folder.path().canonicalize().expect("it is there");
         let (store, trace) = (at.join("store"), at.join("trace"));
@@ -94,10 +98,9 @@ mod tests {
             .args([&trace, &child])
             .args(["--exact", "files::tests::child"])
             .env("FILES_CHILD", &store)
-            .output();
-        if !traced.is_ok_and(|it| it.status.success()) {
-            return testkit::skip("strace does not work here");
-        }
+            .output()
+            .expect("strace runs");
+        assert!(traced.status.success(), "{traced:?}");
         let trace = fs::read_to_string(trace).expect("what was done");
         for synced in ["store", "store/marks", "store/marks/default"] {
             let synced = format!("<{}>", at.join(synced).display());

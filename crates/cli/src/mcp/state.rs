@@ -146,6 +146,8 @@ const MOST_TRIED: u64 = 50;
 
 #[cfg(test)]
 mod tests {
+    use std::process::Command;
+
     use super::*;
 
     #[test]
@@ -173,18 +175,21 @@ mod tests {
 
     #[test]
     fn every_folder_on_the_way_to_what_is_kept_is_synced_once_one_was_made_in_it() {
+        let tried = Command::new("strace").args(["-qqq", "-o", "/dev/null", "true"]).output();
+        if !tried.is_ok_and(|it| it.status.success()) {
+            return testkit::skip("strace does not work here");
+        }
         let dir = tempfile::tempdir().unwrap();
         let at = dir.path().canonicalize().unwrap();
         let trace = at.join("trace");
-        let traced = std::process::Command::new("strace")
+        let traced = Command::new("strace")
             .args(["-f", "-qqq", "-y", "-e", "trace=fsync", "-o"])
             .args([&trace, &std::env::current_exe().unwrap()])
             .args(["--exact", "mcp::state::tests::child"])
             .env("STATE_CHILD", at.join("mcp/git"))
-            .output();
-        if !traced.is_ok_and(|it| it.status.success()) {
-            return testkit::skip("strace does not work here");
-        }
+            .output()
+            .unwrap();
+        assert!(traced.status.success(), "{traced:?}");
         let trace = std::fs::read_to_string(trace).unwrap();
         for synced in ["", "/mcp", "/mcp/git"] {
             let synced = format!("<{}{synced}>", at.display());
