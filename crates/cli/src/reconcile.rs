@@ -77,6 +77,7 @@ pub(crate) fn run(args: &Args, client: &Client) -> Result<ExitCode> {
         bar.inc(1);
     }
     bar.finish_and_clear();
+    found.must_name(provider);
     found.tell(args, &stated)
 }
 
@@ -84,6 +85,8 @@ pub(crate) fn run(args: &Args, client: &Client) -> Result<ExitCode> {
 #[derive(Debug, PartialEq)]
 enum Compared {
     Explained,
+    /// There is nothing to compare.
+    Over,
     /// What one side has and the other does not.
     Finding(String),
     /// It is in no line, and only these other providers were asked to carry it out.
@@ -96,12 +99,15 @@ struct Found {
     findings: Vec<String>,
     /// How many actions were left out, by the provider whose they are.
     left_out: BTreeMap<String, usize>,
+    /// How many are explained.
+    explained: usize,
 }
 
 impl Found {
     fn add(&mut self, compared: Compared) {
         match compared {
-            Compared::Explained => {}
+            Compared::Over => {}
+            Compared::Explained => self.explained += 1,
             Compared::Finding(finding) => self.findings.push(finding),
             Compared::Elsewhere(providers) => {
                 providers.into_iter().for_each(|name| *self.left_out.entry(name).or_default() += 1);
@@ -109,9 +115,23 @@ impl Found {
         }
     }
 
+    /// Whose statement it is has to be among those whom anything was sent to, where it was: of a name that is misspelt nothing was
+    /// compared.
+    fn must_name(&mut self, provider: Option<&str>) {
+        if let Some(provider) = provider
+            && self.explained == 0
+            && self.findings.is_empty()
+            && !self.left_out.is_empty()
+        {
+            self.findings.push(format!(
+                "nothing of this time was sent to the provider `{provider}`, and to others it was"
+            ));
+        }
+    }
+
     fn tell(&self, args: &Args, stated: &BTreeMap<String, Lines>) -> Result<ExitCode> {
         let lines: usize = stated.values().map(|lines| lines.numbers.len()).sum();
-        let Found { findings, left_out } = self;
+        let Found { findings, left_out, .. } = self;
         if args.json {
             let told = json!({ "ok": findings.is_empty(), "lines": lines, "findings": findings, "left_out": left_out });
             out::json(&told)?;
@@ -219,7 +239,7 @@ fn in_doubt(id: &str, provider: Option<&str>, client: &Client) -> Result<Compare
     })?;
     let phase = action.body["phase"].as_str();
     if state != EXECUTING || matches!(phase, Some("waiting" | "reserved" | "release_failed")) {
-        return Ok(Compared::Explained);
+        return Ok(Compared::Over);
     }
     // There need not be a receipt yet that says to whom it was sent.
     let attempts = action.body["attempts"].as_array().into_iter().flatten();

@@ -760,6 +760,10 @@ async fn a_statement_of_one_provider_is_held_against_what_that_one_did() {
     assert_eq!((left_out, asked(&[of_bank, of_other], &[]).0), (json!({}), vec![]));
     assert_eq!(asked(&[of_bank], &["--provider", "bank"]), (vec![], json!({"sandbox": 1})));
     assert_eq!(asked(&[of_other], &["--provider", "sandbox"]), (vec![], json!({"bank": 1})));
+    // Nothing was compared where the name is misspelt.
+    let (findings, left_out) = asked(&[], &["--provider", "bnak"]);
+    assert!(findings.len() == 1 && findings[0].contains("the provider `bnak`"), "{findings:?}");
+    assert_eq!(left_out, json!({"bank": 1, "sandbox": 1}));
     // What another one did explains no line of its statement.
     let (findings, _) = asked(&[of_bank, of_other], &["--provider", "bank"]);
     assert!(findings.len() == 1 && findings[0].contains("it was sent to `sandbox`"), "{findings:?}");
