@@ -5,11 +5,10 @@
 //! asked anew, which changes nothing. Where the outcome is delivered elsewhere (as a task), that is kept in the store, and looked at
 //! before the same call leads there.
 
-use std::collections::BTreeMap;
 use std::sync::Mutex;
 
 use action::{IdempotencyKey, Tenant};
-use provider::mcp::makes_room;
+use provider::mcp::Room;
 
 use crate::act::lock;
 use crate::mcp::Alike;
@@ -17,45 +16,39 @@ use crate::mcp::Alike;
 /// What is alike to each, by its key: those that are made for reads are in the order of time. Several are alike where they were
 /// asked for at once.
 #[derive(Default)]
-pub(crate) struct HeldReads(Mutex<BTreeMap<IdempotencyKey, (Tenant, Alike)>>);
+pub(crate) struct HeldReads(Mutex<Room<IdempotencyKey, Alike>>);
 
 impl HeldReads {
     pub(crate) fn is_empty(&self) -> bool {
-        lock(&self.0).is_empty()
+        lock(&self.0).iter().next().is_none()
     }
 
     /// The key of the one that is alike; of several, of the oldest.
     pub(crate) fn key_of(&self, alike: &Alike) -> Option<IdempotencyKey> {
-        lock(&self.0).iter().find(|(_, (_, held))| held == alike).map(|(key, _)| key.clone())
+        lock(&self.0).iter().find(|(_, held)| *held == alike).map(|(key, _)| key.clone())
     }
 
     /// Whether this one is held.
     pub(crate) fn has(&self, key: &IdempotencyKey) -> bool {
-        lock(&self.0).contains_key(key)
+        lock(&self.0).get(key).is_some()
     }
 
     /// One of this tenant's waits for people. Of very many one is forgotten: the oldest of the tenant that has most of them.
     pub(crate) fn hold(&self, tenant: &Tenant, alike: Alike, key: IdempotencyKey) {
-        let mut held = lock(&self.0);
-        held.insert(key, (tenant.clone(), alike));
-        if held.len() > MOST
-            && let Some(gone) = makes_room(held.iter().map(|(key, (tenant, _))| (key, tenant))).cloned()
-        {
-            held.remove(&gone);
-        }
+        lock(&self.0).keep(tenant, key, alike);
     }
 
     /// Its client has the outcome. Others that are alike are still held.
     pub(crate) fn forget(&self, key: &IdempotencyKey) {
-        lock(&self.0).remove(key);
+        lock(&self.0).forget(key);
     }
 }
-
-const MOST: usize = 1024;
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use provider::mcp::MOST_IN_A_ROOM;
+
     use super::*;
 
     #[test]
@@ -69,7 +62,7 @@ mod tests {
         let key = |at: usize| IdempotencyKey::parse(&format!("key-{at:06}")).unwrap();
         let [one, other] = ["one", "other"].map(|name| Tenant::parse(name).unwrap());
         held.hold(&other, alike(0), key(0));
-        for at in 1..=MOST {
+        for at in 1..=MOST_IN_A_ROOM {
             held.hold(&one, alike(at), key(at));
         }
         assert_eq!(held.key_of(&alike(1)), None);

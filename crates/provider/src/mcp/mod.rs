@@ -51,7 +51,7 @@ pub use launch::{Declared, How, PATH};
 pub use listed::{Output, SeenTool, digest_of, is_passed_on};
 pub use ours::{is_ours, strike_ours};
 pub use party::{Client, Party, PartyId, Seat, Seats, Taken, Tie};
-pub use room::makes_room;
+pub use room::{MOST as MOST_IN_A_ROOM, Room};
 pub use said::Said;
 pub use server::{Listening, Server, Unreachable};
 pub use tool::{Quarantine, Tool, provider_of};

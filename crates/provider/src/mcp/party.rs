@@ -1,6 +1,6 @@
 //! The client at the other end.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -17,7 +17,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::link::Use;
 use super::lock;
-use super::room::makes_room;
+use super::room::Room;
 
 /// Names a party: a session of a client, or, for clients without one, who asks and what their client can answer.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -281,8 +281,8 @@ impl fmt::Debug for Seat {
 #[derive(Debug, Default)]
 pub struct Seats {
     taken: Mutex<HashMap<ActionId, Arc<Seat>>>,
-    /// In the order of time, as ids are, and whose each is.
-    left: Mutex<BTreeMap<ActionId, (Tenant, Arc<Seat>)>>,
+    /// Ids are in the order of time.
+    left: Mutex<Room<ActionId, Arc<Seat>>>,
 }
 
 /// A taken seat; given up when dropped.
@@ -306,32 +306,23 @@ impl Seats {
     pub fn leave(&self, tenant: &Tenant, id: ActionId, seat: Arc<Seat>) {
         let _ = seat.action.set(id);
         let mut left = lock(&self.left);
-        left.retain(|_, (_, seat)| !seat.party.is_gone());
-        left.insert(id, (tenant.clone(), seat));
-        if left.len() > MOST_LEFT
-            && let Some(gone) = makes_room(left.iter().map(|(id, (tenant, _))| (*id, tenant)))
-        {
-            left.remove(&gone);
-        }
+        left.retain(|seat| !seat.party.is_gone());
+        left.keep(tenant, id, seat);
     }
 
     /// The action is over: nothing of it goes on any more.
     pub fn forget(&self, id: ActionId) {
-        lock(&self.left).remove(&id);
+        lock(&self.left).forget(&id);
     }
 
     /// Whether a client's place is kept for when the action goes on.
     pub fn keeps(&self, id: ActionId) -> bool {
-        lock(&self.left).contains_key(&id)
+        lock(&self.left).get(&id).is_some()
     }
 
     pub(super) fn of(&self, id: ActionId) -> Option<Arc<Seat>> {
         let taken = lock(&self.taken).get(&id).cloned();
-        taken.or_else(|| {
-            let left = lock(&self.left);
-            let (_, seat) = left.get(&id)?;
-            (!seat.party.is_gone()).then(|| Arc::clone(seat))
-        })
+        taken.or_else(|| lock(&self.left).get(&id).filter(|seat| !seat.party.is_gone()).cloned())
     }
 }
 
@@ -340,8 +331,6 @@ impl Drop for Taken {
         lock(&self.seats.taken).remove(&self.id);
     }
 }
-
-const MOST_LEFT: usize = 1024;
 
 /// Nobody: what is done without a client.
 pub(super) struct Nobody(Client);
@@ -379,6 +368,7 @@ const NOBODY: &str = "nobody";
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::mcp::room::MOST;
 
     #[test]
     fn no_tenant_takes_the_place_of_what_waits_for_people_of_another() {
@@ -390,13 +380,13 @@ mod tests {
             seats.leave(tenant, id(at), seat);
         };
         leave(&other, 0);
-        for at in 1..=MOST_LEFT {
+        for at in 1..=MOST {
             leave(&one, at);
         }
         assert!(seats.keeps(id(0)), "older than all of them");
         assert!(!seats.keeps(id(1)) && seats.keeps(id(2)), "of its own the oldest made room");
         // Who has less has the room of whoever has most.
-        leave(&other, MOST_LEFT + 1);
-        assert!(seats.keeps(id(0)) && seats.keeps(id(MOST_LEFT + 1)) && !seats.keeps(id(2)));
+        leave(&other, MOST + 1);
+        assert!(seats.keeps(id(0)) && seats.keeps(id(MOST + 1)) && !seats.keeps(id(2)));
     }
 }
