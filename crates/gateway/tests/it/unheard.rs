@@ -25,6 +25,17 @@ fn showing(signer: Signer, what: &Answer) -> FakeWitness {
     })
 }
 
+/// A house at work before such a witness.
+async fn house_before(what: &Answer) -> (FakeWitness, House) {
+    let signer = Signer::generate().unwrap();
+    let witness = signer.witness("w.example").unwrap();
+    let fake = showing(signer, what);
+    let mut house = House::with(|config| fake.configured(&witness, config)).await;
+    house.installation.start();
+    bundle(&house, &paid(&house, "a").await).await;
+    (fake, house)
+}
+
 /// The house as it begins again without what says how much was signed.
 async fn without_marks(house: House) -> House {
     without_marks_and(house, |_| ()).await
@@ -69,13 +80,8 @@ async fn asked_again(fake: &FakeWitness) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn once_a_witness_is_back_its_store_is_used_without_a_restart() {
-    let signer = Signer::generate().unwrap();
-    let witness = signer.witness("w.example").unwrap();
     let shown: Answer = Arc::new(Mutex::new((404, format!("{NOTHING_SHOWN}\n"))));
-    let fake = showing(signer, &shown);
-    let mut house = House::with(|config| fake.configured(&witness, config)).await;
-    house.installation.start();
-    bundle(&house, &paid(&house, "a").await).await;
+    let (fake, house) = house_before(&shown).await;
     let note = house.gateway().log_checkpoint(&house.operator).unwrap();
     house.gateway().freeze(&house.operator, FreezeScope::Tenant.into()).await.unwrap();
     *shown.lock().unwrap() = (502, String::new());
@@ -98,13 +104,8 @@ async fn once_a_witness_is_back_its_store_is_used_without_a_restart() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn once_a_witness_is_back_and_shows_more_than_the_store_has_that_has_to_be_recovered() {
-    let signer = Signer::generate().unwrap();
-    let witness = signer.witness("w.example").unwrap();
     let shown: Answer = Arc::new(Mutex::new((502, String::new())));
-    let fake = showing(signer, &shown);
-    let mut house = House::with(|config| fake.configured(&witness, config)).await;
-    house.installation.start();
-    bundle(&house, &paid(&house, "a").await).await;
+    let (_fake, house) = house_before(&shown).await;
     let backup = backup_of(&house);
     bundle(&house, &paid(&house, "lost").await).await;
     let (signed, note) = (checkpoint(&house), house.gateway().log_checkpoint(&house.operator).unwrap());
@@ -339,13 +340,8 @@ async fn no_witness_is_asked_to_cosign_a_store_that_another_one_saw_more_of() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whoever_heard_nobody_does_not_go_on_with_a_log_that_begins_anew() {
-    let signer = Signer::generate().unwrap();
-    let witness = signer.witness("w.example").unwrap();
     let shown: Answer = Arc::new(Mutex::new((502, String::new())));
-    let fake = showing(signer, &shown);
-    let mut house = House::with(|config| fake.configured(&witness, config)).await;
-    house.installation.start();
-    bundle(&house, &paid(&house, "a").await).await;
+    let (fake, house) = house_before(&shown).await;
     let mut house = without_marks(house).await;
     house.installation.start();
     assert!(house.gateway().is_unheard());
